@@ -1,0 +1,73 @@
+// Module: something with parameters. Its single visit() names parameters, buffers and children;
+// saving, loading, counting, freezing, moving and pairing for EMA are all visitors.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "autograd/ops.h"
+
+namespace facet {
+
+class Module;
+
+class ModuleVisitor {
+ public:
+  virtual ~ModuleVisitor() = default;
+  // `name` is the full dotted name, as in torchvision ("layer1.0.conv1.weight").
+  virtual void parameter(const std::string& name, Variable& value) = 0;
+  virtual void buffer(const std::string& name, Tensor& value) = 0;
+
+  // Called by Module::visit implementations with local names.
+  void operator()(const std::string& name, Variable& value) {
+    if (value.defined()) parameter(prefix_ + name, value);
+  }
+  void operator()(const std::string& name, Tensor& value) {
+    if (value.defined()) buffer(prefix_ + name, value);
+  }
+  void operator()(const std::string& name, Module& child);
+
+ private:
+  std::string prefix_;
+};
+
+class Module {
+ public:
+  virtual ~Module() = default;
+  virtual void visit(ModuleVisitor& visitor) = 0;
+
+  // Training mode: batch statistics in batch norm, drop path on. Modules read it when they run.
+  bool training() const { return training_; }
+  virtual void train(bool on = true);  // this module and its children
+  void eval() { train(false); }
+
+ protected:
+  bool training_ = true;
+};
+
+struct NamedParameter {
+  std::string name;
+  Variable value;
+};
+struct NamedTensor {
+  std::string name;
+  Tensor value;
+};
+
+std::vector<NamedParameter> parameters(Module& module);
+std::vector<NamedTensor> buffers(Module& module);
+// Parameters and buffers together in visiting order (a "state dict"); handles share memory.
+std::vector<NamedTensor> state(Module& module);
+int64_t parameter_count(Module& module);
+void set_requires_grad(Module& module, bool on);
+void clear_grads(Module& module);
+void to_device(Module& module, Device device);
+void to_dtype(Module& module, DType dtype);  // floating parameters and buffers (f64 for checks)
+void copy_state(Module& from, Module& to);   // same structure; copies values
+// Loads values by name; throws a FileError that lists missing, unexpected and mismatched names
+// unless `allow_missing` / `allow_unexpected` say otherwise.
+struct LoadReport { std::vector<std::string> missing, unexpected, mismatched; };
+LoadReport load_state(Module& module, const std::vector<NamedTensor>& values, bool strict = true);
+
+}  // namespace facet

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "tensor/device.h"
+
+namespace facet {
+
+// A block of bytes on one device, returned to its allocator when the last handle goes.
+class Storage {
+ public:
+  using Deleter = void (*)(void* data, size_t bytes, Device device);
+
+  Storage(void* data, size_t bytes, Device device, Deleter deleter)
+      : data_(data), bytes_(bytes), device_(device), deleter_(deleter) {}
+  ~Storage() {
+    if (deleter_) deleter_(data_, bytes_, device_);
+  }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  // Uninitialised memory from the device's caching allocator, at least 64-byte aligned.
+  static std::shared_ptr<Storage> allocate(size_t bytes, Device device);
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+ private:
+  void* data_;
+  size_t bytes_;
+  Device device_;
+  Deleter deleter_;
+};
+
+}  // namespace facet
