@@ -1,0 +1,608 @@
+#include "tensor/ops.h"
+
+#include <algorithm>
+
+namespace facet::ops {
+namespace {
+
+void check_floating(const Tensor& x, const char* op) {
+  FACET_CHECK(x.defined(), op, "got an undefined tensor");
+  FACET_CHECK(is_floating(x.dtype()), op, "expected a floating tensor, got {}", x.str());
+}
+
+// No promotion: precision is visible in the code that calls.
+void check_same_kind(const Tensor& a, const Tensor& b, const char* op) {
+  check_floating(a, op);
+  FACET_CHECK(b.defined(), op, "got an undefined tensor");
+  FACET_CHECK(a.dtype() == b.dtype(), op, "expected one type, got {} and {}; cast one of them",
+              name(a.dtype()), name(b.dtype()));
+  FACET_CHECK(a.device() == b.device(), op, "expected one device, got {} and {}",
+              a.device().str(), b.device().str());
+}
+
+void check_vector(const Tensor& v, int64_t n, DType dtype, const char* what, const char* op) {
+  FACET_CHECK(v.defined() && v.shape() == Shape({n}) && v.dtype() == dtype, op,
+              "expected {} as {} ({}), got {}", what, name(dtype), n, v.str());
+}
+
+void check_shape(const Tensor& x, const Shape& shape, const char* what, const char* op) {
+  FACET_CHECK(x.shape() == shape, op, "expected {} of {}, got {}", what, shape, x.shape());
+}
+
+void check_index(const Tensor& index, const char* op) {
+  FACET_CHECK(index.defined() && index.dtype() == DType::i64 && index.rank() == 1, op,
+              "expected an i64 vector of indices, got {}", index.str());
+}
+
+// Host-side bounds check; indices that live on another device are trusted.
+void check_bounds(const Tensor& index, int64_t low, int64_t high, const char* what,
+                  const char* op) {
+  if (!index.device().is_cpu()) return;
+  const int64_t* v = index.data<int64_t>();
+  for (int64_t i = 0; i < index.numel(); ++i)
+    FACET_CHECK(v[i] >= low && v[i] < high, op, "{} {} at row {} is outside [{}, {})", what, v[i],
+                i, low, high);
+}
+
+int normalise_axis(const Tensor& x, int axis, const char* op) {
+  const int a = axis < 0 ? axis + x.rank() : axis;
+  FACET_CHECK(a >= 0 && a < x.rank(), op, "axis {} of a tensor of {}", axis, x.shape());
+  return a;
+}
+
+}  // namespace
+
+// ---- elementwise
+
+Tensor unary(UnaryOp op, const Tensor& x) {
+  check_floating(x, "unary");
+  Tensor y = Tensor::empty_like(x);
+  if (x.numel() > 0) x.backend().unary(op, x, y);
+  return y;
+}
+
+Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy) {
+  check_same_kind(x, dy, "unary_backward");
+  check_shape(dy, x.shape(), "dy", "unary_backward");
+  Tensor dx = Tensor::empty_like(x);
+  if (x.numel() > 0) x.backend().unary_backward(op, x, y, dy, dx);
+  return dx;
+}
+
+#define UNARY(name, low, high, reference)  \
+  Tensor name(const Tensor& x) {           \
+    check_floating(x, #name);              \
+    return unary(UnaryOp::name, x);        \
+  }
+#include "tensor/unary.def"
+#undef UNARY
+
+Shape broadcast_shape(const Shape& a, const Shape& b, const char* op) {
+  const int rank = std::max(a.rank(), b.rank());
+  Shape out;
+  for (int i = 0; i < rank; ++i) {
+    const int ia = i - (rank - a.rank()), ib = i - (rank - b.rank());
+    const int64_t da = ia < 0 ? 1 : a[ia], db = ib < 0 ? 1 : b[ib];
+    FACET_CHECK(da == db || da == 1 || db == 1, op, "cannot broadcast {} with {}", a, b);
+    out.push_back(da == 1 ? db : da);
+  }
+  return out;
+}
+
+Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
+  check_same_kind(a, b, "binary");
+  Tensor out = Tensor::empty(broadcast_shape(a.shape(), b.shape(), "binary"), a.dtype(),
+                             a.device());
+  if (out.numel() > 0) a.backend().binary(op, a, b, out);
+  return out;
+}
+
+#define BINARY(name, low, high, reference)                   \
+  Tensor name(const Tensor& a, const Tensor& b) {            \
+    check_same_kind(a, b, #name);                            \
+    broadcast_shape(a.shape(), b.shape(), #name);            \
+    return binary(BinaryOp::name, a, b);                     \
+  }
+#include "tensor/binary.def"
+#undef BINARY
+
+std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Tensor& b,
+                                          const Tensor& dy, bool want_a, bool want_b) {
+  check_same_kind(a, dy, "binary_backward");
+  check_shape(dy, broadcast_shape(a.shape(), b.shape(), "binary_backward"), "dy",
+              "binary_backward");
+  Tensor da, db;
+  if (op == BinaryOp::add) {  // dy itself: no pass over memory
+    if (want_a) da = dy;
+    if (want_b) db = dy;
+  } else {
+    if (want_a) da = Tensor::empty_like(dy);
+    if (want_b) db = Tensor::empty_like(dy);
+    if (dy.numel() > 0 && (want_a || want_b)) a.backend().binary_backward(op, a, b, dy, da, db);
+  }
+  if (want_a) da = sum_to(da, a.shape());
+  if (want_b) db = sum_to(db, b.shape());
+  return {da, db};
+}
+
+Tensor affine(double alpha, const Tensor& x, double beta) {
+  check_floating(x, "affine");
+  Tensor y = Tensor::empty_like(x);
+  if (x.numel() > 0) x.backend().affine(alpha, x, beta, y);
+  return y;
+}
+
+void add_(Tensor& y, const Tensor& x, double alpha) {
+  check_floating(x, "add_");
+  check_floating(y, "add_");
+  check_shape(x, y.shape(), "x", "add_");
+  if (x.numel() > 0) y.backend().axpby(alpha, x, 1.0, y);
+}
+
+void scale_(Tensor& y, double alpha) {
+  check_floating(y, "scale_");
+  if (y.numel() > 0) y.backend().affine(alpha, y, 0.0, y);
+}
+
+// ---- reductions
+
+Tensor reduce(ReduceOp op, const Tensor& x, int first, int last) {
+  check_floating(x, "reduce");
+  first = normalise_axis(x, first, "reduce");
+  last = normalise_axis(x, last, "reduce");
+  FACET_CHECK(first <= last, "reduce", "axes {} to {} of {}", first, last, x.shape());
+  Shape shape;
+  int64_t outer = 1, n = 1, inner = 1;
+  for (int i = 0; i < x.rank(); ++i) {
+    (i < first ? outer : i <= last ? n : inner) *= x.shape()[i];
+    if (i < first || i > last) shape.push_back(x.shape()[i]);
+  }
+  FACET_CHECK(n > 0 || op == ReduceOp::sum || op == ReduceOp::sum_squares, "reduce",
+              "nothing to reduce in {}", x.shape());
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  if (n == 0)
+    y.zero_();
+  else if (y.numel() > 0)
+    x.backend().reduce(op, x, outer, n, inner, y);
+  return y;
+}
+
+Tensor reduce(ReduceOp op, const Tensor& x, int axis) { return reduce(op, x, axis, axis); }
+
+Tensor reduce(ReduceOp op, const Tensor& x) { return reduce(op, x.flatten(), 0); }
+
+Tensor sum_to(const Tensor& x, const Shape& shape) {
+  if (x.shape() == shape) return x;
+  check_floating(x, "sum_to");
+  FACET_CHECK(broadcast_shape(x.shape(), shape, "sum_to") == x.shape(), "sum_to",
+              "{} does not broadcast to {}", shape, x.shape());
+  // Runs of adjacent broadcast axes are reduced together, innermost first.
+  const int offset = x.rank() - shape.rank();
+  const auto broadcast = [&](int axis) {
+    return axis < offset || (shape[axis - offset] == 1 && x.shape()[axis] != 1);
+  };
+  Tensor y = x;
+  for (int axis = x.rank() - 1; axis >= 0; --axis) {
+    if (!broadcast(axis)) continue;
+    int first = axis;
+    while (first > 0 && broadcast(first - 1)) --first;
+    y = reduce(ReduceOp::sum, y, first, axis);
+    axis = first;
+  }
+  return y.reshape(shape);
+}
+
+Tensor broadcast_to(const Tensor& x, const Shape& shape) {
+  check_floating(x, "broadcast_to");
+  FACET_CHECK(broadcast_shape(x.shape(), shape, "broadcast_to") == shape, "broadcast_to",
+              "cannot broadcast {} to {}", x.shape(), shape);
+  if (x.shape() == shape) return x;
+  return add(x, Tensor::zeros(shape, x.dtype(), x.device()));
+}
+
+Tensor argmax(const Tensor& x) {
+  check_floating(x, "argmax");
+  FACET_CHECK(x.rank() >= 1 && x.cols() > 0, "argmax", "expected rows, got {}", x.shape());
+  Tensor y = Tensor::empty({x.rows()}, DType::i64, x.device());
+  if (y.numel() > 0) x.backend().argmax(x, y);
+  return y;
+}
+
+TopK topk(const Tensor& x, int64_t k) {
+  check_floating(x, "topk");
+  FACET_CHECK(k >= 1 && k <= x.cols(), "topk", "k={} of rows of {}", k, x.cols());
+  TopK result{Tensor::empty({x.rows(), k}, x.dtype(), x.device()),
+              Tensor::empty({x.rows(), k}, DType::i64, x.device())};
+  if (x.numel() > 0) x.backend().topk(x, k, result.values, result.indices);
+  return result;
+}
+
+int64_t find_nonfinite(std::span<const Tensor> tensors) {
+  int64_t index = -1;
+  if (!tensors.empty()) tensors[0].backend().find_nonfinite(tensors, index);
+  return index;
+}
+
+// ---- linear algebra
+
+void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out) {
+  check_same_kind(a, b, "matmul");
+  check_same_kind(a, out, "matmul");
+  if (out.numel() > 0) a.backend().matmul(a, b, Tensor(), args, out);
+}
+
+Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, const Tensor& bias) {
+  check_same_kind(a, b, "matmul");
+  FACET_CHECK(a.rank() == b.rank() && (a.rank() == 2 || a.rank() == 3), "matmul",
+              "expected two matrices or two batches of matrices, got {} and {}", a.shape(),
+              b.shape());
+  const int64_t m = a.dim(trans_a ? -1 : -2), ka = a.dim(trans_a ? -2 : -1);
+  const int64_t kb = b.dim(trans_b ? -1 : -2), n = b.dim(trans_b ? -2 : -1);
+  FACET_CHECK(ka == kb && (a.rank() == 2 || a.dim(0) == b.dim(0)), "matmul",
+              "cannot multiply {}{} by {}{}", a.shape(), trans_a ? " transposed" : "", b.shape(),
+              trans_b ? " transposed" : "");
+  if (bias.defined()) {
+    check_same_kind(a, bias, "matmul");
+    check_shape(bias, {n}, "bias", "matmul");
+  }
+  Shape shape = a.rank() == 3 ? Shape{a.dim(0), m, n} : Shape{m, n};
+  Tensor out = Tensor::empty(shape, a.dtype(), a.device());
+  if (out.numel() == 0) return out;
+  MatmulArgs args;
+  args.trans_a = trans_a;
+  args.trans_b = trans_b;
+  a.backend().matmul(a, b, bias, args, out);
+  return out;
+}
+
+namespace {
+void check_square(const Tensor& matrix, const char* op) {
+  FACET_CHECK(matrix.rank() == 2 && matrix.dim(0) == matrix.dim(1) && matrix.dim(0) > 0 &&
+                  (matrix.dtype() == DType::f32 || matrix.dtype() == DType::f64),
+              op, "expected a square f32 or f64 matrix, got {}", matrix.str());
+}
+}  // namespace
+
+Tensor eigvalsh(const Tensor& matrix) {
+  check_square(matrix, "eigvalsh");
+  Tensor values = Tensor::empty({matrix.dim(0)}, matrix.dtype(), matrix.device());
+  matrix.backend().eigvalsh(matrix, values);
+  return values;
+}
+
+Tensor average_linkage(Tensor similarity) {
+  check_square(similarity, "average_linkage");
+  Tensor merges = Tensor::empty({similarity.dim(0) - 1}, similarity.dtype(), similarity.device());
+  if (merges.numel() > 0) similarity.backend().average_linkage(similarity, merges);
+  return merges;
+}
+
+// ---- convolution and pooling
+
+namespace {
+int64_t out_extent(int64_t in, int kernel, int stride, int padding) {
+  return (in + 2 * padding - kernel) / stride + 1;
+}
+
+Shape conv_shape(const Shape& x, const Shape& w, const ConvArgs& args, const char* op) {
+  FACET_CHECK(x.rank() == 4 && w.rank() == 4, op,
+              "expected x (N, H, W, C) and w (Cout, kh, kw, Cin), got {} and {}", x, w);
+  FACET_CHECK(args.stride >= 1 && args.padding >= 0 && args.groups >= 1, op,
+              "stride {}, padding {}, groups {}", args.stride, args.padding, args.groups);
+  FACET_CHECK(x[3] == w[3] * args.groups && w[0] % args.groups == 0, op,
+              "expected C={} (w {}, groups {}), got x of {}", w[3] * args.groups, w, args.groups,
+              x);
+  FACET_CHECK(x[1] + 2 * args.padding >= w[1] && x[2] + 2 * args.padding >= w[2], op,
+              "a {}x{} kernel does not fit x of {} with padding {}", w[1], w[2], x, args.padding);
+  return {x[0], out_extent(x[1], static_cast<int>(w[1]), args.stride, args.padding),
+          out_extent(x[2], static_cast<int>(w[2]), args.stride, args.padding), w[0]};
+}
+
+Shape pool_shape(const Shape& x, const PoolArgs& args, const char* op) {
+  FACET_CHECK(x.rank() == 4, op, "expected x (N, H, W, C), got {}", x);
+  FACET_CHECK(args.kernel >= 1 && args.kernel <= 15 && args.stride >= 1 && args.padding >= 0 &&
+                  2 * args.padding <= args.kernel,
+              op, "kernel {}, stride {}, padding {}", args.kernel, args.stride, args.padding);
+  FACET_CHECK(x[1] + 2 * args.padding >= args.kernel && x[2] + 2 * args.padding >= args.kernel,
+              op, "a {} window does not fit x of {}", args.kernel, x);
+  return {x[0], out_extent(x[1], args.kernel, args.stride, args.padding),
+          out_extent(x[2], args.kernel, args.stride, args.padding), x[3]};
+}
+}  // namespace
+
+Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args) {
+  check_same_kind(x, w, "conv2d");
+  Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, "conv2d"), x.dtype(),
+                           x.device());
+  if (y.numel() > 0) x.backend().conv2d(x, w, args, y);
+  return y;
+}
+
+Tensor conv2d_backward_input(const Tensor& dy, const Tensor& w, const Shape& x_shape,
+                             const ConvArgs& args) {
+  check_same_kind(dy, w, "conv2d_backward_input");
+  check_shape(dy, conv_shape(x_shape, w.shape(), args, "conv2d_backward_input"), "dy",
+              "conv2d_backward_input");
+  Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
+  if (dx.numel() > 0) dy.backend().conv2d_backward_input(dy, w, args, dx);
+  return dx;
+}
+
+Tensor conv2d_backward_weight(const Tensor& x, const Tensor& dy, const Shape& w_shape,
+                              const ConvArgs& args) {
+  check_same_kind(x, dy, "conv2d_backward_weight");
+  check_shape(dy, conv_shape(x.shape(), w_shape, args, "conv2d_backward_weight"), "dy",
+              "conv2d_backward_weight");
+  Tensor dw = Tensor::empty(w_shape, acc_dtype(x.dtype()), x.device());
+  if (x.numel() == 0)
+    dw.zero_();
+  else
+    x.backend().conv2d_backward_weight(x, dy, args, dw);
+  return dw;
+}
+
+MaxPool max_pool2d(const Tensor& x, const PoolArgs& args) {
+  check_floating(x, "max_pool2d");
+  const Shape shape = pool_shape(x.shape(), args, "max_pool2d");
+  MaxPool result{Tensor::empty(shape, x.dtype(), x.device()),
+                 Tensor::empty(shape, DType::u8, x.device())};
+  if (x.numel() > 0) x.backend().max_pool2d(x, args, result.y, result.where);
+  return result;
+}
+
+Tensor max_pool2d_backward(const Tensor& dy, const Tensor& where, const Shape& x_shape,
+                           const PoolArgs& args) {
+  check_floating(dy, "max_pool2d_backward");
+  check_shape(dy, pool_shape(x_shape, args, "max_pool2d_backward"), "dy", "max_pool2d_backward");
+  check_shape(where, dy.shape(), "where", "max_pool2d_backward");
+  Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
+  if (dx.numel() > 0) dy.backend().max_pool2d_backward(dy, where, args, dx);
+  return dx;
+}
+
+// ---- batch normalisation
+
+namespace {
+void check_batch_norm(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                      const Tensor& beta, const Tensor& mean, const Tensor& var, const char* op) {
+  check_floating(x, op);
+  FACET_CHECK(x.rank() >= 2, op, "expected (..., C), got {}", x.shape());
+  const DType acc = acc_dtype(x.dtype());
+  check_vector(gamma, x.cols(), acc, "gamma", op);
+  check_vector(beta, x.cols(), acc, "beta", op);
+  check_vector(mean, x.cols(), acc, "running mean", op);
+  check_vector(var, x.cols(), acc, "running variance", op);
+  if (residual.defined()) {
+    check_same_kind(x, residual, op);
+    check_shape(residual, x.shape(), "residual", op);
+  }
+}
+
+Tensor relu_mask(const Tensor& x, const BatchNormArgs& args) {
+  return args.relu ? Tensor::empty({(x.numel() + 7) / 8}, DType::u8, x.device()) : Tensor();
+}
+}  // namespace
+
+BatchNorm batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                           const Tensor& beta, Tensor& running_mean, Tensor& running_var,
+                           const BatchNormArgs& args) {
+  check_batch_norm(x, residual, gamma, beta, running_mean, running_var, "batch_norm");
+  FACET_CHECK(x.rows() > 1, "batch_norm",
+              "expected more than one value per channel when training, got {}", x.shape());
+  BatchNorm r{Tensor::empty_like(x), Tensor::empty_like(gamma), Tensor::empty_like(gamma),
+              relu_mask(x, args)};
+  x.backend().batch_norm_train(x, residual, gamma, beta, args, r.y, r.mean, r.rstd, running_mean,
+                               running_var, r.mask);
+  return r;
+}
+
+BatchNorm batch_norm_eval(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                          const Tensor& beta, const Tensor& running_mean,
+                          const Tensor& running_var, const BatchNormArgs& args) {
+  check_batch_norm(x, residual, gamma, beta, running_mean, running_var, "batch_norm");
+  // mean and rstd for a backward through frozen statistics
+  Tensor rstd = reciprocal(sqrt(affine(1.0, running_var, args.eps)));
+  BatchNorm r{Tensor::empty_like(x), running_mean.clone(), rstd, relu_mask(x, args)};
+  if (x.numel() > 0)
+    x.backend().batch_norm_eval(x, residual, gamma, beta, running_mean, running_var, args, r.y,
+                                r.mask);
+  return r;
+}
+
+BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
+                                   const Tensor& mean, const Tensor& rstd, const Tensor& mask,
+                                   bool want_residual, const BatchNormArgs& args) {
+  check_same_kind(x, dy, "batch_norm_backward");
+  check_shape(dy, x.shape(), "dy", "batch_norm_backward");
+  BatchNormGrads g{Tensor::empty_like(x), want_residual ? Tensor::empty_like(x) : Tensor(),
+                   Tensor::empty_like(gamma), Tensor::empty_like(gamma)};
+  x.backend().batch_norm_backward(x, dy, gamma, mean, rstd, mask, args, g.dx, g.dresidual,
+                                  g.dgamma, g.dbeta);
+  return g;
+}
+
+// ---- rows
+
+Normalized l2_normalize(const Tensor& x, double eps) {
+  check_floating(x, "l2_normalize");
+  Normalized r{Tensor::empty_like(x),
+               Tensor::empty({x.rows()}, acc_dtype(x.dtype()), x.device())};
+  if (x.numel() > 0) x.backend().l2_normalize(x, eps, r.y, r.norm);
+  return r;
+}
+
+Tensor l2_normalize_backward(const Tensor& y, const Tensor& norm, const Tensor& dy, double eps) {
+  check_same_kind(y, dy, "l2_normalize_backward");
+  Tensor dx = Tensor::empty_like(y);
+  if (y.numel() > 0) y.backend().l2_normalize_backward(y, norm, dy, eps, dx);
+  return dx;
+}
+
+namespace {
+Tensor softmax_impl(const Tensor& x, bool log, const char* op) {
+  check_floating(x, op);
+  FACET_CHECK(x.rank() >= 1, op, "expected rows, got a scalar");
+  Tensor y = Tensor::empty_like(x);
+  if (x.numel() > 0) x.backend().softmax(x, log, y);
+  return y;
+}
+
+void check_labels(const Tensor& logits, const Tensor& labels, double smoothing, const char* op) {
+  check_floating(logits, op);
+  FACET_CHECK(logits.rank() == 2, op, "expected logits (rows, classes), got {}", logits.shape());
+  check_index(labels, op);
+  check_shape(labels, {logits.rows()}, "labels", op);
+  FACET_CHECK(smoothing >= 0.0 && smoothing < 1.0, op, "expected smoothing in [0, 1), got {}",
+              smoothing);
+  check_bounds(labels, INT64_MIN, logits.cols(), "label", op);
+}
+}  // namespace
+
+Tensor softmax(const Tensor& x) { return softmax_impl(x, false, "softmax"); }
+Tensor log_softmax(const Tensor& x) { return softmax_impl(x, true, "log_softmax"); }
+
+Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool log) {
+  check_same_kind(y, dy, "softmax_backward");
+  check_shape(dy, y.shape(), "dy", "softmax_backward");
+  Tensor dx = Tensor::empty_like(y);
+  if (y.numel() > 0) y.backend().softmax_backward(y, dy, log, dx);
+  return dx;
+}
+
+CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing) {
+  check_labels(logits, labels, smoothing, "cross_entropy");
+  const DType acc = acc_dtype(logits.dtype());
+  CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
+                 Tensor::empty({logits.rows()}, acc, logits.device())};
+  if (logits.numel() > 0)
+    logits.backend().cross_entropy(logits, labels, smoothing, r.loss, r.lse);
+  return r;
+}
+
+Tensor cross_entropy_backward(const Tensor& logits, const Tensor& labels, double smoothing,
+                              const Tensor& lse, const Tensor& dloss) {
+  check_labels(logits, labels, smoothing, "cross_entropy_backward");
+  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss", "cross_entropy_backward");
+  Tensor dlogits = Tensor::empty_like(logits);
+  if (logits.numel() > 0)
+    logits.backend().cross_entropy_backward(logits, labels, smoothing, lse, dloss, dlogits);
+  return dlogits;
+}
+
+CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets) {
+  check_same_kind(logits, targets, "soft_cross_entropy");
+  FACET_CHECK(logits.rank() == 2, "soft_cross_entropy", "expected logits (rows, classes), got {}",
+              logits.shape());
+  check_shape(targets, logits.shape(), "targets", "soft_cross_entropy");
+  const DType acc = acc_dtype(logits.dtype());
+  CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
+                 Tensor::empty({logits.rows()}, acc, logits.device())};
+  if (logits.numel() > 0) logits.backend().soft_cross_entropy(logits, targets, r.loss, r.lse);
+  return r;
+}
+
+Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, const Tensor& lse,
+                                   const Tensor& dloss) {
+  check_same_kind(logits, targets, "soft_cross_entropy_backward");
+  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss",
+               "soft_cross_entropy_backward");
+  Tensor dlogits = Tensor::empty_like(logits);
+  if (logits.numel() > 0)
+    logits.backend().soft_cross_entropy_backward(logits, targets, lse, dloss, dlogits);
+  return dlogits;
+}
+
+// ---- moving elements
+
+Tensor gather_rows(const Tensor& x, const Tensor& index) {
+  FACET_CHECK(x.defined() && x.rank() >= 1, "gather_rows", "expected rows, got {}", x.str());
+  check_index(index, "gather_rows");
+  check_bounds(index, 0, x.dim(0), "index", "gather_rows");
+  Shape shape = x.shape();
+  shape.set(0, index.numel());
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  if (y.numel() > 0) x.backend().gather_rows(x, index, y);
+  return y;
+}
+
+Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape) {
+  check_floating(x, "scatter_add_rows");
+  check_index(index, "scatter_add_rows");
+  Shape expected = out_shape;
+  FACET_CHECK(out_shape.rank() >= 1, "scatter_add_rows", "expected rows to add to, got a scalar");
+  expected.set(0, index.numel());
+  check_shape(x, expected, "x", "scatter_add_rows");
+  check_bounds(index, 0, out_shape[0], "index", "scatter_add_rows");
+  Tensor out = Tensor::zeros(out_shape, x.dtype(), x.device());
+  if (x.numel() > 0) x.backend().scatter_add_rows(x, index, out);
+  return out;
+}
+
+Tensor permute(const Tensor& x, std::initializer_list<int> axes) {
+  const std::span<const int> order(axes.begin(), axes.size());
+  FACET_CHECK(static_cast<int>(order.size()) == x.rank(), "permute",
+              "expected {} axes for {}, got {}", x.rank(), x.shape(), order.size());
+  unsigned seen = 0;
+  Shape shape;
+  for (const int axis : order) {
+    FACET_CHECK(axis >= 0 && axis < x.rank() && !(seen >> axis & 1u), "permute",
+                "axis {} is repeated or outside {}", axis, x.shape());
+    seen |= 1u << axis;
+    shape.push_back(x.shape()[axis]);
+  }
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  if (y.numel() > 0) x.backend().permute(x, order, y);
+  return y;
+}
+
+Tensor transpose(const Tensor& x) {
+  FACET_CHECK(x.rank() == 2 || x.rank() == 3, "transpose", "expected 2 or 3 axes, got {}",
+              x.shape());
+  return x.rank() == 2 ? permute(x, {1, 0}) : permute(x, {0, 2, 1});
+}
+
+Tensor concat(std::span<const Tensor> parts) {
+  FACET_CHECK(!parts.empty() && parts[0].rank() >= 1, "concat", "expected tensors with rows");
+  int64_t rows = 0;
+  for (const Tensor& part : parts) {
+    Shape same = part.shape();
+    FACET_CHECK(part.rank() == parts[0].rank() && part.dtype() == parts[0].dtype(), "concat",
+                "expected {} parts like {}, got {}", name(parts[0].dtype()), parts[0].shape(),
+                part.str());
+    same.set(0, parts[0].dim(0));
+    check_shape(parts[0], same, "parts", "concat");
+    rows += part.dim(0);
+  }
+  Shape shape = parts[0].shape();
+  shape.set(0, rows);
+  Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].device());
+  int64_t at = 0;
+  for (const Tensor& part : parts) {
+    Tensor slot = out.narrow(at, part.dim(0));
+    slot.copy_(part);
+    at += part.dim(0);
+  }
+  return out;
+}
+
+// ---- random
+
+Tensor random_uniform(const Shape& shape, const RandomKey& key, double low, double high,
+                      DType dtype, Device device) {
+  FACET_CHECK(is_floating(dtype), "random_uniform", "expected a floating dtype, got {}",
+              name(dtype));
+  Tensor y = Tensor::empty(shape, dtype, device);
+  if (y.numel() > 0) y.backend().random_uniform(key, low, high, y);
+  return y;
+}
+
+Tensor random_normal(const Shape& shape, const RandomKey& key, double mean, double stddev,
+                     DType dtype, Device device) {
+  FACET_CHECK(is_floating(dtype), "random_normal", "expected a floating dtype, got {}",
+              name(dtype));
+  Tensor y = Tensor::empty(shape, dtype, device);
+  if (y.numel() > 0) y.backend().random_normal(key, mean, stddev, y);
+  return y;
+}
+
+}  // namespace facet::ops
