@@ -16,14 +16,16 @@ class Variable;
 
 // One recorded operation with one output.
 struct Node {
+  ~Node();
+
   // From the gradient of the output to the gradients of the inputs, in their order; entry i may be
   // undefined where inputs[i].needs_grad() is false. It captures the tensors it needs.
   using Backward = std::function<TensorList(const Tensor& grad_output)>;
 
-  const char* name;
+  const char* name = "";
   std::vector<Variable> inputs;
   Backward backward;
-  uint64_t sequence;  // later operations have larger numbers
+  uint64_t sequence = 0;  // later operations have larger numbers
 };
 
 class Variable {
@@ -59,7 +61,7 @@ class Variable {
   bool is_same(const Variable& other) const { return state_ == other.state_; }
 
  private:
-  friend void backward(const Variable&, const Tensor&);
+  friend void backward(const Variable& root, const Tensor& seed);
   struct State {
     Tensor value;
     Tensor grad;
@@ -78,16 +80,22 @@ void backward(const Variable& root, const Tensor& seed = {});
 
 bool grad_enabled();  // of this thread
 
-// Operations inside the scope are not recorded.
-class NoGrad {
+// Sets for the scope whether operations are recorded.
+class GradScope {
  public:
-  NoGrad();
-  ~NoGrad();
-  NoGrad(const NoGrad&) = delete;
-  NoGrad& operator=(const NoGrad&) = delete;
+  explicit GradScope(bool record);
+  ~GradScope();
+  GradScope(const GradScope&) = delete;
+  GradScope& operator=(const GradScope&) = delete;
 
  private:
   bool before_;
+};
+struct NoGrad : GradScope {
+  NoGrad() : GradScope(false) {}
+};
+struct EnableGrad : GradScope {
+  EnableGrad() : GradScope(true) {}
 };
 
 }  // namespace facet

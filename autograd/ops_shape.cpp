@@ -1,0 +1,80 @@
+#include <array>
+
+#include "autograd/ops.h"
+
+namespace facet {
+
+Variable reshape(const Variable& x, const Shape& shape) {
+  return Variable::result("reshape", x.value().reshape(shape), {x},
+                          [from = x.shape()](const Tensor& dy) -> TensorList {
+                            return {dy.reshape(from)};
+                          });
+}
+
+namespace {
+Tensor permute_by(const Tensor& x, std::span<const int> axes) {
+  switch (axes.size()) {
+    case 2: return ops::permute(x, {axes[0], axes[1]});
+    case 3: return ops::permute(x, {axes[0], axes[1], axes[2]});
+    case 4: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3]});
+    case 5: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3], axes[4]});
+    default: return x;
+  }
+}
+}  // namespace
+
+Variable permute(const Variable& x, std::initializer_list<int> axes) {
+  Tensor y = ops::permute(x.value(), axes);
+  std::array<int, Shape::kMaxRank> inverse{};
+  int position = 0;
+  for (const int axis : axes) inverse[static_cast<size_t>(axis)] = position++;
+  return Variable::result(
+      "permute", y, {x}, [inverse, rank = axes.size()](const Tensor& dy) -> TensorList {
+        return {permute_by(dy, std::span<const int>(inverse.data(), rank))};
+      });
+}
+
+Variable narrow(const Variable& x, int64_t start, int64_t length) {
+  return Variable::result("narrow", x.value().narrow(start, length), {x},
+                          [shape = x.shape(), start](const Tensor& dy) -> TensorList {
+                            Tensor dx = Tensor::zeros(shape, dy.dtype(), dy.device());
+                            dx.narrow(start, dy.dim(0)).copy_(dy);
+                            return {dx};
+                          });
+}
+
+Variable concat(std::span<const Variable> parts) {
+  TensorList values;
+  std::vector<int64_t> rows;
+  for (const Variable& part : parts) {
+    values.push_back(part.value());
+    rows.push_back(part.value().rank() > 0 ? part.dim(0) : 0);
+  }
+  return Variable::result("concat", ops::concat(values), {parts.begin(), parts.end()},
+                          [rows](const Tensor& dy) -> TensorList {
+                            TensorList gradients;
+                            int64_t at = 0;
+                            for (const int64_t n : rows) {
+                              gradients.push_back(dy.narrow(at, n));
+                              at += n;
+                            }
+                            return gradients;
+                          });
+}
+
+Variable gather_rows(const Variable& x, const Tensor& index) {
+  return Variable::result("gather_rows", ops::gather_rows(x.value(), index), {x},
+                          [index, shape = x.shape()](const Tensor& dy) -> TensorList {
+                            return {ops::scatter_add_rows(dy, index, shape)};
+                          });
+}
+
+Variable scatter_add_rows(const Variable& x, const Tensor& index, const Shape& out_shape) {
+  return Variable::result("scatter_add_rows",
+                          ops::scatter_add_rows(x.value(), index, out_shape), {x},
+                          [index](const Tensor& dy) -> TensorList {
+                            return {ops::gather_rows(dy, index)};
+                          });
+}
+
+}  // namespace facet
