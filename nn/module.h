@@ -18,6 +18,7 @@ class ModuleVisitor {
   // `name` is the full dotted name, as in torchvision ("layer1.0.conv1.weight").
   virtual void parameter(const std::string& name, Variable& value) = 0;
   virtual void buffer(const std::string& name, Tensor& value) = 0;
+  virtual void enter(Module& module) { (void)module; }  // before a module's own visit()
 
   // Called by Module::visit implementations with local names.
   void operator()(const std::string& name, Variable& value) {
@@ -39,7 +40,7 @@ class Module {
 
   // Training mode: batch statistics in batch norm, drop path on. Modules read it when they run.
   bool training() const { return training_; }
-  virtual void train(bool on = true);  // this module and its children
+  void train(bool on = true);  // this module and its children
   void eval() { train(false); }
 
  protected:
@@ -65,8 +66,8 @@ void clear_grads(Module& module);
 void to_device(Module& module, Device device);
 void to_dtype(Module& module, DType dtype);  // floating parameters and buffers (f64 for checks)
 void copy_state(Module& from, Module& to);   // same structure; copies values
-// Loads values by name; throws a FileError that lists missing, unexpected and mismatched names
-// unless `allow_missing` / `allow_unexpected` say otherwise.
+// Loads values by name, all or nothing. Throws a FileError that lists mismatched shapes and, when
+// strict, missing and unexpected names.
 struct LoadReport { std::vector<std::string> missing, unexpected, mismatched; };
 LoadReport load_state(Module& module, const std::vector<NamedTensor>& values, bool strict = true);
 
