@@ -52,8 +52,12 @@ std::string list_of(const std::vector<std::string>& names) {
 }  // namespace
 
 void Module::train(bool on) {
-  Visit visitor({}, {}, [on](Module& module) { module.training_ = on; });
-  visitor("", *this);
+  for_each_module(*this, [on](Module& module) { module.training_ = on; });
+}
+
+void for_each_module(Module& module, const std::function<void(Module&)>& f) {
+  Visit visitor({}, {}, f);
+  visitor("", module);
 }
 
 std::vector<NamedParameter> parameters(Module& module) {

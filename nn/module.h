@@ -56,6 +56,8 @@ struct NamedTensor {
   Tensor value;
 };
 
+// The module itself and every one inside it.
+void for_each_module(Module& module, const std::function<void(Module&)>& f);
 std::vector<NamedParameter> parameters(Module& module);
 std::vector<NamedTensor> buffers(Module& module);
 // Parameters and buffers together in visiting order (a "state dict"); handles share memory.

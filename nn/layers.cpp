@@ -1,0 +1,57 @@
+#include "nn/layers.h"
+
+namespace facet {
+namespace {
+Variable parameter_of(Tensor value) { return Variable(std::move(value), true); }
+}  // namespace
+
+Linear::Linear(int64_t in, int64_t out, bool has_bias)
+    : weight(parameter_of(Tensor::zeros({out, in}))) {
+  if (has_bias) bias = parameter_of(Tensor::zeros({out}));
+}
+
+void Linear::visit(ModuleVisitor& v) {
+  v("weight", weight);
+  v("bias", bias);
+}
+
+Conv2d::Conv2d(int64_t in, int64_t out, int kernel, const ConvArgs& args)
+    : weight(parameter_of(Tensor::zeros({out, kernel, kernel, in / args.groups}))), args_(args) {}
+
+void Conv2d::visit(ModuleVisitor& v) { v("weight", weight); }
+
+BatchNorm::BatchNorm(int64_t channels, bool relu, bool offset)
+    : weight(parameter_of(Tensor::full({channels}, 1.0))),
+      running_mean(Tensor::zeros({channels})),
+      running_var(Tensor::full({channels}, 1.0)),
+      num_batches_tracked(Tensor::zeros({}, DType::i64)) {
+  args_.relu = relu;
+  if (offset) bias = parameter_of(Tensor::zeros({channels}));
+}
+
+Variable BatchNorm::operator()(const Variable& x, const Variable& residual) {
+  BatchNormArgs args = args_;
+  const bool batch_statistics = training() && mode_ != NormMode::frozen;
+  args.update_running = mode_ == NormMode::training;
+  if (batch_statistics && args.update_running && !recomputing())
+    num_batches_tracked.fill_(num_batches_tracked.item() + 1.0);
+  const Variable shift =
+      bias.defined() ? bias : Variable(Tensor::zeros_like(weight.value()));
+  return batch_norm(x, weight, shift, running_mean, running_var, batch_statistics, args, residual);
+}
+
+void BatchNorm::visit(ModuleVisitor& v) {
+  v("weight", weight);
+  v("bias", bias);
+  v("running_mean", running_mean);
+  v("running_var", running_var);
+  v("num_batches_tracked", num_batches_tracked);
+}
+
+void set_norm_mode(Module& module, NormMode mode) {
+  for_each_module(module, [mode](Module& m) {
+    if (auto* norm = dynamic_cast<BatchNorm*>(&m)) norm->set_mode(mode);
+  });
+}
+
+}  // namespace facet

@@ -1,0 +1,58 @@
+// Layers with parameters.
+#pragma once
+
+#include "nn/module.h"
+
+namespace facet {
+
+// y = x w^T + b. x (rows, in), weight (out, in), bias (out) or none.
+class Linear final : public Module {
+ public:
+  Linear(int64_t in, int64_t out, bool bias = true);
+  Variable operator()(const Variable& x) const { return linear(x, weight, bias); }
+  void visit(ModuleVisitor& v) override;
+
+  Variable weight, bias;
+};
+
+// x (N, H, W, Cin), weight (Cout, k, k, Cin / groups), no bias (a norm follows).
+class Conv2d final : public Module {
+ public:
+  Conv2d(int64_t in, int64_t out, int kernel, const ConvArgs& args = {});
+  Variable operator()(const Variable& x) const { return conv2d(x, weight, args_); }
+  void visit(ModuleVisitor& v) override;
+
+  Variable weight;
+
+ private:
+  ConvArgs args_;
+};
+
+// What a batch norm does with its statistics; `training` follows Module::training().
+enum class NormMode : uint8_t {
+  training,         // batch statistics, running ones updated when training; running ones in eval
+  frozen,           // running statistics always
+  batch_no_update,  // batch statistics when training, running ones left alone
+};
+
+// Over the last axis: images (N, H, W, C) and rows (N, C) alike.
+class BatchNorm final : public Module {
+ public:
+  explicit BatchNorm(int64_t channels, bool relu = false, bool offset = true);
+  // relu?(norm(x) + residual)
+  Variable operator()(const Variable& x, const Variable& residual = {});
+  void visit(ModuleVisitor& v) override;
+  void set_mode(NormMode mode) { mode_ = mode; }
+
+  Variable weight, bias;
+  Tensor running_mean, running_var, num_batches_tracked;  // the last: i64 scalar
+
+ private:
+  BatchNormArgs args_;
+  NormMode mode_ = NormMode::training;
+};
+
+// Sets the mode of every batch norm in the module.
+void set_norm_mode(Module& module, NormMode mode);
+
+}  // namespace facet
