@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tensor/ops.h"
@@ -72,6 +73,11 @@ class Variable {
 };
 
 using VariableList = std::vector<Variable>;
+
+struct NamedParameter {
+  std::string name;  // full dotted name inside its model
+  Variable value;
+};
 
 // Adds d root / d leaf to the grad of every leaf that requires one (parameter gradients are kept
 // in f32, f64 for f64). `seed` is the gradient of the root, ones for a scalar when undefined.

@@ -47,15 +47,6 @@ class Module {
   bool training_ = true;
 };
 
-struct NamedParameter {
-  std::string name;
-  Variable value;
-};
-struct NamedTensor {
-  std::string name;
-  Tensor value;
-};
-
 // The module itself and every one inside it.
 void for_each_module(Module& module, const std::function<void(Module&)>& f);
 std::vector<NamedParameter> parameters(Module& module);

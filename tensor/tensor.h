@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tensor/device.h"
@@ -111,5 +112,10 @@ class Tensor {
 };
 
 using TensorList = std::vector<Tensor>;
+
+struct NamedTensor {
+  std::string name;
+  Tensor value;
+};
 
 }  // namespace facet
