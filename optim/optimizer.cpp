@@ -54,7 +54,7 @@ void Optimizer::accumulate(ParamGroup& group, std::vector<Slot>& slots, bool due
   }
 }
 
-void Optimizer::step(double lr, int64_t t) {
+void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
   TensorList params, grads, first, second;
   std::vector<SgdArgs> sgd;
   std::vector<AdamArgs> adam;
@@ -65,7 +65,7 @@ void Optimizer::step(double lr, int64_t t) {
     const bool never = group.cycle == 0;
     const bool accumulates = group.skipped == SkippedStep::accumulate_mean ||
                              group.skipped == SkippedStep::accumulate_sum;
-    if (never) continue;
+    if (never || (only && !only(group))) continue;
     if (accumulates && group.cycle > 1) accumulate(group, slots_[g], due);
     if (!due && group.skipped != SkippedStep::zero_grad) continue;
     for (size_t i = 0; i < group.parameters.size(); ++i) {

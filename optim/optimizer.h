@@ -2,6 +2,7 @@
 // cycle. SGD, AdamW (or Adam) and LARS differ only in the kernel they call and the state they keep.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,9 @@ class Optimizer {
 
   // One step with learning rate `lr` (times each group's scale) at 1-based global step t. A
   // parameter without a gradient is left out altogether.
-  void step(double lr, int64_t t);
+  // With `only`, groups that it refuses are left alone, as if the call had not been for them.
+  using GroupFilter = std::function<bool(const ParamGroup&)>;
+  void step(double lr, int64_t t, const GroupFilter& only = {});
   // Whether a group's weights move at step t, so that the caller can run the rest without gradients.
   bool is_due(size_t group, int64_t t) const;
   void clear_grads();

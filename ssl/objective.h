@@ -1,20 +1,15 @@
 // Objective: a training method. It owns its networks and heads, turns a batch of views into a
-// loss, and does what has to happen after each optimiser step.
+// loss, and does what has to happen around each optimiser step.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "nn/module.h"
+#include "data/batch.h"
+#include "nn/resnet.h"
+#include "optim/optimizer.h"
 
 namespace facet {
-
-// One batch as the loader delivers it.
-struct Batch {
-  std::vector<Tensor> views;   // each (B, H, W, 3) f32, normalised; one for supervised
-  Tensor labels;               // i64 (B); (B, classes) f32 0/1 for multi-label tasks
-  Tensor indices;              // i64 (B), positions in the dataset
-};
 
 struct NamedMetric {
   std::string name;
@@ -25,16 +20,32 @@ class Objective : public Module {
  public:
   virtual const char* name() const = 0;
   // The network whose features are evaluated and whose weights are handed on.
-  virtual Module& encoder() = 0;
+  virtual Encoder& encoder() = 0;
+  // The parameters that the optimiser trains, grouped.
+  virtual std::vector<ParamGroup> groups(double weight_decay);
   // The loss of a batch (scalar). step counts from 0.
   virtual Variable loss(const Batch& batch, int64_t step) = 0;
   // After the optimiser's step: momentum networks, queues, centres, prototypes.
   virtual void after_step(int64_t step) { (void)step; }
-  // The loss where all embeddings are equal (ssl collapse), for monitors and `doctor`.
+  // The loss when all embeddings are equal, which a healthy run leaves behind.
   virtual double collapse_loss(int64_t batch_size) const = 0;
-  // Values worth logging beside the loss (embedding standard deviation, accuracy ...).
+  // Values worth logging beside the loss, of the last batch.
   virtual std::vector<NamedMetric> metrics() const { return {}; }
-  // visit() names parameters and buffers of everything the method needs to resume.
+
+  // One whole training step; returns the loss. Throws NonFiniteError before any weight is touched
+  // when the loss or a gradient is not finite. clip > 0: global norm over the groups that step.
+  virtual double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
+                            double clip = 0.0);
+
+ protected:
+  // backward() with the guards and clipping of train_step; t is the optimiser's step count.
+  static double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t,
+                                 double clip);
 };
+
+// Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the
+// normalised rows (about 1/sqrt(D) when healthy, 0 when collapsed), and the effective rank
+// exp(entropy of the normalised eigenvalues of the covariance) (Roy & Vetterli 2007).
+std::vector<NamedMetric> embedding_spread(const Tensor& embeddings);
 
 }  // namespace facet

@@ -1,0 +1,75 @@
+// Controlled Label Injection (Nayman et al., "Diverse Imagenet Models Transfer Better", algorithm 1):
+// supervised training in which the head steps every time and the backbone once every T steps.
+// T = 1 is fine-tuning, T = infinity linear probing.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ssl/supervised.h"
+
+namespace facet {
+
+// What algorithm 1 leaves open. The defaults make T = 1 equal to fine-tuning bit by bit and
+// T = infinity leave every backbone tensor as it was.
+struct InjectionOptions {
+  // T; 0 stands for infinity.
+  int64_t cycle = 4;
+
+  // Which head the backbone's gradient is taken at.
+  enum class Order : uint8_t {
+    joint,       // the one before this step: a single forward and backward
+    sequential,  // the one after it: the head alone is run again on the same features
+  } order = Order::joint;
+
+  // Batch norm of the backbone.
+  enum class Norm : uint8_t {
+    automatic,        // train for finite T, eval for T = infinity
+    train,            // batch statistics; running ones updated on every step
+    eval,             // running statistics, never updated
+    batch_no_update,  // batch statistics; running ones kept
+  } norm = Norm::automatic;
+
+  SkippedStep skipped = SkippedStep::skip;
+
+  // When a cycle starts.
+  enum class Phase : uint8_t {
+    global,      // steps T, 2T, ... of the whole run
+    zero_based,  // steps 1, T + 1, ...
+    per_epoch,   // as global, counted anew in every epoch
+  } phase = Phase::global;
+  int64_t steps_per_epoch = 0;  // needed by per_epoch
+
+  double smoothing = 0.1;
+  double backbone_lr_scale = 1.0;
+};
+
+class LabelInjection final : public Supervised {
+ public:
+  LabelInjection(std::unique_ptr<Encoder> encoder, int64_t num_classes,
+                 const InjectionOptions& options);
+
+  const char* name() const override { return "inject"; }
+  // "backbone" with the control cycle and "head" that always steps, each split by decay.
+  std::vector<ParamGroup> groups(double weight_decay) override;
+  Variable loss(const Batch& batch, int64_t step) override;
+  double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
+                    double clip) override;
+
+  // The count that control cycles are measured with at 0-based step `step`.
+  int64_t cycle_step(int64_t step) const;
+  bool backbone_steps(int64_t step) const;
+
+ private:
+  bool needs_backbone_gradient(int64_t step) const;
+  Variable features(const Batch& batch, bool with_gradient);
+
+  InjectionOptions options_;
+};
+
+// Rows are the class means of features (N, D) in f32; a class without samples gets a zero row.
+// With unit_rows the features are L2-normalised first.
+Tensor class_centroids(const Tensor& features, const Tensor& labels, int64_t num_classes,
+                       bool unit_rows = false);
+
+}  // namespace facet

@@ -1,0 +1,71 @@
+#include "ssl/objective.h"
+
+#include <cmath>
+
+namespace facet {
+
+std::vector<ParamGroup> Objective::groups(double weight_decay) {
+  ParamGroup prototype;
+  prototype.name = name();
+  prototype.weight_decay = weight_decay;
+  std::vector<NamedParameter> trained;
+  for (NamedParameter& p : parameters(*this))
+    if (p.value.requires_grad()) trained.push_back(p);
+  return decay_groups(trained, prototype);
+}
+
+double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t,
+                                   double clip) {
+  const double value = loss.item();
+  if (!std::isfinite(value))
+    throw NonFiniteError(fmt::format(
+        "loss is {} at step {}: the weights were left as they were; try a smaller learning rate, "
+        "a longer warm-up or gradient clipping",
+        value, t));
+  backward(loss);
+  const std::string bad = nonfinite_gradient(optimizer.groups());
+  if (!bad.empty())
+    throw NonFiniteError(fmt::format(
+        "gradient of {} is not finite at step {}: the weights were left as they were; try a "
+        "smaller learning rate or gradient clipping",
+        bad, t));
+  if (clip > 0) {
+    VariableList stepping;
+    for (size_t g = 0; g < optimizer.groups().size(); ++g)
+      if (optimizer.is_due(g, t))
+        for (const NamedParameter& p : optimizer.groups()[g].parameters)
+          stepping.push_back(p.value);
+    clip_grad_norm(stepping, clip);
+  }
+  return value;
+}
+
+double Objective::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
+                             double clip) {
+  optimizer.clear_grads();
+  const double value = guarded_backward(loss(batch, step), optimizer, step + 1, clip);
+  optimizer.step(lr, step + 1);
+  after_step(step);
+  return value;
+}
+
+std::vector<NamedMetric> embedding_spread(const Tensor& embeddings) {
+  const Tensor z = ops::l2_normalize(embeddings.cast(DType::f32)).y;
+  const Tensor mean = ops::reduce(ReduceOp::mean, z, 0);
+  const Tensor centred = ops::sub(z, mean);
+  const Tensor variance = ops::reduce(ReduceOp::mean, ops::square(centred), 0);
+  const double deviation = ops::reduce(ReduceOp::mean, ops::sqrt(variance)).item();
+  // The smaller of the two Gram matrices has the same non-zero eigenvalues.
+  const bool wide = z.dim(1) > z.dim(0);
+  const std::vector<double> eigenvalues =
+      ops::eigvalsh(wide ? ops::matmul(centred, centred, false, true)
+                         : ops::matmul(centred, centred, true, false))
+          .to_vector<double>();
+  double total = 0, entropy = 0;
+  for (const double v : eigenvalues) total += std::max(v, 0.0);
+  for (const double v : eigenvalues)
+    if (v > 0 && total > 0) entropy -= v / total * std::log(v / total);
+  return {{"embedding_std", deviation}, {"effective_rank", total > 0 ? std::exp(entropy) : 0.0}};
+}
+
+}  // namespace facet

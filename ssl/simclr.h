@@ -1,0 +1,44 @@
+// SimCLR (Chen et al. 2020, "A simple framework for contrastive learning of visual
+// representations").
+#pragma once
+
+#include <memory>
+
+#include "nn/heads.h"
+#include "ssl/objective.h"
+
+namespace facet {
+
+// NT-Xent (equation 1 of the paper), mean over all 2N anchors. h (2N, D): the N first views, then
+// their N second views, not normalised. Each anchor has 2N - 1 candidates, one of them positive.
+// The official TensorFlow code returns twice this value.
+Variable nt_xent(const Variable& h, double temperature);
+
+struct SimclrOptions {
+  double temperature = 0.1;  // 0.5 on CIFAR
+  int64_t projection_dim = 128;
+  int projection_layers = 2;
+  bool projection_norm = true;
+  bool official_scale = false;  // the factor 2 of the official code
+};
+
+class Simclr final : public Objective {
+ public:
+  Simclr(std::unique_ptr<Encoder> encoder, const SimclrOptions& options);
+
+  const char* name() const override { return "simclr"; }
+  Encoder& encoder() override { return *encoder_; }
+  // Both views in one forward: batch norm sees all 2B images.
+  Variable loss(const Batch& batch, int64_t step) override;
+  double collapse_loss(int64_t batch_size) const override;  // ln(2N - 1)
+  std::vector<NamedMetric> metrics() const override;
+  void visit(ModuleVisitor& v) override;
+
+ private:
+  SimclrOptions options_;
+  std::unique_ptr<Encoder> encoder_;
+  ProjectionHead head_;
+  Tensor last_embeddings_;
+};
+
+}  // namespace facet

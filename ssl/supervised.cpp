@@ -1,0 +1,42 @@
+#include "ssl/supervised.h"
+
+#include <cmath>
+
+namespace facet {
+
+Supervised::Supervised(std::unique_ptr<Encoder> encoder, int64_t num_classes, double smoothing)
+    : encoder_(std::move(encoder)),
+      classifier_(encoder_->feature_dim(), num_classes),
+      smoothing_(smoothing) {
+  FACET_CHECK(num_classes >= 2, "supervised", "expected at least two classes, got {}",
+              num_classes);
+}
+
+Variable Supervised::classify(const Variable& features, const Tensor& labels) {
+  const Variable logits = classifier_(features);
+  const auto guess = ops::argmax(logits.value()).to_vector<int64_t>();
+  const auto truth = labels.to_vector<int64_t>();
+  int64_t hits = 0;
+  for (size_t i = 0; i < truth.size(); ++i) hits += guess[i] == truth[i];
+  accuracy_ = static_cast<double>(hits) / static_cast<double>(truth.size());
+  return cross_entropy(logits, labels, smoothing_);
+}
+
+Variable Supervised::loss(const Batch& batch, int64_t) {
+  FACET_CHECK(batch.views.size() == 1, "supervised", "expected one view a sample, got {}",
+              batch.views.size());
+  return classify(encoder_->features(Variable(batch.views[0])), batch.labels);
+}
+
+double Supervised::collapse_loss(int64_t) const {
+  return std::log(static_cast<double>(num_classes()));
+}
+
+std::vector<NamedMetric> Supervised::metrics() const { return {{"train_accuracy", accuracy_}}; }
+
+void Supervised::visit(ModuleVisitor& v) {
+  v("encoder", *encoder_);
+  v("classifier", classifier_);
+}
+
+}  // namespace facet
