@@ -1,0 +1,35 @@
+// Parts of the CPU convolution that more than one file needs.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+#include "tensor/backend.h"
+
+namespace facet::cpu {
+
+enum class ConvPass : uint8_t { forward, backward_input, backward_weight };
+
+// Everything that one of the three convolution passes depends on but the data.
+struct ConvKey {
+  ConvPass pass;
+  DType dtype;  // of activations and weights
+  int64_t n, h, w, c_in, p, q, c_out, kernel_h, kernel_w;
+  ConvArgs args;
+  int threads;
+  bool operator==(const ConvKey&) const = default;
+};
+
+struct ConvKeyHash {
+  size_t operator()(const ConvKey& key) const;
+};
+
+// oneDNN primitives made so far (for tests: a repeated shape must not make another one).
+size_t conv_primitive_count();
+
+// Convolution in f64: im2col and dgemm, one image after the other.
+void conv_forward_f64(const ConvKey& key, const double* x, const double* w, double* y);
+void conv_backward_input_f64(const ConvKey& key, const double* dy, const double* w, double* dx);
+void conv_backward_weight_f64(const ConvKey& key, const double* x, const double* dy, double* dw);
+
+}  // namespace facet::cpu

@@ -1,0 +1,119 @@
+// W neighbouring elements in registers, and one mask bit for each: what the batch normalisation
+// kernels are written in. Lanes<float, 16> is one AVX-512 register where there is one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/dtype.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#endif
+
+namespace facet::cpu {
+
+template <typename A, int W>
+struct Lanes {
+  A v[W];
+
+  static Lanes all(A value) {
+    Lanes r;
+    for (int i = 0; i < W; ++i) r.v[i] = value;
+    return r;
+  }
+  template <typename T>
+  static Lanes load(const T* p) {
+    Lanes r;
+    for (int i = 0; i < W; ++i) r.v[i] = static_cast<A>(p[i]);
+    return r;
+  }
+  template <typename T>
+  void store(T* p) const {
+    for (int i = 0; i < W; ++i) p[i] = static_cast<T>(v[i]);
+  }
+  // Past the caches; p on a multiple of the register's size.
+  template <typename T>
+  void stream(T* p) const {
+    store(p);
+  }
+  // Bit i: lane i > 0.
+  uint32_t positive() const {
+    uint32_t bits = 0;
+    for (int i = 0; i < W; ++i) bits |= static_cast<uint32_t>(v[i] > A(0)) << i;
+    return bits;
+  }
+  // Zero where the bit is not set.
+  Lanes keep(uint32_t bits) const {
+    Lanes r;
+    for (int i = 0; i < W; ++i) r.v[i] = (bits >> i & 1) ? v[i] : A(0);
+    return r;
+  }
+  friend Lanes operator+(Lanes a, Lanes b) {
+    for (int i = 0; i < W; ++i) a.v[i] += b.v[i];
+    return a;
+  }
+  friend Lanes operator-(Lanes a, Lanes b) {
+    for (int i = 0; i < W; ++i) a.v[i] -= b.v[i];
+    return a;
+  }
+  friend Lanes operator*(Lanes a, Lanes b) {
+    for (int i = 0; i < W; ++i) a.v[i] *= b.v[i];
+    return a;
+  }
+};
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+template <>
+struct Lanes<float, 16> {
+  __m512 v;
+
+  static Lanes all(float value) { return {_mm512_set1_ps(value)}; }
+  static Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Lanes load(const bf16* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+  }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(bf16* p) const {
+    alignas(64) float wide[16];
+    _mm512_store_ps(wide, v);
+    for (int i = 0; i < 16; ++i) p[i] = bf16(wide[i]);
+  }
+  void stream(float* p) const { _mm512_stream_ps(p, v); }
+  void stream(bf16* p) const { store(p); }
+  uint32_t positive() const { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ); }
+  Lanes keep(uint32_t bits) const { return {_mm512_maskz_mov_ps(static_cast<__mmask16>(bits), v)}; }
+  friend Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.v, b.v)}; }
+  friend Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend Lanes operator*(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
+};
+#endif
+
+// The mask bits of W elements from `element` on, a multiple of W; W is 1 or 16. Bits of one byte
+// are written in ascending order by one thread.
+template <int W>
+uint32_t read_bits(const uint8_t* mask, int64_t element) {
+  static_assert(W == 1 || W == 16);
+  if constexpr (W == 1) {
+    return mask[element / 8] >> (element % 8) & 1u;
+  } else {
+    uint16_t bits;
+    std::memcpy(&bits, mask + element / 8, sizeof bits);
+    return bits;
+  }
+}
+
+template <int W>
+void write_bits(uint8_t* mask, int64_t element, uint32_t bits) {
+  static_assert(W == 1 || W == 16);
+  if constexpr (W == 1) {
+    uint8_t& byte = mask[element / 8];
+    byte = static_cast<uint8_t>((element % 8 ? byte : 0u) | bits << (element % 8));
+  } else {
+    const auto low = static_cast<uint16_t>(bits);
+    std::memcpy(mask + element / 8, &low, sizeof low);
+  }
+}
+
+}  // namespace facet::cpu
