@@ -56,7 +56,7 @@ TEST(Lbfgs, FindsTheMinimumOfRosenbrock) {
   Tensor x = Tensor::from({-1.2, 1.0, 0.3, -2.0, 4.0, 4.0});
   const LbfgsResult result = minimize_lbfgs(x, rosenbrock, converged());
   EXPECT_EQ(result.stop, LbfgsStop::gradient);
-  EXPECT_LT(result.iterations, 100);
+  EXPECT_LT(result.evaluations, 160);  // SciPy's L-BFGS-B: 135
   expect_near_all(x, std::vector<double>(6, 1.0), 1e-8);
 }
 
@@ -107,25 +107,39 @@ TEST(Lbfgs, BacksOffWhereTheFunctionIsNotFinite) {
   EXPECT_THROW(minimize_lbfgs(x, barrier), NonFiniteError);
 }
 
+// The exact minimum (Newton's method to |gradient| < 1e-13 in NumPy). scikit-learn 1.2 stops a
+// little before, by SciPy's ftol, at coefficients up to 1e-5 away whose objective is 4e-10 higher.
 TEST(LogisticRegression, Golden) {
   const ProbeData data = golden_data();
   const LogisticFit fit = fit_logistic(std::span(&data, 1), 3, 1.0, converged());
-  expect_near_all(fit.classifier.weight.narrow(0, 1), {-0.25765436, 0.55366537, -0.48085441}, 1e-6);
-  expect_near_all(fit.classifier.bias, {-0.18521051, 0.1611428, 0.02406771}, 1e-6);
-  EXPECT_NEAR(cross_entropy_sum(fit.classifier, data), 10.75642943, 1e-6);
-  EXPECT_NEAR(fit.solver.value, 11.52710677, 1e-6);
+  expect_near_all(fit.classifier.weight.narrow(0, 1), {-0.25766335, 0.55366225, -0.48086106}, 1e-8);
+  expect_near_all(fit.classifier.bias, {-0.18521383, 0.16114468, 0.02406915}, 1e-8);
+  EXPECT_NEAR(cross_entropy_sum(fit.classifier, data), 10.756429994641, 1e-9);
+  EXPECT_NEAR(fit.solver.value, 11.527106770166, 1e-9);
+  EXPECT_LT(fit.solver.value, 11.527106770777);  // scikit-learn's
   const LogisticFit loose = fit_logistic(std::span(&data, 1), 3, 100.0, converged());
-  EXPECT_NEAR(cross_entropy_sum(loose.classifier, data), 9.240301592, 1e-6);
+  EXPECT_NEAR(cross_entropy_sum(loose.classifier, data), 9.240300589461, 1e-8);
+  EXPECT_NEAR(loose.solver.value, 934.993165482440, 1e-9);
+}
+
+// With the protocol's own tolerances, where scikit-learn reports these.
+TEST(LogisticRegression, GoldenAsScikitLearnStops) {
+  const ProbeData data = golden_data();
+  const LogisticFit fit = fit_logistic(std::span(&data, 1), 3, 1.0);
+  expect_near_all(fit.classifier.weight.narrow(0, 1), {-0.25765436, 0.55366537, -0.48085441}, 3e-5);
+  EXPECT_NEAR(fit.solver.value, 11.52710677, 1e-8);
+  const LogisticFit loose = fit_logistic(std::span(&data, 1), 3, 100.0);
+  EXPECT_NEAR(loose.solver.value, 934.9931659557, 1e-6);
 }
 
 TEST(LogisticRegression, GoldenInSinglePrecision) {
   const ProbeData data = {golden_data().features.cast(DType::f32), golden_data().targets};
   const LogisticFit fit = fit_logistic(std::span(&data, 1), 3, 1.0);
-  expect_near_all(fit.classifier.weight.narrow(0, 1), {-0.25765436, 0.55366537, -0.48085441}, 1e-4);
-  EXPECT_NEAR(fit.solver.value, 11.52710677, 1e-5);
+  expect_near_all(fit.classifier.weight.narrow(0, 1), {-0.25766335, 0.55366225, -0.48086106}, 1e-4);
+  EXPECT_NEAR(fit.solver.value, 11.527106770, 1e-5);
 }
 
-// scikit-learn 1.2: LogisticRegression(C=3) on each column of the targets.
+// The exact minimum of each column's own binary problem (scipy.optimize.root in f64).
 TEST(LogisticRegression, MultiLabelIsOneBinaryModelAClass) {
   const double targets[2][12] = {{0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0, 0},
                                  {1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0}};
@@ -133,10 +147,11 @@ TEST(LogisticRegression, MultiLabelIsOneBinaryModelAClass) {
   for (int i = 0; i < 24; ++i) y.data<double>()[i] = targets[i % 2][i / 2];
   const ProbeData data = {golden_data().features, y};
   const LogisticFit fit = fit_logistic(std::span(&data, 1), 2, 3.0, converged());
-  expect_near_all(
-      fit.classifier.weight,
-      {-0.74979572, -1.07616859, -0.03760947, -0.1116681412, -0.7302715709, 0.6668396313}, 1e-7);
-  expect_near_all(fit.classifier.bias, {0.12514397, -0.9262354834}, 1e-7);
+  expect_near_all(fit.classifier.weight,
+                  {-0.749795587811, -1.076168703251, -0.037609444711, -0.111671639113,
+                   -0.730282056672, 0.666853563886},
+                  1e-8);
+  expect_near_all(fit.classifier.bias, {0.125143973349, -0.926236424290}, 1e-8);
 }
 
 // More rows than one block; the same rows given as two parts; labels below 0 do not count.
