@@ -72,7 +72,9 @@ struct Lanes<float, 16> {
   static Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Lanes load(const bf16* p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+    // The maskz forms: g++ 12 takes the plain ones for reads of uninitialised registers.
+    const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, half);
+    return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, wide, 16))};
   }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(bf16* p) const {
