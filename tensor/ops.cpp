@@ -54,8 +54,21 @@ int normalise_axis(const Tensor& x, int axis, const char* op) {
 
 // ---- elementwise
 
+namespace {
+constexpr const char* kUnaryNames[] = {
+#define UNARY(name, low, high, reference) #name,
+#include "tensor/unary.def"
+#undef UNARY
+};
+constexpr const char* kBinaryNames[] = {
+#define BINARY(name, low, high, reference) #name,
+#include "tensor/binary.def"
+#undef BINARY
+};
+}  // namespace
+
 Tensor unary(UnaryOp op, const Tensor& x) {
-  check_floating(x, "unary");
+  check_floating(x, kUnaryNames[static_cast<size_t>(op)]);
   Tensor y = Tensor::empty_like(x);
   if (x.numel() > 0) x.backend().unary(op, x, y);
   return y;
@@ -69,11 +82,8 @@ Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor
   return dx;
 }
 
-#define UNARY(name, low, high, reference)  \
-  Tensor name(const Tensor& x) {           \
-    check_floating(x, #name);              \
-    return unary(UnaryOp::name, x);        \
-  }
+#define UNARY(name, low, high, reference) \
+  Tensor name(const Tensor& x) { return unary(UnaryOp::name, x); }
 #include "tensor/unary.def"
 #undef UNARY
 
@@ -90,19 +100,16 @@ Shape broadcast_shape(const Shape& a, const Shape& b, const char* op) {
 }
 
 Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
-  check_same_kind(a, b, "binary");
-  Tensor out = Tensor::empty(broadcast_shape(a.shape(), b.shape(), "binary"), a.dtype(),
+  const char* op_name = kBinaryNames[static_cast<size_t>(op)];
+  check_same_kind(a, b, op_name);
+  Tensor out = Tensor::empty(broadcast_shape(a.shape(), b.shape(), op_name), a.dtype(),
                              a.device());
   if (out.numel() > 0) a.backend().binary(op, a, b, out);
   return out;
 }
 
-#define BINARY(name, low, high, reference)                   \
-  Tensor name(const Tensor& a, const Tensor& b) {            \
-    check_same_kind(a, b, #name);                            \
-    broadcast_shape(a.shape(), b.shape(), #name);            \
-    return binary(BinaryOp::name, a, b);                     \
-  }
+#define BINARY(name, low, high, reference) \
+  Tensor name(const Tensor& a, const Tensor& b) { return binary(BinaryOp::name, a, b); }
 #include "tensor/binary.def"
 #undef BINARY
 

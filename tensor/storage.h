@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "tensor/device.h"
@@ -33,5 +34,11 @@ class Storage {
   Device device_;
   Deleter deleter_;
 };
+
+// For tests. While on, fresh blocks are filled with 0xFF (a NaN in every floating type) and lie
+// between guard bytes that are checked when the block is released.
+void guard_storage(bool on);
+// How many blocks were released with an overwritten guard so far.
+int64_t overwritten_guards();
 
 }  // namespace facet
