@@ -1,0 +1,109 @@
+// CIFAR-10 and CIFAR-100, binary versions: records of label byte(s) and 3 x 32 x 32 bytes, planes
+// red, green, blue.
+#include <fstream>
+
+#include "data/readers.h"
+#include "tensor/ops.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kPixels = 3 * 32 * 32;
+
+struct Layout {
+  const char* name;
+  const char* subfolder;
+  const char* class_file;
+  int64_t label_bytes, label_at, classes;
+};
+constexpr Layout kCifar10{"cifar10", "cifar-10-batches-bin", "batches.meta.txt", 1, 0, 10};
+// CIFAR-100 stores the coarse label first.
+constexpr Layout kCifar100{"cifar100", "cifar-100-binary", "fine_label_names.txt", 2, 1, 100};
+
+std::vector<std::string> read_classes(const fs::path& file, int64_t expected) {
+  std::ifstream in(file);
+  if (!in) throw FileError(fmt::format("{}: cannot be opened", file.string()));
+  std::vector<std::string> names;
+  for (std::string line; std::getline(in, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (!line.empty()) names.push_back(line);
+  }
+  if (static_cast<int64_t>(names.size()) != expected)
+    throw FileError(fmt::format("{}: expected {} class names, got {}", file.string(), expected,
+                                names.size()));
+  return names;
+}
+
+// Appends one file of `records` records.
+void read_batch(const fs::path& file, const Layout& layout, int64_t records, uint8_t* pixels,
+                int64_t* labels) {
+  std::error_code error;
+  const auto size = fs::file_size(file, error);
+  if (error) throw FileError(fmt::format("{}: no such file", file.string()));
+  const int64_t record = layout.label_bytes + kPixels;
+  if (static_cast<int64_t>(size) != records * record)
+    throw FileError(fmt::format("{}: expected {} bytes ({} records of {}), got {}", file.string(),
+                                records * record, records, record, size));
+  std::ifstream in(file, std::ios::binary);
+  std::vector<char> buffer(static_cast<size_t>(record));
+  for (int64_t r = 0; r < records; ++r) {
+    if (!in.read(buffer.data(), record))
+      throw FileError(fmt::format("{}: cannot be read at record {}", file.string(), r));
+    const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.data());
+    labels[r] = bytes[layout.label_at];
+    if (labels[r] >= layout.classes)
+      throw FileError(fmt::format("{}: label {} of record {} is not among the {} classes",
+                                  file.string(), labels[r], r, layout.classes));
+    const uint8_t* planes = bytes + layout.label_bytes;
+    uint8_t* to = pixels + r * kPixels;
+    for (int64_t i = 0; i < 1024; ++i)
+      for (int64_t c = 0; c < 3; ++c) to[3 * i + c] = planes[c * 1024 + i];
+  }
+}
+
+DatasetPtr read_cifar(const fs::path& root, const Layout& layout, Split split,
+                      const std::vector<std::string>& files, int64_t per_file) {
+  if (!fs::is_directory(root))
+    throw FileError(fmt::format("{}: no such folder; expected the binary version of {}",
+                                root.string(), layout.name));
+  const fs::path folder =
+      fs::is_directory(root / layout.subfolder) ? root / layout.subfolder : root;
+  std::vector<std::string> classes = read_classes(folder / layout.class_file, layout.classes);
+  const int64_t n = per_file * static_cast<int64_t>(files.size());
+  Tensor pixels = Tensor::empty({n, 32, 32, 3}, DType::u8);
+  Tensor labels = Tensor::empty({n}, DType::i64);
+  int64_t at = 0;
+  for (const std::string& file : files) {
+    read_batch(folder / file, layout, per_file, pixels.data<uint8_t>() + at * kPixels,
+               labels.data<int64_t>() + at);
+    at += per_file;
+  }
+  std::vector<int64_t> count(static_cast<size_t>(layout.classes));
+  for (int64_t i = 0; i < n; ++i) ++count[static_cast<size_t>(labels.data<int64_t>()[i])];
+  for (size_t c = 0; c < count.size(); ++c)
+    if (count[c] != n / layout.classes)
+      throw FileError(fmt::format("{}: expected {} {} samples of class '{}', got {}",
+                                  folder.string(), n / layout.classes, name(split), classes[c],
+                                  count[c]));
+  return std::make_shared<ArrayDataset>(layout.name, pixels, labels, std::move(classes));
+}
+
+}  // namespace
+
+DatasetPtr read_cifar10(const fs::path& folder, Split split) {
+  std::vector<std::string> files{"test_batch.bin"};
+  if (split == Split::train) {
+    files.clear();
+    for (int i = 1; i <= 5; ++i) files.push_back(fmt::format("data_batch_{}.bin", i));
+  }
+  return read_cifar(folder, kCifar10, split, files, 10000);
+}
+
+DatasetPtr read_cifar100(const fs::path& folder, Split split) {
+  return split == Split::train ? read_cifar(folder, kCifar100, split, {"train.bin"}, 50000)
+                               : read_cifar(folder, kCifar100, split, {"test.bin"}, 10000);
+}
+
+}  // namespace facet

@@ -1,0 +1,138 @@
+// MNIST-layout folders.
+#include <zlib.h>
+
+#include <memory>
+
+#include "data/readers.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+
+// zlib reads plain files, too, and joins the members of a gzip file.
+class GzFile {
+ public:
+  explicit GzFile(const fs::path& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
+    if (!file_) throw FileError(fmt::format("{}: cannot be opened", path.string()));
+    gzbuffer(file_, 1 << 17);
+  }
+  ~GzFile() { gzclose(file_); }
+  GzFile(const GzFile&) = delete;
+  GzFile& operator=(const GzFile&) = delete;
+
+  // Bytes read: fewer than asked for at the end of the file.
+  size_t read(void* to, size_t bytes) {
+    size_t done = 0;
+    while (done < bytes) {
+      const auto chunk = static_cast<unsigned>(std::min<size_t>(bytes - done, 1u << 30));
+      const int n = gzread(file_, static_cast<char*>(to) + done, chunk);
+      if (n < 0) {
+        int code = 0;
+        throw FileError(fmt::format("{}: damaged gzip data after {} bytes ({})", path_.string(),
+                                    done, gzerror(file_, &code)));
+      }
+      if (n == 0) break;
+      done += static_cast<size_t>(n);
+    }
+    return done;
+  }
+
+ private:
+  fs::path path_;
+  gzFile file_;
+};
+
+std::string shape_text(const Shape& shape) { return shape.str(); }
+
+fs::path find_file(const fs::path& folder, const std::string& stem, int rank) {
+  const std::string kinds[] = {fmt::format("{}-idx{}-ubyte", stem, rank),
+                               fmt::format("{}.idx{}-ubyte", stem, rank)};
+  for (const char* below : {"", "raw", "MNIST/raw", "FashionMNIST/raw"})
+    for (const std::string& kind : kinds)
+      for (const char* packed : {"", ".gz"}) {
+        const fs::path path = folder / below / (kind + packed);
+        if (fs::exists(path)) return path;
+      }
+  throw FileError(fmt::format("{}: expected {} or {}.gz there or in MNIST/raw, found neither",
+                              folder.string(), kinds[0], kinds[0]));
+}
+
+}  // namespace
+
+Tensor read_idx(const fs::path& path, int rank) {
+  GzFile file(path);
+  unsigned char header[4 + 4 * 4] = {};
+  const size_t header_bytes = 4 + 4 * static_cast<size_t>(rank);
+  const size_t got = file.read(header, header_bytes);
+  const char* kind = rank == 3 ? "images" : "labels";
+  if (got < header_bytes)
+    throw FileError(fmt::format("{}: expected an IDX header of {} bytes, got {}; the file is "
+                                "truncated or empty",
+                                path.string(), header_bytes, got));
+  if (header[0] != 0 || header[1] != 0)
+    throw FileError(fmt::format("{}: expected an IDX file (it begins with 00 00), got {:02x} {:02x}",
+                                path.string(), header[0], header[1]));
+  if (header[2] != 0x08)
+    throw FileError(fmt::format("{}: expected unsigned bytes (type 08), got type {:02x}",
+                                path.string(), header[2]));
+  if (header[3] != rank)
+    throw FileError(fmt::format("{}: expected {} (IDX with {} axes), got {} axes{}", path.string(),
+                                kind, rank, header[3],
+                                header[3] == 1 || header[3] == 3
+                                    ? "; images and labels may have been swapped"
+                                    : ""));
+  Shape shape;
+  int64_t numel = 1;
+  for (int d = 0; d < rank; ++d) {
+    const unsigned char* p = header + 4 + 4 * d;
+    const int64_t extent = int64_t{p[0]} << 24 | int64_t{p[1]} << 16 | int64_t{p[2]} << 8 | p[3];
+    shape.push_back(extent);
+    numel *= std::max<int64_t>(extent, 1);
+    if (extent == 0 || numel > (int64_t{1} << 34))
+      throw FileError(fmt::format("{}: the header claims {} values, which no {} file holds",
+                                  path.string(), shape_text(shape), kind));
+  }
+  // Read in pieces, so that a lying header of a small file does not take the memory.
+  Tensor values = Tensor::empty(shape, DType::u8);
+  const size_t read = file.read(values.raw(), values.bytes());
+  if (read < values.bytes())
+    throw FileError(fmt::format("{}: expected {} bytes for {}, got {}; the file is truncated",
+                                path.string(), values.bytes(), shape_text(shape), read));
+  char extra = 0;
+  if (file.read(&extra, 1) != 0)
+    throw FileError(fmt::format("{}: more data than the {} bytes that its header {} announces",
+                                path.string(), values.bytes(), shape_text(shape)));
+  return values;
+}
+
+DatasetPtr read_mnist(const fs::path& folder, Split split, const std::string& name,
+                      std::vector<std::string> classes) {
+  if (!fs::is_directory(folder))
+    throw FileError(fmt::format("{}: no such folder; expected {} in MNIST's layout",
+                                folder.string(), name));
+  const std::string stem = split == Split::train ? "train" : "t10k";
+  const fs::path image_file = find_file(folder, stem + "-images", 3);
+  const fs::path label_file = find_file(folder, stem + "-labels", 1);
+  const Tensor pixels = read_idx(image_file, 3);
+  const Tensor labels = read_idx(label_file, 1);
+  if (pixels.dim(0) != labels.dim(0))
+    throw FileError(fmt::format("{}: {} labels for the {} images of {}", label_file.string(),
+                                labels.dim(0), pixels.dim(0), image_file.string()));
+  const uint8_t* label = labels.data<uint8_t>();
+  for (int64_t i = 0; i < labels.numel(); ++i)
+    if (label[i] >= classes.size())
+      throw FileError(fmt::format("{}: label {} of sample {} is not among the {} classes",
+                                  label_file.string(), label[i], i, classes.size()));
+  return std::make_shared<ArrayDataset>(
+      name, pixels.reshape({pixels.dim(0), pixels.dim(1), pixels.dim(2), 1}),
+      labels.cast(DType::i64), std::move(classes));
+}
+
+DatasetPtr read_fashion_mnist(const fs::path& folder, Split split) {
+  return read_mnist(folder, split, "fashion-mnist",
+                    {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+                     "Sneaker", "Bag", "Ankle boot"});
+}
+
+}  // namespace facet
