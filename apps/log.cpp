@@ -89,8 +89,7 @@ std::string Progress::line(const Status& status, bool bar) const {
   if (bar) {
     constexpr int64_t kWidth = 20;
     const int64_t full = status.step * kWidth / std::max<int64_t>(total_steps_, 1);
-    text += "[" + std::string(static_cast<size_t>(full), '=') +
-            std::string(static_cast<size_t>(kWidth - full), ' ') + "] ";
+    text += fmt::format("[{:=<{}}{:<{}}] ", "", full, "", kWidth - full);
   }
   text += fmt::format("step {}/{} loss {:.4f} lr {:.3g}", status.step, total_steps_, status.loss,
                       status.lr);

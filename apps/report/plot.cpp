@@ -125,7 +125,7 @@ class Painter {
     }
     svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", (kLeft + right()) / 2,
              bottom_ + 34, html_escape(plot_.x_label));
-    svg_.add(R"(<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)",
+    svg_.add(R"s(<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)s",
              (kTop + bottom_) / 2, html_escape(plot_.y_label));
   }
 
