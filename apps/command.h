@@ -1,0 +1,23 @@
+// The subcommands, one file each in apps/commands/. Each returns when it is done; every failure is
+// an exception that carries the exit code.
+#pragma once
+
+#include "apps/options.h"
+
+namespace facet {
+
+void run_pretrain(const Arguments& arguments);
+void run_inject(const Arguments& arguments);
+void run_probe(const Arguments& arguments);
+void run_knn(const Arguments& arguments);
+void run_diversity(const Arguments& arguments);
+void run_reproduce(const Arguments& arguments);
+void run_bench(const Arguments& arguments);
+
+struct Command {
+  const char* name;
+  void (*run)(const Arguments&);
+  const char* help;
+};
+
+}  // namespace facet

@@ -1,0 +1,67 @@
+// The program: finds the subcommand, and turns exceptions into one line and an exit code.
+#include <cstdio>
+#include <new>
+
+#include "apps/command.h"
+#include "apps/interrupt.h"
+#include "apps/log.h"
+#include "apps/machine.h"
+
+namespace {
+
+using namespace facet;
+
+constexpr Command kCommands[] = {
+    {"pretrain", run_pretrain, "train a network with SimCLR or with labels"},
+    {"inject", run_inject, "inject labels into a pretrained network with a control cycle T"},
+    {"probe", run_probe, "accuracy of a linear classifier on frozen features"},
+    {"knn", run_knn, "accuracy of the nearest neighbours in feature space"},
+    {"diversity", run_diversity, "feature diversity of a network's weights"},
+    {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report"},
+    {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
+};
+
+void print_usage() {
+  fmt::print("usage: facet COMMAND [options]      facet COMMAND --help\n\n");
+  for (const Command& command : kCommands) fmt::print("  {:<10} {}\n", command.name, command.help);
+  fmt::print("\n  --version  print the version and how it was built\n");
+}
+
+void run(const Arguments& arguments) {
+  const std::string& word = arguments.empty() ? "--help" : arguments[0];
+  if (word == "--help" || word == "-h" || word == "help") return print_usage();
+  if (word == "--version") return fmt::print("{}\n", version_line());
+  std::vector<std::string> names = {"--help", "--version"};
+  for (const Command& command : kCommands) {
+    if (word == command.name)
+      return command.run(Arguments(arguments.begin() + 1, arguments.end()));
+    names.push_back(command.name);
+  }
+  throw UsageError(fmt::format("unknown {} '{}'{} (facet --help lists all)",
+                               word.starts_with("-") ? "option" : "command", word,
+                               suggestion(word, names)));
+}
+
+int guarded(const Arguments& arguments) {
+  try {
+    run(arguments);
+    return 0;
+  } catch (const Error& e) {
+    log_line((e.exit_code() == ExitCode::interrupted ? "" : "error: ") + std::string(e.what()));
+    return static_cast<int>(e.exit_code());
+  } catch (const std::bad_alloc&) {
+    log_line("error: out of memory; try a smaller --batch-size");
+    return static_cast<int>(ExitCode::out_of_memory);
+  } catch (const std::exception& e) {
+    log_line("error: " + std::string(e.what()));
+    return static_cast<int>(ExitCode::failure);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  install_interrupt_handlers();
+  const int code = guarded(Arguments(argv + 1, argv + argc));
+  return std::fflush(stdout) == 0 || code != 0 ? code : 1;
+}

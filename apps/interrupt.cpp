@@ -1,0 +1,40 @@
+#include "apps/interrupt.h"
+
+#include <unistd.h>
+
+#include <csignal>
+
+#include "tensor/check.h"
+
+namespace facet {
+namespace {
+
+volatile std::sig_atomic_t stop_requested = 0;
+
+void on_signal(int signal) {
+  if (signal == SIGINT && stop_requested) ::_exit(130);
+  stop_requested = 1;
+}
+
+}  // namespace
+
+void install_interrupt_handlers() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(signal, &action, nullptr);
+  // Under nohup SIGHUP is ignored already, and stays so.
+  struct sigaction before {};
+  ::sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+bool interrupted() { return stop_requested != 0; }
+
+void stop_if_interrupted(const std::string& where) {
+  if (interrupted())
+    throw Error(where + "; run the same command again to continue", ExitCode::interrupted);
+}
+
+}  // namespace facet

@@ -1,0 +1,14 @@
+// SIGINT, SIGTERM, SIGUSR1 and SIGHUP ask for a stop at the next safe point; a second SIGINT ends
+// the process at once.
+#pragma once
+
+#include <string>
+
+namespace facet {
+
+void install_interrupt_handlers();
+bool interrupted();
+// Throws an Error with ExitCode::interrupted when a stop has been asked for.
+void stop_if_interrupted(const std::string& where);
+
+}  // namespace facet

@@ -1,0 +1,80 @@
+#include "apps/machine.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "tensor/parallel.h"
+
+namespace facet {
+
+namespace {
+
+std::string compiler() {
+#ifdef __clang__
+  return __VERSION__;  // "Clang 14.0.6 ..."
+#else
+  return "g++ " __VERSION__;
+#endif
+}
+
+// The value behind "key : value" in a file of /proc.
+std::string proc_value(const char* file, const std::string& key) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(key)) {
+      const size_t at = line.find_first_not_of(" \t", line.find(':') + 1);
+      return at == std::string::npos ? "" : line.substr(at);
+    }
+  return "unknown";
+}
+
+}  // namespace
+
+std::string version_line() {
+  return fmt::format("facet {} ({}, {})", FACET_VERSION, compiler(), FACET_BUILD);
+}
+
+Json machine_description() {
+  struct utsname system {};
+  ::uname(&system);
+  const double memory = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) *
+                        static_cast<double>(::sysconf(_SC_PAGESIZE)) / (1 << 30);
+  return {{"version", FACET_VERSION},
+          {"compiler", compiler()},
+          {"build", FACET_BUILD},
+          {"processor", proc_value("/proc/cpuinfo", "model name")},
+          {"cores", std::thread::hardware_concurrency()},
+          {"threads", num_threads()},
+          {"memory_gib", static_cast<int64_t>(memory * 10) / 10.0},
+          {"system", fmt::format("{} {}", system.sysname, system.release)}};
+}
+
+double peak_memory_mib() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024.0;
+}
+
+double seconds_since_start() {
+  // Field 22 of /proc/self/stat: start in clock ticks since boot; the name (field 2) may hold
+  // spaces, so counting begins behind its bracket.
+  std::ifstream in("/proc/self/stat");
+  std::string text;
+  std::getline(in, text);
+  std::istringstream fields(text.substr(text.rfind(')') + 2));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;
+  struct timespec now {};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9 -
+         std::stod(field) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+}
+
+}  // namespace facet

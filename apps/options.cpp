@@ -1,0 +1,194 @@
+#include "apps/options.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <toml++/toml.h>
+
+namespace facet {
+
+namespace fs = std::filesystem;
+
+std::string nearest_word(const std::string& word, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    // Levenshtein's distance, one row at a time.
+    std::vector<size_t> row(candidate.size() + 1);
+    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= word.size(); ++i) {
+      size_t diagonal = std::exchange(row[0], i);
+      for (size_t j = 1; j < row.size(); ++j) {
+        const size_t change = diagonal + (word[i - 1] != candidate[j - 1]);
+        diagonal = row[j];
+        row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
+      }
+    }
+    if (row.back() < best_distance) {
+      best = candidate;
+      best_distance = row.back();
+    }
+  }
+  return best;
+}
+
+std::string suggestion(const std::string& word, const std::vector<std::string>& candidates) {
+  const std::string near = nearest_word(word, candidates);
+  return near.empty() ? "" : ": did you mean " + near + "?";
+}
+
+Options::Options(const std::string& command, const std::string& description)
+    : app_(description, "facet " + command), command_(command) {
+  app_.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void Options::remember(CLI::Option* option, Scope scope, std::function<std::string()> value) {
+  settings_.push_back({option->get_single_name(), scope, std::move(value)});
+}
+
+void Options::flag(const std::string& name, bool& value, const std::string& help, Scope scope) {
+  CLI::Option* option = app_.add_flag(name + ",!--no-" + name.substr(2), value, help);
+  remember(option, scope, [&value] { return to_toml(value); });
+}
+
+void Options::choice(const std::string& names, std::string& value, std::vector<std::string> words,
+                     const std::string& help, Scope scope) {
+  add(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope);
+  app_.get_option(names.substr(names.find('-')))
+      ->check([words](const std::string& word) {
+        if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
+        return fmt::format("expected {}, got '{}'", fmt::join(words, ", "), word);
+      });
+}
+
+void Options::with_recipes() {
+  has_recipes_ = true;
+  app_.add_option("--recipe", recipe_, "A file of settings, or the name of one in apps/recipes");
+  app_.add_flag("--print-config", print_config_, "Print the resolved configuration and stop");
+}
+
+std::string Options::to_toml(const std::string& value) {
+  std::string quoted = "\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    if (c == '\n') quoted += "\\n";
+    else quoted += c;
+  }
+  return quoted + "\"";
+}
+
+std::string Options::to_toml(double value) {
+  const std::string text = fmt::format("{}", value);
+  return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
+}
+
+std::string Options::toml() const {
+  std::string text;
+  for (const Setting& setting : settings_)
+    if (setting.scope == kResult) text += fmt::format("{} = {}\n", setting.name, setting.value());
+  return text;
+}
+
+std::vector<std::string> Options::option_names() const {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app_.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  return names;
+}
+
+Arguments Options::recipe_arguments(const fs::path& path) {
+  toml::table table;
+  try {
+    table = toml::parse_file(path.string());
+  } catch (const toml::parse_error& e) {
+    throw FileError(fmt::format("{}:{}: {}", path.string(), e.source().begin.line,
+                                e.description()));
+  }
+  Arguments arguments;
+  for (const auto& [key, node] : table) {
+    const std::string name = "--" + std::string(key.str());
+    const auto fail = [&, &value = node](const std::string& what) {
+      throw FileError(fmt::format("{}:{}: {}", path.string(), value.source().begin.line, what));
+    };
+    const bool known = std::any_of(settings_.begin(), settings_.end(), [&](const Setting& s) {
+      return "--" + s.name == name;
+    });
+    if (!known)
+      fail(fmt::format("facet {} has no setting '{}'{}", command_, key.str(),
+                       suggestion(name, option_names())));
+    std::string text;
+    if (const auto flag = node.value_exact<bool>()) {
+      arguments.push_back(*flag ? name : "--no-" + name.substr(2));
+      continue;
+    }
+    if (const auto word = node.value_exact<std::string>()) text = *word;
+    else if (const auto whole = node.value_exact<int64_t>()) text = std::to_string(*whole);
+    else if (const auto number = node.value_exact<double>()) text = fmt::format("{}", *number);
+    else fail(fmt::format("'{}': expected a word, a number or a boolean", key.str()));
+    arguments.push_back(name + "=" + text);
+    recipe_lines_[name] = fmt::format("{}:{}", path.string(), node.source().begin.line);
+  }
+  return arguments;
+}
+
+bool Options::parse(const Arguments& arguments) {
+  Arguments all;
+  if (has_recipes_)
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const bool joined = arguments[i].starts_with("--recipe=");
+      if (!joined && (arguments[i] != "--recipe" || i + 1 == arguments.size())) continue;
+      const fs::path path = find_recipe(joined ? arguments[i].substr(9) : arguments[i + 1]);
+      const Arguments settings = recipe_arguments(path);
+      all.insert(all.end(), settings.begin(), settings.end());
+    }
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  std::reverse(all.begin(), all.end());  // as CLI11 wants them
+  try {
+    app_.parse(all);
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app_.help());
+    return false;
+  } catch (const CLI::ExtrasError&) {
+    const std::string word = app_.remaining().front();
+    const std::string name = word.substr(0, word.find('='));
+    if (name.starts_with("-"))
+      throw UsageError(fmt::format("facet {}: unknown option {}{} (facet {} --help lists all)",
+                                   command_, name, suggestion(name, option_names()), command_));
+    throw UsageError(fmt::format("facet {}: unexpected argument '{}'", command_, word));
+  } catch (const CLI::ParseError& e) {
+    std::string what = e.what();
+    std::replace(what.begin(), what.end(), '\n', ' ');
+    // A value that came from a recipe is shown with its line there.
+    for (const auto& [name, place] : recipe_lines_)
+      if (what.find(name + " ") != std::string::npos || what.find(name + ":") != std::string::npos)
+        throw FileError(fmt::format("{}: {}", place, what));
+    throw UsageError(fmt::format("facet {}: {}", command_, what));
+  }
+  if (print_config_) {
+    fmt::print("{}", toml());
+    return false;
+  }
+  return true;
+}
+
+fs::path find_recipe(const std::string& name) {
+  if (name.find('/') != std::string::npos || name.ends_with(".toml")) {
+    if (fs::is_regular_file(name)) return name;
+    throw FileError(fmt::format("{}: no such recipe file", name));
+  }
+  const fs::path folder = FACET_RECIPES;
+  const fs::path beside = fs::read_symlink("/proc/self/exe").parent_path() / "recipes";
+  std::vector<std::string> names;
+  for (const fs::path& candidate : {beside, folder}) {
+    if (fs::is_regular_file(candidate / (name + ".toml"))) return candidate / (name + ".toml");
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(candidate, ignored))
+      names.push_back(entry.path().stem().string());
+  }
+  std::sort(names.begin(), names.end());
+  throw UsageError(
+      fmt::format("no recipe '{}': expected a path or one of {}", name, fmt::join(names, ", ")));
+}
+
+}  // namespace facet

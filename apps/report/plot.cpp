@@ -1,0 +1,259 @@
+#include "apps/report/plot.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+namespace facet {
+namespace {
+
+constexpr double kLeft = 58, kRight = 16, kTop = 34, kBottom = 46, kLegend = 20;
+
+// Range of an axis and the round numbers on it.
+struct Axis {
+  double low = 0.0, high = 1.0, step = 0.5;
+
+  Axis(double smallest, double largest) {
+    if (!(smallest <= largest)) smallest = 0.0, largest = 1.0;
+    double span = largest - smallest;
+    if (span <= 0) span = std::max(std::abs(largest) * 0.1, 1e-3);
+    low = smallest - 0.06 * span;
+    high = largest + 0.06 * span;
+    // 1, 2 or 5 times a power of ten, for about five numbers.
+    const double raw = (high - low) / 5;
+    const double power = std::pow(10.0, std::floor(std::log10(raw)));
+    const double fraction = raw / power;
+    step = power * (fraction < 1.5 ? 1 : fraction < 3.5 ? 2 : fraction < 7.5 ? 5 : 10);
+  }
+  std::vector<double> ticks() const {
+    std::vector<double> list;
+    for (double i = std::ceil(low / step); i * step <= high; ++i) list.push_back(i * step);
+    return list;
+  }
+  std::string text(double value) const {
+    const int digits = std::max(0, static_cast<int>(-std::floor(std::log10(step) + 1e-9)));
+    return fmt::format("{:.{}f}", std::abs(value) < step * 1e-6 ? 0.0 : value, digits);
+  }
+};
+
+struct Box {
+  double x0, y0, x1, y1;
+  bool overlaps(const Box& o) const {
+    return x0 < o.x1 && o.x0 < x1 && y0 < o.y1 && o.y0 < y1;
+  }
+};
+
+class Svg {
+ public:
+  template <typename... Args>
+  void add(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
+    text_ += '\n';
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+std::string mark_shape(Mark mark, double x, double y) {
+  switch (mark) {
+    case Mark::square:
+      return fmt::format(R"(<rect x="{:.1f}" y="{:.1f}" width="10" height="10")", x - 5, y - 5);
+    case Mark::diamond:
+      return fmt::format(R"(<path d="M{:.1f} {:.1f}l6.5 6.5l-6.5 6.5l-6.5 -6.5z")", x, y - 6.5);
+    case Mark::triangle:
+      return fmt::format(R"(<path d="M{:.1f} {:.1f}l6.5 11l-13 0z")", x, y - 6.5);
+    default: return fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="5.5")", x, y);
+  }
+}
+
+class Painter {
+ public:
+  explicit Painter(const Plot& plot) : plot_(plot), x_(0, 0), y_(0, 0) {
+    double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
+    for (const PlotSeries& series : plot.series)
+      for (const PlotPoint& p : series.points) {
+        x0 = std::min(x0, p.x), x1 = std::max(x1, p.x);
+        y0 = std::min(y0, p.y - p.error), y1 = std::max(y1, p.y + p.error);
+      }
+    for (const PlotLine& line : plot.lines) y0 = std::min(y0, line.y), y1 = std::max(y1, line.y);
+    x_ = Axis(x0, x1);
+    y_ = Axis(y0, y1);
+    named_ = std::any_of(plot.series.begin(), plot.series.end(),
+                         [](const PlotSeries& s) { return !s.name.empty(); });
+    bottom_ = plot.height - kBottom - (named_ ? kLegend : 0);
+  }
+
+  std::string paint() {
+    svg_.add(R"(<svg viewBox="0 0 {} {}" role="img" aria-label="{}">)", plot_.width, plot_.height,
+             html_escape(plot_.title));
+    svg_.add(R"(<text class="title" x="{}" y="18">{}</text>)", kLeft, html_escape(plot_.title));
+    frame();
+    for (const PlotLine& line : plot_.lines) {
+      svg_.add(R"(<path class="level" d="M{} {:.1f}H{}"/>)", kLeft, py(line.y), right());
+      svg_.add(R"(<text class="note" x="{}" y="{:.1f}" text-anchor="end">{}</text>)", right() - 4,
+               py(line.y) - 4, html_escape(line.label));
+    }
+    for (const PlotSeries& series : plot_.series)
+      series.mark == Mark::line ? curve(series) : marks(series);
+    labels();
+    if (named_) legend();
+    svg_.add("</svg>");
+    return svg_.take();
+  }
+
+ private:
+  double right() const { return plot_.width - kRight; }
+  double px(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (right() - kLeft); }
+  double py(double y) const {
+    return bottom_ - (y - y_.low) / (y_.high - y_.low) * (bottom_ - kTop);
+  }
+
+  void frame() {
+    for (const double t : y_.ticks()) {
+      svg_.add(R"(<path class="grid" d="M{} {:.1f}H{}"/>)", kLeft, py(t), right());
+      svg_.add(R"(<text x="{}" y="{:.1f}" text-anchor="end">{}</text>)", kLeft - 6, py(t) + 4,
+               y_.text(t));
+    }
+    for (const double t : x_.ticks()) {
+      svg_.add(R"(<path class="grid" d="M{:.1f} {}V{}"/>)", px(t), kTop, bottom_);
+      svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", px(t), bottom_ + 16,
+               x_.text(t));
+    }
+    svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", (kLeft + right()) / 2,
+             bottom_ + 34, html_escape(plot_.x_label));
+    svg_.add(R"s(<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)s",
+             (kTop + bottom_) / 2, html_escape(plot_.y_label));
+  }
+
+  void curve(const PlotSeries& series) {
+    std::string path;
+    for (const PlotPoint& p : series.points)
+      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", px(p.x), py(p.y));
+    svg_.add(R"(<path class="curve c{} d{}" d="{}"><title>{}</title></path>)", series.colour,
+             series.colour, path, html_escape(series.name));
+  }
+
+  void marks(const PlotSeries& series) {
+    for (const PlotPoint& p : series.points) {
+      const double x = px(p.x), y = py(p.y);
+      if (p.error > 0)
+        svg_.add(R"(<path class="error c{}" d="M{:.1f} {:.1f}V{:.1f}"/>)", series.colour, x,
+                 py(p.y - p.error), py(p.y + p.error));
+      svg_.add(R"({} class="mark c{}"><title>{}</title></{}>)", mark_shape(series.mark, x, y),
+               series.colour, html_escape(p.title),
+               series.mark == Mark::circle   ? "circle"
+               : series.mark == Mark::square ? "rect"
+                                             : "path");
+      taken_.push_back({x - 6, y - 6, x + 6, y + 6});
+    }
+  }
+
+  // Each label goes to the first place around its mark where nothing stands yet.
+  void labels() {
+    for (const PlotSeries& series : plot_.series)
+      for (const PlotPoint& p : series.points) {
+        if (p.label.empty()) continue;
+        const double width = 6.2 * static_cast<double>(p.label.size()), x = px(p.x), y = py(p.y);
+        const double places[][2] = {{x + 9, y + 4},          {x - 9 - width, y + 4},
+                                    {x - width / 2, y - 10}, {x - width / 2, y + 19},
+                                    {x + 7, y - 9},          {x + 7, y + 17},
+                                    {x - 7 - width, y - 9},  {x - 7 - width, y + 17}};
+        const double* best = places[0];
+        for (const auto& place : places) {
+          const Box box{place[0], place[1] - 11, place[0] + width, place[1] + 3};
+          const bool inside = box.x0 >= kLeft && box.x1 <= right() && box.y0 >= kTop &&
+                              box.y1 <= bottom_;
+          if (inside && std::none_of(taken_.begin(), taken_.end(),
+                                     [&](const Box& other) { return box.overlaps(other); })) {
+            best = place;
+            break;
+          }
+        }
+        taken_.push_back({best[0], best[1] - 11, best[0] + width, best[1] + 3});
+        svg_.add(R"(<text class="name" x="{:.1f}" y="{:.1f}">{}</text>)", best[0], best[1],
+                 html_escape(p.label));
+      }
+  }
+
+  void legend() {
+    double x = kLeft;
+    const double y = plot_.height - 8;
+    for (const PlotSeries& series : plot_.series) {
+      if (series.name.empty()) continue;
+      if (series.mark == Mark::line)
+        svg_.add(R"(<path class="curve c{} d{}" d="M{:.1f} {:.1f}h18"/>)", series.colour,
+                 series.colour, x, y - 4);
+      else
+        svg_.add(R"({} class="mark c{}"/>)", mark_shape(series.mark, x + 8, y - 4), series.colour);
+      svg_.add(R"(<text x="{:.1f}" y="{:.1f}">{}</text>)", x + 22, y, html_escape(series.name));
+      x += 34 + 6.2 * static_cast<double>(series.name.size());
+    }
+  }
+
+  const Plot& plot_;
+  Axis x_, y_;
+  bool named_ = false;
+  double bottom_ = 0;
+  Svg svg_;
+  std::vector<Box> taken_;
+};
+
+}  // namespace
+
+std::string html_escape(const std::string& text) {
+  std::string escaped;
+  for (const char c : text) switch (c) {
+      case '<': escaped += "&lt;"; break;
+      case '>': escaped += "&gt;"; break;
+      case '&': escaped += "&amp;"; break;
+      case '"': escaped += "&quot;"; break;
+      default: escaped += c;
+    }
+  return escaped;
+}
+
+std::string render_svg(const Plot& plot) { return Painter(plot).paint(); }
+
+std::string render_bars(const std::string& title, const std::vector<Bar>& bars) {
+  constexpr int kWidth = 460, kRow = 28, kLabel = 150;
+  Svg svg;
+  const int height = 34 + kRow * static_cast<int>(bars.size());
+  svg.add(R"(<svg viewBox="0 0 {} {}" role="img" aria-label="{}">)", kWidth, height,
+          html_escape(title));
+  svg.add(R"(<text class="title" x="0" y="18">{}</text>)", html_escape(title));
+  int y = 30;
+  for (const Bar& bar : bars) {
+    svg.add(R"(<text x="{}" y="{}" text-anchor="end">{}</text>)", kLabel - 8, y + 15,
+            html_escape(bar.label));
+    svg.add(R"(<rect class="bar c{}" x="{}" y="{}" width="{:.1f}" height="20"><title>{}</title></rect>)",
+            bar.colour, kLabel, y, bar.percent * (kWidth - kLabel - 60) / 100,
+            html_escape(fmt::format("{}: {:.2f}%", bar.label, bar.percent)));
+    svg.add(R"(<text x="{:.1f}" y="{}">{:.2f}%</text>)",
+            kLabel + 6 + bar.percent * (kWidth - kLabel - 60) / 100, y + 15, bar.percent);
+    y += kRow;
+  }
+  svg.add("</svg>");
+  return svg.take();
+}
+
+std::vector<PlotPoint> thin_out(const std::vector<PlotPoint>& points, size_t count) {
+  if (points.size() <= count) return points;
+  std::vector<PlotPoint> thin;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t begin = i * points.size() / count, end = (i + 1) * points.size() / count;
+    PlotPoint mean;
+    for (size_t j = begin; j < end; ++j) mean.x += points[j].x, mean.y += points[j].y;
+    mean.x /= static_cast<double>(end - begin);
+    mean.y /= static_cast<double>(end - begin);
+    thin.push_back(mean);
+  }
+  thin.front() = points.front();
+  thin.back() = points.back();
+  return thin;
+}
+
+}  // namespace facet

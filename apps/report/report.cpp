@@ -1,0 +1,271 @@
+#include "apps/report/report.h"
+
+#include <cmath>
+#include <functional>
+#include <iterator>
+
+#include "apps/log.h"
+#include "apps/report/page.h"
+#include "apps/report/plot.h"
+#include "tensor/check.h"
+
+namespace facet {
+namespace {
+
+// Colour and mark say where a model came from.
+struct Look {
+  int colour;
+  Mark mark;
+  const char* name;
+};
+const Look kLooks[] = {{0, Mark::circle, "supervised start"}, {1, Mark::square, "SimCLR start"}};
+
+const Look& look_of(const Json& model) {
+  return kLooks[model["start"].get<std::string>() == "simclr" ? 1 : 0];
+}
+
+double number(const Json& value) { return value.is_number() ? value.get<double>() : NAN; }
+
+// A column of the table of models.
+struct Column {
+  std::string heading, help;
+  int digits;
+  std::function<double(const Json&)> value;
+};
+
+std::vector<Column> columns(const Json& results) {
+  const auto field = [](const char* key) {
+    return [key](const Json& model) { return number(model[key]); };
+  };
+  std::vector<Column> list = {
+      {"accuracy %", "upstream test accuracy", 2, field("accuracy")},
+      {"D_C", "clustering diversity", 4, field("clustering_diversity")},
+      {"D_S", "spectral diversity", 4, field("spectral_diversity")},
+      {"CIS_C", "accuracy times clustering diversity", 2, field("clustering_cis")},
+      {"CIS_S", "accuracy times spectral diversity", 2, field("spectral_cis")},
+      {"kNN %", "accuracy of nearest neighbours upstream", 2, field("knn")}};
+  for (const Json& task : results["tasks"]) {
+    const std::string name = task["name"];
+    list.push_back({name + " %", "linear probe on " + name, 2,
+                    [name](const Json& model) { return number(model["probes"][name]); }});
+  }
+  list.push_back({"transfer", "transferability score", 3, field("transfer")});
+  list.push_back({"±", "its standard error", 3, field("transfer_error")});
+  return list;
+}
+
+class Page {
+ public:
+  template <typename... Args>
+  void add(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
+    text_ += '\n';
+  }
+  void raw(const std::string& text) { text_ += text + "\n"; }
+  void plot(const std::string& svg, const std::string& caption = "") {
+    raw("<figure>" + svg + (caption.empty() ? "" : "<figcaption>" + caption + "</figcaption>") +
+        "</figure>");
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+// Every model as a mark at (x, y).
+Plot scatter(const Json& results, const std::string& title, const std::string& x_label,
+             const char* x_key, const std::string& y_label, const char* y_key,
+             const char* error_key = nullptr) {
+  Plot plot{title, x_label, y_label, {}, {}};
+  for (const Look& look : kLooks) {
+    PlotSeries series{look.name, look.colour, look.mark, {}};
+    for (const Json& model : results["models"]) {
+      if (&look_of(model) != &look) continue;
+      const double x = number(model[x_key]), y = number(model[y_key]);
+      if (!std::isfinite(x) || !std::isfinite(y)) continue;
+      const std::string name = model["name"], label = model["label"];
+      series.points.push_back({x, y, label,
+                               fmt::format("{}: {} {:.4g}, {} {:.4g}", name, x_label, x, y_label, y),
+                               error_key ? number(model[error_key]) : 0.0});
+    }
+    if (!series.points.empty()) plot.series.push_back(std::move(series));
+  }
+  return plot;
+}
+
+std::string curve_plot(const Json& curves, const std::string& title) {
+  Plot plot{title, "step", "loss", {}, {}};
+  int colour = 0;
+  for (const Json& curve : curves) {
+    PlotSeries series{curve["name"], colour++ % 6, Mark::line, {}};
+    for (const Json& point : curve["points"])
+      series.points.push_back({number(point[0]), number(point[1]), "", "", 0.0});
+    series.points = thin_out(series.points, 160);
+    plot.series.push_back(std::move(series));
+    if (curve["collapse"].is_number())
+      plot.lines.push_back({number(curve["collapse"]),
+                            fmt::format("collapse: ln(2N-1) = {:.3f}", number(curve["collapse"]))});
+  }
+  return render_svg(plot);
+}
+
+const Json& correlation(const Json& results, const char* measure) {
+  for (const Json& row : results["correlations"])
+    if (row["measure"] == measure) return row;
+  throw InternalError(fmt::format("no correlation of {}", measure));
+}
+
+std::string model_table(const Json& results) {
+  Page page;
+  page.raw("<div class=\"wide\"><table class=\"sortable\"><thead><tr><th>model</th>");
+  const std::vector<Column> list = columns(results);
+  for (const Column& column : list)
+    page.add("<th title=\"{}\">{}</th>", html_escape(column.help), html_escape(column.heading));
+  page.raw("</tr></thead><tbody>");
+  for (const Json& model : results["models"]) {
+    page.add("<tr><td>{}</td>", html_escape(model["name"]));
+    for (const Column& column : list) {
+      const double value = column.value(model);
+      page.raw(std::isfinite(value) ? fmt::format("<td>{:.{}f}</td>", value, column.digits)
+                                    : "<td>-</td>");
+    }
+    page.raw("</tr>");
+  }
+  page.raw("</tbody></table></div>");
+  return page.take();
+}
+
+std::string key_value_table(const Json& object) {
+  Page page;
+  page.raw("<div class=\"wide\"><table><tbody>");
+  for (const auto& [key, value] : object.items())
+    page.add("<tr><td>{}</td><td>{}</td></tr>", html_escape(key),
+             html_escape(value.is_string() ? value.get<std::string>() : value.dump()));
+  page.raw("</tbody></table></div>");
+  return page.take();
+}
+
+void knn_section(Page& page, const Json& results) {
+  const Json& knn = results["knn"];
+  std::vector<Bar> bars;
+  for (const Json& row : knn["rows"])
+    bars.push_back({row["features"], number(row["accuracy"]), row["colour"]});
+  page.add("<section><h2>What the network learned without labels</h2><p>Each of {} test images is "
+           "given the class that its {} nearest neighbours among {} training images vote for. "
+           "The same images and the same vote are used for raw pixels, for the network as it was "
+           "before training, and after. SimCLR never saw a label.</p><div class=\"plots\">",
+           knn["queries"].dump(), knn["k"].dump(), knn["train"].dump());
+  page.plot(render_bars("kNN accuracy on Fashion-MNIST", bars));
+  page.raw("</div></section>");
+}
+
+void correlation_section(Page& page, const Json& results) {
+  page.raw("<section><h2>Which number foretells transfer?</h2>");
+  const Json& accuracy = correlation(results, "accuracy");
+  const Json& clustering = correlation(results, "clustering_cis");
+  const Json& spectral = correlation(results, "spectral_cis");
+  page.add("<p>Rank correlation (Spearman) with the transferability score over these {} models: "
+           "accuracy {:.2f}, accuracy × clustering diversity {:.2f}, accuracy × spectral diversity "
+           "{:.2f}. The paper found 0.55 for accuracy and 0.89 and 0.91 for the two scores, over "
+           "its ImageNet models.</p>",
+           results["models"].size(), number(accuracy["spearman"]), number(clustering["spearman"]),
+           number(spectral["spearman"]));
+  page.raw("<div class=\"plots\">");
+  page.plot(render_svg(scatter(results, "Transfer against CIS (clustering)",
+                               "accuracy × clustering diversity", "clustering_cis",
+                               "transferability", "transfer", "transfer_error")));
+  page.plot(render_svg(scatter(results, "Transfer against CIS (spectral)",
+                               "accuracy × spectral diversity", "spectral_cis", "transferability",
+                               "transfer", "transfer_error")));
+  page.plot(render_svg(scatter(results, "Transfer against accuracy", "accuracy %", "accuracy",
+                               "transferability", "transfer", "transfer_error")));
+  page.raw("</div><div class=\"wide\"><table class=\"sortable\"><thead><tr><th>measure</th>"
+           "<th>Spearman</th><th>Pearson</th><th>Kendall</th></tr></thead><tbody>");
+  for (const Json& row : results["correlations"])
+    page.add("<tr><td>{}</td><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td></tr>",
+             html_escape(row["title"]), number(row["spearman"]), number(row["pearson"]),
+             number(row["kendall"]));
+  page.raw("</tbody></table></div></section>");
+}
+
+}  // namespace
+
+std::string render_report(const Json& results) {
+  Page page;
+  page.raw("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
+           "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
+  page.add("<title>{}</title>", html_escape(results["title"]));
+  page.raw(std::string("<style>") + kReportStyle + "</style></head><body>");
+  page.add("<h1>{}</h1><p class=\"soft\">{} · {} · {}</p>", html_escape(results["title"]),
+           html_escape(results["created"]),
+           html_escape(results["machine"]["processor"]),
+           format_seconds(number(results["seconds"])));
+  page.raw("<p>A network is trained on Fashion-MNIST twice, once with labels and once without "
+           "(SimCLR). From each of the two, labels are injected with control cycle T: the "
+           "classifier learns at every step, the network below it only at every T-th. T = 1 is "
+           "ordinary fine-tuning; T = ∞ leaves the network as it was. For every model this report "
+           "measures its accuracy, how diverse its features are, and how well they serve tasks "
+           "it has never seen (a linear classifier on frozen features).</p>"
+           "<p><strong>This is a small study:</strong> a narrow network, subsets, minutes on a "
+           "processor, a few models. It shows the method at work; it can neither confirm nor refute "
+           "what was found with ImageNet models.</p>");
+  page.raw("<section><h2>All models</h2><p class=\"soft\">A click on a heading sorts.</p>");
+  page.raw(model_table(results));
+  page.raw("</section>");
+  knn_section(page, results);
+  correlation_section(page, results);
+
+  page.raw("<section><h2>Diversity against accuracy</h2><p>Diversity is measured on the weights "
+           "alone: clustering diversity asks how many groups of similar features there are, "
+           "spectral diversity how evenly the features fill their space. Injecting labels moves a "
+           "model to the right; the question is whether it moves down.</p><div class=\"plots\">");
+  page.plot(render_svg(scatter(results, "Clustering diversity against accuracy", "accuracy %",
+                               "accuracy", "D_C", "clustering_diversity")));
+  page.plot(render_svg(scatter(results, "Spectral diversity against accuracy", "accuracy %",
+                               "accuracy", "D_S", "spectral_diversity")));
+  page.raw("</div></section><section><h2>Losses</h2><p>The dashed line is what SimCLR's loss would "
+           "be if all images were mapped to one point, ln(2N − 1) for N images a batch: a network "
+           "that has learned to tell images apart lies below it.</p><div class=\"plots\">");
+  for (const Json& group : results["curves"])
+    page.plot(curve_plot(group["curves"], group["title"]));
+  page.raw("</div></section>");
+
+  page.raw("<section><h2>Tasks</h2><p>The transferability score is the log odds of a model's "
+           "accuracies, minus their mean over the models, averaged over the tasks below.</p>"
+           "<div class=\"wide\"><table><thead><tr><th>task</th><th>classes</th><th>train</th>"
+           "<th>validation</th><th>test</th></tr></thead><tbody>");
+  for (const Json& task : results["tasks"])
+    page.add("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+             html_escape(task["name"]), task["classes"].dump(), task["train"].dump(),
+             task["validation"].dump(), task["test"].dump());
+  page.raw("</tbody></table></div></section><section><h2>How it was made</h2>");
+  page.raw(key_value_table(results["machine"]));
+  page.raw("<h3>Times</h3>" + key_value_table(results["stage_seconds"]));
+  page.add("<h3>Configuration</h3><p>Run again with <code>{}</code>.</p>",
+           html_escape(results["command"]));
+  for (const auto& [name, text] : results["configuration"].items())
+    page.add("<details><summary>{}</summary><pre>{}</pre></details>", html_escape(name),
+             html_escape(text));
+  page.raw(std::string("</section><script>") + kReportScript + "</script></body></html>");
+  return page.take();
+}
+
+std::string render_csv(const Json& results) {
+  Page page;
+  const std::vector<Column> list = columns(results);
+  std::string line = "model,start,cycle";
+  for (const Column& column : list) line += "," + column.heading;
+  page.raw(line);
+  for (const Json& model : results["models"]) {
+    line = fmt::format("{},{},{}", model["name"].get<std::string>(),
+                       model["start"].get<std::string>(), model["cycle"].get<std::string>());
+    for (const Column& column : list) {
+      const double value = column.value(model);
+      line += std::isfinite(value) ? fmt::format(",{}", value) : ",";
+    }
+    page.raw(line);
+  }
+  return page.take();
+}
+
+}  // namespace facet

@@ -1,0 +1,135 @@
+#include "apps/trainer.h"
+
+#include <map>
+#include <sstream>
+
+#include "apps/interrupt.h"
+
+namespace facet {
+namespace {
+
+constexpr const char* kModel = "model.";
+constexpr const char* kOptimizer = "optimizer.";
+
+void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer& optimizer,
+          double seconds, double loss) {
+  std::vector<NamedTensor> tensors;
+  for (auto& [name, value] : state(objective)) {
+    // A bad state never pushes out a good one.
+    if (is_floating(value.dtype()) && ops::find_nonfinite(std::span(&value, 1)) >= 0)
+      throw NonFiniteError(fmt::format("{} holds a NaN or infinity after step {}: not saved", name,
+                                       step));
+    tensors.push_back({kModel + name, value});
+  }
+  for (auto& [name, value] : optimizer.state()) tensors.push_back({kOptimizer + name, value});
+  folder.save_checkpoint(step, to_file_layout(tensors),
+                         {{"facet.method", objective.name()},
+                          {"facet.seconds", fmt::format("{}", seconds)},
+                          {"facet.loss", fmt::format("{}", loss)}});
+}
+
+// Returns the number of steps done.
+int64_t restore(const TensorFile& checkpoint, Objective& objective, Optimizer& optimizer,
+                TrainResult& result) {
+  std::vector<NamedTensor> model, rest;
+  for (const auto& [name, value] : from_file_layout(checkpoint.tensors)) {
+    if (name.starts_with(kModel)) model.push_back({name.substr(6), value});
+    if (name.starts_with(kOptimizer)) rest.push_back({name.substr(10), value});
+  }
+  load_state(objective, model);
+  optimizer.load(rest);
+  const auto number = [&](const char* key) {
+    const auto found = checkpoint.metadata.find(key);
+    if (found == checkpoint.metadata.end())
+      throw FileError(fmt::format("the checkpoint has no '{}' among its metadata", key));
+    return std::stod(found->second);
+  };
+  result.seconds = number("facet.seconds");
+  result.loss = number("facet.loss");
+  return static_cast<int64_t>(number("step"));
+}
+
+}  // namespace
+
+TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
+                  const TrainOptions& options) {
+  TrainResult result;
+  int64_t step = 0;
+  if (const auto checkpoint = folder.load_checkpoint()) {
+    step = restore(*checkpoint, objective, optimizer, result);
+    if (step < options.total_steps)
+      log_info("{}: continuing after step {} of {}", options.title, step, options.total_steps);
+  }
+  result.first_step = step;
+  if (step >= options.total_steps) return result;
+
+  objective.train();
+  Progress progress(options.title, step, options.total_steps, options.progress);
+  Stopwatch since_start, since_save;
+  const double seconds_before = result.seconds;
+  int64_t saved_step = step;
+  const auto checkpoint = [&] {
+    result.seconds = seconds_before + since_start.seconds();
+    save(folder, step, objective, optimizer, result.seconds, result.loss);
+    saved_step = step;
+    since_save = Stopwatch();
+  };
+  while (step < options.total_steps && !interrupted()) {
+    Stopwatch step_clock;
+    const Batch batch = options.batch(step);
+    const double wait = step_clock.seconds();
+    const double lr = options.lr(step);
+    try {
+      result.loss = objective.train_step(batch, optimizer, lr, step, options.clip);
+    } catch (const NonFiniteError& e) {
+      std::string samples;
+      for (const int64_t index : batch.indices.to_vector<int64_t>())
+        samples += fmt::format("{}{}", samples.empty() ? "" : " ", index);
+      folder.log({{"step", step}, {"loss", nullptr}, {"lr", lr}, {"error", e.what()},
+                  {"samples", samples}});
+      // Batch norm's running statistics may have seen the bad batch, so this state is not saved.
+      throw NonFiniteError(fmt::format("{}: {} (samples: {}; the last checkpoint in {} is good)",
+                                       options.title, e.what(),
+                                       (folder.path() / "metrics.jsonl").string(),
+                                       (folder.path() / "checkpoints").string()));
+    }
+    ++step;
+    const int64_t images = batch.labels.dim(0);
+    progress.update({step, result.loss, lr, images, step_clock.seconds(), wait});
+    if (step % options.log_every == 0 || step == 1 || step == options.total_steps) {
+      Json record = {{"step", step},
+                     {"epoch", static_cast<double>(step) /
+                                   static_cast<double>(options.steps_per_epoch)},
+                     {"seconds", seconds_before + since_start.seconds()},
+                     {"split", "train"},
+                     {"loss", result.loss},
+                     {"lr", lr}};
+      for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
+      record["images_per_second"] = progress.images_per_second();
+      record["wait_share"] = progress.wait_share();
+      folder.log(record);
+    }
+    if (since_save.seconds() > options.checkpoint_seconds && step < options.total_steps)
+      checkpoint();
+  }
+  if (saved_step != step) checkpoint();
+  if (step < options.total_steps)
+    stop_if_interrupted(fmt::format("{}: stopped after step {} of {}, saved in {}", options.title,
+                                    step, options.total_steps, folder.path().string()));
+  return result;
+}
+
+std::vector<Json> read_metrics(const std::filesystem::path& run) {
+  std::map<int64_t, Json> by_step;
+  std::istringstream lines(read_file(run / "metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const Json record = Json::parse(line, nullptr, false);
+    if (record.is_object() && record.contains("step") && !record.contains("error"))
+      by_step[record["step"].get<int64_t>()] = record;
+  }
+  std::vector<Json> records;
+  for (auto& [step, record] : by_step) records.push_back(std::move(record));
+  return records;
+}
+
+}  // namespace facet

@@ -1,0 +1,42 @@
+// The one training loop: batches, one step of the objective each, log, checkpoints, and stopping on
+// request. A run that was stopped at any step and continued equals one that was not, bit by bit.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "apps/log.h"
+#include "apps/run_folder.h"
+#include "ssl/objective.h"
+
+namespace facet {
+
+struct TrainOptions {
+  std::string title;         // before every line of progress
+  int64_t total_steps = 0;
+  int64_t steps_per_epoch = 0;
+  double clip = 0.0;         // global gradient norm; 0: none
+  std::function<double(int64_t step)> lr;  // of 0-based steps
+  // The batch of a 0-based step; called with rising steps, without gaps after the first.
+  std::function<Batch(int64_t step)> batch;
+  int64_t log_every = 10;             // steps between lines of metrics.jsonl
+  double checkpoint_seconds = 60.0;
+  ProgressOptions progress;
+};
+
+struct TrainResult {
+  int64_t first_step = 0;  // where this process began
+  double seconds = 0.0;    // of all processes that worked on the run
+  double loss = 0.0;       // of the last step
+};
+
+// Continues from the folder's newest checkpoint. Throws NonFiniteError before the weights are
+// touched, and an Error with ExitCode::interrupted after saving when a stop is asked for.
+TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
+                  const TrainOptions& options);
+
+// Records of metrics.jsonl in step order; of a step that was logged twice the last. Lines that a
+// crash cut short are passed over.
+std::vector<Json> read_metrics(const std::filesystem::path& run);
+
+}  // namespace facet
