@@ -23,12 +23,14 @@ KnnResult knn_classify(const Tensor& train, const Tensor& labels, int64_t classe
   for (const int64_t l : label)
     FACET_CHECK(l >= 0 && l < classes, "knn", "label {} among {} classes", l, classes);
 
-  const Tensor keys = ops::l2_normalize(train).y;
-  const auto row_bytes = n * static_cast<int64_t>(size_of(train.dtype()));
+  // bf16 cosines would tie by the dozen.
+  const DType dtype = acc_dtype(train.dtype());
+  const Tensor keys = ops::l2_normalize(train.cast(dtype)).y;
+  const auto row_bytes = n * static_cast<int64_t>(size_of(dtype));
   const int64_t block = std::clamp<int64_t>(options.scratch_bytes / row_bytes, 1, m);
   TensorList similarities, neighbours;
   for (int64_t start = 0; start < m; start += block) {
-    const Tensor rows = queries.narrow(start, std::min(block, m - start));
+    const Tensor rows = queries.narrow(start, std::min(block, m - start)).cast(dtype);
     const Tensor cosines = ops::matmul(ops::l2_normalize(rows).y, keys, false, true);
     ops::TopK nearest = ops::topk(cosines, k);
     similarities.push_back(std::move(nearest.values));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "metrics/accuracy.h"
 #include "tensor/ops.h"
@@ -17,44 +18,97 @@ LinearClassifier view_of(const Tensor& theta, int64_t classes, int64_t d) {
   return {theta.narrow(0, classes * d).reshape({classes, d}), theta.narrow(classes * d, classes)};
 }
 
+// Loss and gradient of the logits are taken in f64: at large C most samples are fitted to losses
+// far below the f32 rounding of log-sum-exp minus logit.
+
 // Sum over rows and classes of the binary cross-entropy with logits z and targets t,
 // max(z, 0) - t z + log(1 + exp(-|z|)); dz = sigmoid(z) - t.
 double binary_cross_entropy(const Tensor& z, const Tensor& t, Tensor& dz) {
   const Tensor tail = ops::log(ops::affine(1.0, ops::exp(ops::neg(ops::abs(z))), 1.0));
   const Tensor loss = ops::add(ops::sub(ops::relu(z), ops::mul(t, z)), tail);
   dz = ops::sub(ops::sigmoid(z), t);
-  return ops::reduce(ReduceOp::sum, loss.cast(DType::f64)).item();
+  return ops::reduce(ReduceOp::sum, loss).item();
 }
 
 double cross_entropy(const Tensor& z, const Tensor& labels, Tensor& dz) {
   const ops::CrossEntropy ce = ops::cross_entropy(z, labels);
   const Tensor ones = Tensor::full(ce.loss.shape(), 1.0, ce.loss.dtype(), z.device());
   dz = ops::cross_entropy_backward(z, labels, 0.0, ce.lse, ones);
-  return ops::reduce(ReduceOp::sum, ce.loss.cast(DType::f64)).item();
+  return ops::reduce(ReduceOp::sum, ce.loss).item();
 }
 
-double objective(std::span<const ProbeData> parts, int64_t classes, double c, const Tensor& theta,
-                 Tensor& gradient) {
-  const int64_t d = parts[0].features.dim(1);
-  const LinearClassifier model = view_of(theta, classes, d);
-  LinearClassifier grad = view_of(gradient, classes, d);
-  grad.weight.copy_(model.weight);
-  grad.bias.zero_();
-  double loss = 0.0;
-  for (const ProbeData& part : parts) {
-    for (int64_t start = 0; start < part.features.dim(0); start += kRowsPerBlock) {
-      const int64_t rows = std::min(kRowsPerBlock, part.features.dim(0) - start);
-      const Tensor x = part.features.narrow(start, rows), y = part.targets.narrow(start, rows);
-      const Tensor z = model(x);
-      Tensor dz;
-      loss += part.is_multi_label() ? binary_cross_entropy(z, y, dz) : cross_entropy(z, y, dz);
-      ops::matmul_into(dz, x, {.trans_a = true, .alpha = c, .beta = 1.0}, grad.weight);
-      ops::add_(grad.bias, ops::reduce(ReduceOp::sum, dz, 0), c);
+// The objective in weights and the bias of *centred* features: logits W (x - mean) + b'. Since the
+// intercept is not penalised this is the same problem, but without the direction of the mean,
+// whose curvature would dwarf all others (features after a ReLU are positive).
+class Objective {
+ public:
+  Objective(std::span<const ProbeData> parts, int64_t classes, double c)
+      : parts_(parts), classes_(classes), c_(c) {
+    int64_t rows = 0;
+    for (const ProbeData& part : parts) {
+      const Tensor sum = ops::reduce(ReduceOp::sum, part.features, 0);
+      if (rows == 0)
+        mean_ = sum.clone();
+      else
+        ops::add_(mean_, sum);
+      rows += part.features.dim(0);
     }
+    ops::scale_(mean_, 1.0 / static_cast<double>(rows));
   }
-  const Tensor squares = ops::reduce(ReduceOp::sum_squares, model.weight, 1).cast(DType::f64);
-  return 0.5 * ops::reduce(ReduceOp::sum, squares).item() + c * loss;
-}
+
+  double operator()(const Tensor& theta, Tensor& gradient) const {
+    const LinearClassifier model = uncentred(theta);
+    LinearClassifier grad = view_of(gradient, classes_, mean_.numel());
+    grad.weight.copy_(model.weight);
+    grad.bias.zero_();
+    double loss = 0.0;
+    for (const ProbeData& part : parts_) {
+      for (int64_t start = 0; start < part.features.dim(0); start += kRowsPerBlock) {
+        const int64_t rows = std::min(kRowsPerBlock, part.features.dim(0) - start);
+        const Tensor x = part.features.narrow(start, rows), y = part.targets.narrow(start, rows);
+        const Tensor z = model(x).cast(DType::f64);
+        Tensor dz;
+        loss += part.is_multi_label() ? binary_cross_entropy(z, y.cast(DType::f64), dz)
+                                      : cross_entropy(z, y, dz);
+        ops::add_(grad.bias, ops::reduce(ReduceOp::sum, dz, 0).cast(x.dtype()), c_);
+        ops::matmul_into(dz.cast(x.dtype()), x, {.trans_a = true, .alpha = c_, .beta = 1.0},
+                         grad.weight);
+      }
+    }
+    ops::matmul_into(grad.bias.reshape({classes_, 1}), mean_.reshape({1, mean_.numel()}),
+                     {.alpha = -1.0, .beta = 1.0}, grad.weight);
+    const Tensor squares = ops::reduce(ReduceOp::sum_squares, model.weight, 1).cast(DType::f64);
+    return 0.5 * ops::reduce(ReduceOp::sum, squares).item() + c_ * loss;
+  }
+
+  // The vector for a classifier, and back: b' = b + W mean.
+  Tensor centred(const LinearClassifier& model) const {
+    Tensor theta = Tensor::empty({classes_ * (mean_.numel() + 1)}, mean_.dtype(), mean_.device());
+    LinearClassifier to = view_of(theta, classes_, mean_.numel());
+    to.weight.copy_(model.weight);
+    to.bias.copy_(model.bias);
+    ops::add_(to.bias, mean_logits(to.weight));
+    return theta;
+  }
+  LinearClassifier uncentred(const Tensor& theta) const {
+    const LinearClassifier view = view_of(theta, classes_, mean_.numel());
+    return {view.weight, ops::sub(view.bias, mean_logits(view.weight))};
+  }
+  LinearClassifier zeros() const {
+    return {Tensor::zeros({classes_, mean_.numel()}, mean_.dtype(), mean_.device()),
+            Tensor::zeros({classes_}, mean_.dtype(), mean_.device())};
+  }
+
+ private:
+  Tensor mean_logits(const Tensor& weight) const {
+    return ops::matmul(weight, mean_.reshape({mean_.numel(), 1})).flatten();
+  }
+
+  std::span<const ProbeData> parts_;
+  int64_t classes_;
+  double c_;
+  Tensor mean_;  // (d)
+};
 
 void check(const ProbeData& data, const ProbeData& first, int64_t classes) {
   const Tensor &x = data.features, &y = data.targets;
@@ -80,6 +134,18 @@ double score_of(const LinearClassifier& model, const ProbeData& data, bool mean_
                         : top_k_accuracy(logits, data.targets);
 }
 
+// before + (last - before) (1 + ahead): the path of solutions is smooth in log C, so a step along
+// its chord starts the next fit close to the end (it more than halves the iterations).
+LinearClassifier extrapolate(const LinearClassifier& before, const LinearClassifier& last,
+                             double ahead) {
+  const auto line = [&](const Tensor& a, const Tensor& b) {
+    Tensor x = ops::affine(1.0 + ahead, b, 0.0);
+    ops::add_(x, a, -ahead);
+    return x;
+  };
+  return {line(before.weight, last.weight), line(before.bias, last.bias)};
+}
+
 }  // namespace
 
 Tensor LinearClassifier::operator()(const Tensor& features) const {
@@ -91,18 +157,10 @@ LogisticFit fit_logistic(std::span<const ProbeData> parts, int64_t classes, doub
   FACET_CHECK(!parts.empty() && classes >= 1, "linear_probe", "no samples or no classes");
   FACET_CHECK(c > 0.0 && std::isfinite(c), "linear_probe", "C = {} is not positive", c);
   for (const ProbeData& part : parts) check(part, parts[0], classes);
-  const Tensor& x = parts[0].features;
-  Tensor theta = Tensor::zeros({classes * (x.dim(1) + 1)}, x.dtype(), x.device());
-  if (start) {
-    LinearClassifier begin = view_of(theta, classes, x.dim(1));
-    begin.weight.copy_(start->weight);
-    begin.bias.copy_(start->bias);
-  }
-  const auto function = [&](const Tensor& at, Tensor& gradient) {
-    return objective(parts, classes, c, at, gradient);
-  };
-  const LbfgsResult solver = minimize_lbfgs(theta, function, options);
-  return {view_of(theta, classes, x.dim(1)), solver};
+  const Objective objective(parts, classes, c);
+  Tensor theta = objective.centred(start ? *start : objective.zeros());
+  const LbfgsResult solver = minimize_lbfgs(theta, objective, options);
+  return {objective.uncentred(theta), solver};
 }
 
 ProbeResult linear_probe(const ProbeData& train, const ProbeData& validation, int64_t classes,
@@ -112,17 +170,23 @@ ProbeResult linear_probe(const ProbeData& train, const ProbeData& validation, in
   FACET_CHECK(std::is_sorted(path.begin(), path.end()), "linear_probe",
               "the values of C are not ascending: each fit starts from the one before");
   ProbeResult result;
-  LogisticFit fit;
-  for (const double c : path) {
-    const LinearClassifier* start = result.steps.empty() ? nullptr : &fit.classifier;
-    fit = fit_logistic(std::span(&train, 1), classes, c, options.solver, start);
+  LinearClassifier last, before;  // of the last two values of C
+  for (size_t i = 0; i < path.size(); ++i) {
+    LinearClassifier start = last;
+    if (i >= 2) {
+      const double ahead = std::log(path[i] / path[i - 1]) / std::log(path[i - 1] / path[i - 2]);
+      if (std::isfinite(ahead)) start = extrapolate(before, last, ahead);
+    }
+    const LogisticFit fit = fit_logistic(std::span(&train, 1), classes, path[i], options.solver,
+                                         i == 0 ? nullptr : &start);
+    before = std::exchange(last, fit.classifier);
     const double score = score_of(fit.classifier, validation, options.mean_per_class);
     if (result.steps.empty() || score > result.score) {
       result.classifier = fit.classifier;
-      result.c = c;
+      result.c = path[i];
       result.score = score;
     }
-    result.steps.push_back({c, score, fit.solver});
+    result.steps.push_back({path[i], score, fit.solver});
   }
   if (options.refit) {
     const ProbeData both[] = {train, validation};

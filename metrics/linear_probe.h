@@ -55,7 +55,8 @@ struct ProbeResult {
   std::vector<ProbeStep> steps;
 };
 
-// Fits every C, each starting from the one before, and chooses on the validation samples.
+// Fits every C, each starting from where the ones before lead, and chooses on the validation
+// samples.
 ProbeResult linear_probe(const ProbeData& train, const ProbeData& validation, int64_t classes,
                          const ProbeOptions& options = {});
 

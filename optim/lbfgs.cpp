@@ -96,7 +96,8 @@ class History {
   History(const Tensor& x, int memory)
       : memory_(memory),
         rows_(2 * memory + 1),
-        basis_(Tensor::zeros({rows_, x.numel()}, x.dtype(), x.device())) {}
+        basis_(Tensor::zeros({rows_, x.numel()}, x.dtype(), x.device())),
+        products_(static_cast<size_t>(rows_) * static_cast<size_t>(rows_), 0.0) {}
 
   Tensor gradient() const { return basis_.narrow(rows_ - 1, 1).flatten(); }
 
@@ -110,13 +111,12 @@ class History {
     y.copy_(gradient);
     ops::add_(y, g, -1.0);
     g.copy_(gradient);
-    update_products();
-    // Without positive curvature the pair would spoil the metric: forget it.
+    for (const int row : {slot, memory_ + slot, rows_ - 1}) update_products(row);
+    // Without positive curvature the pair would spoil the metric: overwrite it the next time. It
+    // takes the place of the oldest.
     const double lengths = dot(slot, slot) * dot(memory_ + slot, memory_ + slot);
     if (dot(slot, memory_ + slot) <= 1e-10 * std::sqrt(lengths)) {
-      s.zero_();
-      y.zero_();
-      update_products();
+      count_ = std::min(count_, memory_ - 1);
       return;
     }
     next_ = (slot + 1) % memory_;
@@ -127,7 +127,7 @@ class History {
     basis_.zero_();
     this->gradient().copy_(gradient);
     count_ = next_ = 0;
-    update_products();
+    update_products(rows_ - 1);
   }
 
   bool empty() const { return count_ == 0; }
@@ -164,8 +164,12 @@ class History {
 
  private:
   double dot(int i, int j) const { return products_[static_cast<size_t>(i * rows_ + j)]; }
-  void update_products() {
-    products_ = ops::matmul(basis_, basis_, false, true).to_vector<double>();
+  void update_products(int row) {
+    const Tensor vector = basis_.narrow(row, 1).reshape({basis_.dim(1), 1});
+    const std::vector<double> column = ops::matmul(basis_, vector).to_vector<double>();
+    for (int j = 0; j < rows_; ++j)
+      products_[static_cast<size_t>(row * rows_ + j)] =
+          products_[static_cast<size_t>(j * rows_ + row)] = column[static_cast<size_t>(j)];
   }
 
   int memory_, rows_, count_ = 0, next_ = 0;
@@ -202,7 +206,11 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
   FACET_CHECK(x.dtype() == DType::f32 || x.dtype() == DType::f64, "lbfgs",
               "expected f32 or f64, got {}", name(x.dtype()));
   FACET_CHECK(options.memory >= 1, "lbfgs", "memory {} is not positive", options.memory);
+  // Relative rounding error of values whose terms have the type of x.
   const double noise = x.dtype() == DType::f64 ? 1e-15 : 1e-8;
+  const double tolerance = options.decrease_tolerance < 0.0
+                               ? options.decrease_tolerance
+                               : std::max(options.decrease_tolerance, noise);
 
   LbfgsResult result;
   x = x.clone();  // trial points go into its memory
@@ -227,6 +235,12 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     }
     Trial start{0.0, result.value, 0.0};
     const Tensor direction = history.direction(start.slope);
+    // A full step is expected to gain half the slope; less than the tolerance is lost in rounding.
+    const double least = tolerance * std::max(std::fabs(result.value), 1.0);
+    if (!history.empty() && start.slope < 0.0 && -0.5 * start.slope <= least) {
+      result.stop = LbfgsStop::decrease;
+      return result;
+    }
     const std::function<Trial(double)> at = [&](double step) {
       trial.copy_(x);
       ops::add_(trial, direction, step);
@@ -253,8 +267,7 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     const double decrease = (result.value - end.value) / scale;
     result.value = end.value;
     result.gradient_max = max_abs(gradient);
-    if (decrease <= options.decrease_tolerance &&
-        result.gradient_max > options.gradient_tolerance) {
+    if (decrease <= tolerance && result.gradient_max > options.gradient_tolerance) {
       result.stop = LbfgsStop::decrease;
       return result;
     }

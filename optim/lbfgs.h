@@ -15,7 +15,8 @@ struct LbfgsOptions {
   int max_iterations = 100;
   int memory = 10;                   // pairs of (step, change of gradient) kept
   double gradient_tolerance = 1e-4;  // stop when max |gradient| is not above it
-  // Stop when (f_k - f_k+1) / max(|f_k|, |f_k+1|, 1) is not above it: SciPy's ftol.
+  // Stop when (f_k - f_k+1) / max(|f_k|, |f_k+1|, 1), or what a full step promises of it, is not
+  // above it (SciPy's ftol; at least the rounding error of f). Negative: never.
   double decrease_tolerance = 2.220446049250313e-9;
   int max_line_search = 20;  // evaluations in one line search
 };

@@ -52,6 +52,15 @@ TEST(Knn, BlocksOfQueriesDoNotChangeTheResult) {
   expect_near_all(blocks.scores, whole.scores.to_vector<double>(), 1e-12);
 }
 
+TEST(Knn, Bf16FeaturesAreComparedInSinglePrecision) {
+  const Tensor train = hashed("kh1", {40, 9}).cast(DType::bf16);
+  const KnnResult half = knn_classify(train, labels_modulo(40, 4), 4, train, {.k = 3});
+  const KnnResult single = knn_classify(train.cast(DType::f32), labels_modulo(40, 4), 4,
+                                        train.cast(DType::f32), {.k = 3});
+  EXPECT_EQ(half.similarities.dtype(), DType::f32);
+  EXPECT_EQ(half.neighbours.to_vector<int64_t>(), single.neighbours.to_vector<int64_t>());
+}
+
 TEST(Knn, EqualSimilaritiesGoByIndex) {
   const Tensor train = Tensor::full({6, 3}, 1.0);
   const KnnResult result =
