@@ -2,9 +2,11 @@
 // stay as they are, weights are copied into the layout that the primitive chose.
 #include "tensor/cpu/conv.h"
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/dnnl.h"
@@ -32,66 +34,128 @@ ConvKey make_key(ConvPass pass, const Shape& x, const Shape& w, const Shape& y, 
   return {pass, dtype, x[0], x[1], x[2], x[3], y[1], y[2], y[3], w[1], w[2], args, num_threads()};
 }
 
-// One oneDNN primitive with the layouts that it wants.
-struct Plan {
+// One of the three tensors of a convolution: as facet keeps it and as the primitive wants it.
+struct Operand {
+  Operand(const memory::desc& kept_, const memory::desc& wanted_, bool is_output_)
+      : kept(kept_), wanted(wanted_), is_output(is_output_) {
+    if (kept == wanted) return;
+    const auto& e = onednn::engine();
+    reorder = is_output ? dnnl::reorder({e, wanted, e, kept}) : dnnl::reorder({e, kept, e, wanted});
+  }
+  size_t copy_bytes() const { return reorder ? wanted.get_size() : 0; }
+
+  memory::desc kept, wanted;
+  bool is_output;
+  dnnl::primitive reorder;  // empty when the layouts agree
+};
+
+// Whether Winograd's F(4x4, 3x3) (Lavin & Gray 2016) is taken instead of direct convolution. The
+// rule looks at the shape alone, so that results do not depend on timing.
+bool prefers_winograd(const ConvKey& key) {
+  return key.dtype == DType::f32 && key.kernel_h == 3 && key.kernel_w == 3 &&
+         key.args.stride == 1 && key.args.padding == 1 && key.args.groups == 1 &&
+         key.c_in % 16 == 0 && key.c_out % 16 == 0 && key.c_in >= 64 && key.c_out >= 64;
+}
+
+// A oneDNN primitive with everything to run it.
+class Plan {
+ public:
   explicit Plan(const ConvKey& key) {
+    if (!prefers_winograd(key) || !make_winograd(key))
+      make(key, dnnl::algorithm::convolution_direct, /*any_layout=*/false);
+  }
+
+  // Data of x, w and y.
+  void run(std::array<const void*, 3> data) const {
+    const onednn::Scratch scratch(scratchpad_.get_size());
+    const onednn::Scratch copies[3] = {onednn::Scratch(operands_[0].copy_bytes()),
+                                       onednn::Scratch(operands_[1].copy_bytes()),
+                                       onednn::Scratch(operands_[2].copy_bytes())};
+    std::unordered_map<int, memory> arguments{
+        {DNNL_ARG_SCRATCHPAD, onednn::wrap(scratchpad_, scratch.data())}};
+    const auto reorder = [&](int i, bool outputs) {
+      const Operand& operand = operands_[i];
+      if (!operand.reorder || operand.is_output != outputs) return;
+      const memory kept = onednn::wrap(operand.kept, data[i]), &wanted = arguments[arguments_[i]];
+      operand.reorder.execute(onednn::stream(), {{DNNL_ARG_FROM, outputs ? wanted : kept},
+                                                 {DNNL_ARG_TO, outputs ? kept : wanted}});
+    };
+    for (int i = 0; i < 3; ++i) {
+      const void* place = operands_[i].reorder ? copies[i].data() : data[i];
+      arguments[arguments_[i]] = onednn::wrap(operands_[i].wanted, place);
+      reorder(i, /*outputs=*/false);
+    }
+    primitive_.execute(onednn::stream(), arguments);
+    for (int i = 0; i < 3; ++i) reorder(i, /*outputs=*/true);
+  }
+
+ private:
+  // False where oneDNN has no Winograd convolution (it needs AVX-512).
+  bool make_winograd(const ConvKey& key) try {
+    make(key, dnnl::algorithm::convolution_winograd, /*any_layout=*/true);
+    return true;
+  } catch (const dnnl::error& e) {
+    if (e.status != dnnl_unimplemented) throw;
+    return false;
+  }
+
+  void make(const ConvKey& key, dnnl::algorithm algorithm, bool any_layout) {
     const int64_t g = key.args.groups;
     const auto type = onednn::type_of(key.dtype);
-    x = memory::desc({key.n, key.c_in, key.h, key.w}, type, Tag::nhwc);
-    y = memory::desc({key.n, key.c_out, key.p, key.q}, type, Tag::nhwc);
-    const auto weights = [&](memory::data_type t, bool free) {
+    const auto w_type = key.pass == ConvPass::backward_weight ? memory::data_type::f32 : type;
+    const auto activations = [&](int64_t c, int64_t h, int64_t w, bool any) {
+      return memory::desc({key.n, c, h, w}, type, any ? Tag::any : Tag::nhwc);
+    };
+    const auto weights = [&](memory::data_type t, bool any) {
       if (g == 1)
         return memory::desc({key.c_out, key.c_in, key.kernel_h, key.kernel_w}, t,
-                            free ? Tag::any : Tag::ohwi);
+                            any ? Tag::any : Tag::ohwi);
       return memory::desc({g, key.c_out / g, key.c_in / g, key.kernel_h, key.kernel_w}, t,
-                          free ? Tag::any : Tag::gohwi);
+                          any ? Tag::any : Tag::gohwi);
     };
-    const bool of_weight = key.pass == ConvPass::backward_weight;
-    w_given = weights(of_weight ? memory::data_type::f32 : type, false);
-    const memory::desc w_any = weights(of_weight ? memory::data_type::f32 : type, true);
+    const auto x = activations(key.c_in, key.h, key.w, any_layout);
+    const auto y = activations(key.c_out, key.p, key.q, any_layout);
     const memory::dims strides{key.args.stride, key.args.stride};
     const memory::dims padding{key.args.padding, key.args.padding};
-
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const auto direct = dnnl::algorithm::convolution_direct;
+
+    const auto keep = [&](const auto& chosen, const memory::desc& x_wanted,
+                          const memory::desc& w_wanted, const memory::desc& y_wanted) {
+      primitive_ = dnnl::primitive(chosen.get());
+      scratchpad_ = chosen.scratchpad_desc();
+      operands_ = {Operand(activations(key.c_in, key.h, key.w, false), x_wanted,
+                           key.pass == ConvPass::backward_input),
+                   Operand(weights(w_type, false), w_wanted, key.pass == ConvPass::backward_weight),
+                   Operand(activations(key.c_out, key.p, key.q, false), y_wanted,
+                           key.pass == ConvPass::forward)};
+    };
     const dnnl::convolution_forward::primitive_desc forward(
-        {dnnl::prop_kind::forward_training, direct, x, weights(type, true), y, strides, padding,
+        {dnnl::prop_kind::forward_training, algorithm, x, weights(type, true), y, strides, padding,
          padding},
         attributes, onednn::engine());
-    const auto keep = [&](const auto& chosen, const memory::desc& layout) {
-      primitive = dnnl::primitive(chosen.get());
-      w = layout;
-      scratchpad = chosen.scratchpad_desc();
-    };
     if (key.pass == ConvPass::forward) {
-      keep(forward, forward.weights_desc());
+      keep(forward, forward.src_desc(), forward.weights_desc(), forward.dst_desc());
+      arguments_ = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
     } else if (key.pass == ConvPass::backward_input) {
       const dnnl::convolution_backward_data::primitive_desc chosen(
-          {direct, x, w_any, y, strides, padding, padding}, attributes, onednn::engine(), forward);
-      keep(chosen, chosen.weights_desc());
+          {algorithm, x, weights(type, true), y, strides, padding, padding}, attributes,
+          onednn::engine(), forward);
+      keep(chosen, chosen.diff_src_desc(), chosen.weights_desc(), chosen.diff_dst_desc());
+      arguments_ = {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST};
     } else {
       const dnnl::convolution_backward_weights::primitive_desc chosen(
-          {direct, x, w_any, y, strides, padding, padding}, attributes, onednn::engine(), forward);
-      keep(chosen, chosen.diff_weights_desc());
+          {algorithm, x, weights(w_type, true), y, strides, padding, padding}, attributes,
+          onednn::engine(), forward);
+      keep(chosen, chosen.src_desc(), chosen.diff_weights_desc(), chosen.diff_dst_desc());
+      arguments_ = {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST};
     }
-    if (w != w_given)
-      reorder = of_weight ? dnnl::reorder({onednn::engine(), w, onednn::engine(), w_given})
-                          : dnnl::reorder({onednn::engine(), w_given, onednn::engine(), w});
   }
 
-  // Weights as the primitive wants them, in `copy` unless they lie so already.
-  memory prepare_weights(const void* given, const onednn::Scratch& copy) const {
-    if (w == w_given) return onednn::wrap(w, given);
-    memory from = onednn::wrap(w_given, given), to = onednn::wrap(w, copy.data());
-    reorder.execute(onednn::stream(), {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
-    return to;
-  }
-  size_t copy_bytes() const { return w == w_given ? 0 : w.get_size(); }
-
-  dnnl::primitive primitive;
-  dnnl::primitive reorder;  // of the weights; empty when they fit
-  memory::desc x, y, w, w_given, scratchpad;
+  dnnl::primitive primitive_;
+  memory::desc scratchpad_;
+  std::vector<Operand> operands_;  // x, w, y
+  std::array<int, 3> arguments_{};
 };
 
 class PlanCache {
@@ -128,16 +192,6 @@ bool by_conversion(DType dtype) {
   return dtype == DType::bf16 && !bf16_is_fast();
 }
 
-void run(const Plan& plan, const memory& src, int dst_argument, const memory& dst,
-         std::pair<int, memory> third, int src_argument) {
-  const onednn::Scratch scratch(plan.scratchpad.get_size());
-  plan.primitive.execute(onednn::stream(),
-                         {{src_argument, src},
-                          {dst_argument, dst},
-                          third,
-                          {DNNL_ARG_SCRATCHPAD, onednn::wrap(plan.scratchpad, scratch.data())}});
-}
-
 }  // namespace
 
 size_t conv_primitive_count() {
@@ -158,10 +212,7 @@ void CpuBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, 
   const ConvKey key = make_key(ConvPass::forward, x.shape(), w.shape(), y.shape(), x.dtype(), args);
   if (x.dtype() == DType::f64)
     return conv_forward_f64(key, x.data<double>(), w.data<double>(), y.data<double>());
-  const auto plan = plans().get(key);
-  const onednn::Scratch copy(plan->copy_bytes());
-  run(*plan, onednn::wrap(plan->x, x.raw()), DNNL_ARG_DST, onednn::wrap(plan->y, y.raw()),
-      {DNNL_ARG_WEIGHTS, plan->prepare_weights(w.raw(), copy)}, DNNL_ARG_SRC);
+  plans().get(key)->run({x.raw(), w.raw(), y.raw()});
 }
 
 void CpuBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args,
@@ -176,10 +227,7 @@ void CpuBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const 
       make_key(ConvPass::backward_input, dx.shape(), w.shape(), dy.shape(), dy.dtype(), args);
   if (dy.dtype() == DType::f64)
     return conv_backward_input_f64(key, dy.data<double>(), w.data<double>(), dx.data<double>());
-  const auto plan = plans().get(key);
-  const onednn::Scratch copy(plan->copy_bytes());
-  run(*plan, onednn::wrap(plan->y, dy.raw()), DNNL_ARG_DIFF_SRC, onednn::wrap(plan->x, dx.raw()),
-      {DNNL_ARG_WEIGHTS, plan->prepare_weights(w.raw(), copy)}, DNNL_ARG_DIFF_DST);
+  plans().get(key)->run({dx.raw(), w.raw(), dy.raw()});
 }
 
 void CpuBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args,
@@ -192,14 +240,7 @@ void CpuBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const
       make_key(ConvPass::backward_weight, x.shape(), dw.shape(), dy.shape(), x.dtype(), args);
   if (x.dtype() == DType::f64)
     return conv_backward_weight_f64(key, x.data<double>(), dy.data<double>(), dw.data<double>());
-  const auto plan = plans().get(key);
-  const onednn::Scratch copy(plan->copy_bytes());
-  const memory dw_given = onednn::wrap(plan->w_given, dw.raw());
-  const memory dw_plan = copy.data() ? onednn::wrap(plan->w, copy.data()) : dw_given;
-  run(*plan, onednn::wrap(plan->x, x.raw()), DNNL_ARG_DIFF_WEIGHTS, dw_plan,
-      {DNNL_ARG_DIFF_DST, onednn::wrap(plan->y, dy.raw())}, DNNL_ARG_SRC);
-  if (copy.data())
-    plan->reorder.execute(onednn::stream(), {{DNNL_ARG_FROM, dw_plan}, {DNNL_ARG_TO, dw_given}});
+  plans().get(key)->run({x.raw(), dw.raw(), dy.raw()});
 }
 
 }  // namespace facet

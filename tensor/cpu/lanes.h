@@ -1,5 +1,5 @@
-// W neighbouring elements in registers, and one mask bit for each: what the batch normalisation
-// kernels are written in. Lanes<float, 16> is one AVX-512 register where there is one.
+// W neighbouring elements in registers, and one mask bit for each: what the
+// memory-bound kernels are written in. Lanes<float, 16> is one AVX-512 register where there is one.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,8 @@
 
 #include "tensor/dtype.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define FACET_AVX512
 #include <immintrin.h>
 #endif
 
@@ -63,7 +64,7 @@ struct Lanes {
   }
 };
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#ifdef FACET_AVX512
 template <>
 struct Lanes<float, 16> {
   __m512 v;
@@ -91,6 +92,26 @@ struct Lanes<float, 16> {
   friend Lanes operator*(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
 };
 #endif
+
+// Bit i: p[i] == value.
+template <int W>
+uint32_t equal_bits(const uint8_t* p, uint8_t value) {
+#ifdef FACET_AVX512
+  if constexpr (W == 16)
+    return _mm_cmpeq_epi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)),
+                               _mm_set1_epi8(static_cast<char>(value)));
+#endif
+  uint32_t bits = 0;
+  for (int i = 0; i < W; ++i) bits |= static_cast<uint32_t>(p[i] == value) << i;
+  return bits;
+}
+
+// Makes streamed stores visible to other threads.
+inline void flush_streams() {
+#ifdef FACET_AVX512
+  _mm_sfence();
+#endif
+}
 
 // The mask bits of W elements from `element` on, a multiple of W; W is 1 or 16. Bits of one byte
 // are written in ascending order by one thread.

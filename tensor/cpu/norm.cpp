@@ -18,7 +18,8 @@ constexpr int64_t kRowStep = 8;              // rows summed at once; keeps mask 
 constexpr int64_t kChunkElements = 1 << 16;  // what one partial sum covers, at least
 constexpr int64_t kMaxChunks = 64;
 constexpr int64_t kFlushRows = 512;  // rows summed in acc precision before going into doubles
-constexpr int64_t kShiftRows = 16;   // rows whose mean stands for the mean in shifted sums
+constexpr size_t kStreamBytes = size_t{24} << 20;
+constexpr int64_t kShiftRows = 16;  // rows whose mean stands for the mean in shifted sums
 
 // The rows cut into chunks that depend on the shape alone, so that sums do not change with the
 // number of threads.
@@ -29,13 +30,43 @@ struct Chunks {
     length = std::max((least + kRowStep - 1) / kRowStep, int64_t{1}) * kRowStep;
     count = (rows + length - 1) / length;
   }
+  // f(chunk, first row, last row)
   template <typename F>
-  void for_each(F&& f) const {  // f(chunk, first row, last row)
+  void for_each(F&& f) const {
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) f(i, i * length, std::min((i + 1) * length, rows));
     });
   }
+  // f(first row, last row), each thread from its last chunk to its first: a second pass finds in
+  // the caches what the first one read last.
+  template <typename F>
+  void for_each_reversed(F&& f) const {
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = end - 1; i >= begin; --i) f(i * length, std::min((i + 1) * length, rows));
+    });
+  }
   int64_t rows, length, count;
+};
+
+// Writes past the caches where the tensor would not stay in them, which saves reading the lines.
+template <typename V, typename T>
+class Writer {
+ public:
+  explicit Writer(Tensor& to)
+      : data_(to.defined() ? to.data<T>() : nullptr),
+        stream_(to.defined() && to.bytes() >= kStreamBytes &&
+                reinterpret_cast<uintptr_t>(data_) % 64 == 0) {}
+  explicit operator bool() const { return data_; }
+  void operator()(int64_t at, V v) const {
+    if (stream_)
+      v.stream(data_ + at);
+    else
+      v.store(data_ + at);
+  }
+
+ private:
+  T* data_;
+  bool stream_;
 };
 
 // Two sums a channel and chunk, in doubles.
@@ -103,24 +134,33 @@ std::vector<acc_t<T>> shift_of(const T* x, int64_t rows, int64_t cols) {
   return shift;
 }
 
-// y = relu?((x - mean) * scale + beta + residual?) with mean, scale, beta (cols)
+// y = relu?((x - mean) * scale + beta + residual?)
 template <typename T, int W>
-void apply(const Chunks& chunks, int64_t cols, const T* x, const T* residual, const acc_t<T>* mean,
-           const acc_t<T>* scale, const acc_t<T>* beta, T* y, uint8_t* mask) {
-  using V = Lanes<acc_t<T>, W>;
-  chunks.for_each([&](int64_t, int64_t begin, int64_t end) {
+void apply(const Chunks& chunks, const Tensor& x_, const Tensor& residual_, const Tensor& mean_,
+           const std::vector<acc_t<T>>& scale, const Tensor& beta_, Tensor& y, Tensor& mask_) {
+  using A = acc_t<T>;
+  using V = Lanes<A, W>;
+  const int64_t cols = x_.cols();
+  const T* const x = x_.data<T>();
+  const T* const residual = residual_.defined() ? residual_.data<T>() : nullptr;
+  const A* const mean = mean_.data<A>();
+  const A* const beta = beta_.data<A>();
+  uint8_t* const mask = mask_.defined() ? mask_.data<uint8_t>() : nullptr;
+  const Writer<V, T> write(y);
+  chunks.for_each_reversed([&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       for (int64_t c = 0; c < cols; c += W) {
         const int64_t at = r * cols + c;
-        V v = (V::load(x + at) - V::load(mean + c)) * V::load(scale + c) + V::load(beta + c);
+        V v = (V::load(x + at) - V::load(mean + c)) * V::load(scale.data() + c) + V::load(beta + c);
         if (residual) v = v + V::load(residual + at);
         if (mask) {
           const uint32_t bits = v.positive();
           write_bits<W>(mask, at, bits);
           v = v.keep(bits);
         }
-        v.store(y + at);
+        write(at, v);
       }
+    flush_streams();
   });
 }
 
@@ -162,9 +202,7 @@ void train(const Tensor& x, const Tensor& residual, const Tensor& gamma, const T
     blend(running_mean.data<A>()[c], mu);
     blend(running_var.data<A>()[c], m2 / std::max(n - 1.0, 1.0));
   }
-  apply<T, W>(chunks, cols, from, residual.defined() ? residual.data<T>() : nullptr, mean.data<A>(),
-              scale.data(), beta.data<A>(), y.data<T>(),
-              mask.defined() ? mask.data<uint8_t>() : nullptr);
+  apply<T, W>(chunks, x, residual, mean, scale, beta, y, mask);
 }
 
 template <typename T, int W>
@@ -176,9 +214,7 @@ void eval(const Tensor& x, const Tensor& residual, const Tensor& gamma, const Te
   for (int64_t c = 0; c < x.cols(); ++c)
     scale[c] = static_cast<A>(gamma.data<A>()[c] /
                               std::sqrt(static_cast<double>(var.data<A>()[c]) + args.eps));
-  apply<T, W>(Chunks(x.rows(), x.cols()), x.cols(), x.data<T>(),
-              residual.defined() ? residual.data<T>() : nullptr, mean.data<A>(), scale.data(),
-              beta.data<A>(), y.data<T>(), mask.defined() ? mask.data<uint8_t>() : nullptr);
+  apply<T, W>(Chunks(x.rows(), x.cols()), x, residual, mean, scale, beta, y, mask);
 }
 
 // With g = dy where the ReLU let through: dbeta = sum g, dgamma = sum g * xhat, and
@@ -226,17 +262,17 @@ void backward(const Tensor& x, const Tensor& dy, const Tensor& gamma, const Tens
     slope[c] = static_cast<A>(scale * r * gradient * inverse);
     offset[c] = static_cast<A>(scale * sums.first(0)[c] * inverse);
   }
-  T* const dx_data = dx.data<T>();
-  T* const dresidual_data = dresidual.defined() ? dresidual.data<T>() : nullptr;
-  chunks.for_each([&](int64_t, int64_t begin, int64_t end) {
+  const Writer<V, T> write(dx), write_residual(dresidual);
+  chunks.for_each_reversed([&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       for (int64_t c = 0; c < cols; c += W) {
         const int64_t at = r * cols + c;
         const V g = masked(at);
-        if (dresidual_data) g.store(dresidual_data + at);
+        if (write_residual) write_residual(at, g);
         const V d = V::load(x_data + at) - V::load(mu + c);
-        (V::load(a + c) * g - d * V::load(slope + c) - V::load(offset + c)).store(dx_data + at);
+        write(at, V::load(a + c) * g - d * V::load(slope + c) - V::load(offset + c));
       }
+    flush_streams();
   });
 }
 

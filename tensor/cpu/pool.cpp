@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "tensor/cpu/cpu_backend.h"
+#include "tensor/cpu/lanes.h"
 #include "tensor/parallel.h"
 
 namespace facet {
@@ -68,9 +69,9 @@ void forward(const Tensor& x, const PoolArgs& args, Tensor& y, Tensor& where) {
 }
 
 // Each input place gathers from the windows that cover it: no zeroing, one write, fixed order.
-template <typename T>
+template <typename T, int W>
 void backward(const Tensor& dy, const Tensor& where, const PoolArgs& args, Tensor& dx) {
-  using A = acc_t<T>;
+  using V = cpu::Lanes<acc_t<T>, W>;
   const int64_t height = dx.dim(1), width = dx.dim(2), channels = dx.dim(3);
   const int64_t p_out = dy.dim(1), q_out = dy.dim(2);
   const T* const from = dy.data<T>();
@@ -78,26 +79,22 @@ void backward(const Tensor& dy, const Tensor& where, const PoolArgs& args, Tenso
   T* const to = dx.data<T>();
   const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(width * channels, 1), 1);
   parallel_for(dx.dim(0) * height, grain, [&](int64_t begin, int64_t end) {
-    A sum[kBlock];
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / height, h = row % height;
       const Cover ps = cover(h, p_out, args);
       for (int64_t w = 0; w < width; ++w) {
         const Cover qs = cover(w, q_out, args);
-        for (int64_t c0 = 0; c0 < channels; c0 += kBlock) {
-          const int64_t count = std::min(kBlock, channels - c0);
-          std::fill_n(sum, kBlock, A(0));
+        for (int64_t c = 0; c < channels; c += W) {
+          V sum = V::all(0);
           for (int64_t p = ps.first; p < ps.last; ++p)
             for (int64_t q = qs.first; q < qs.last; ++q) {
               const int64_t i = h + args.padding - p * args.stride;
               const int64_t j = w + args.padding - q * args.stride;
-              const auto k = static_cast<int32_t>(i * args.kernel + j);
-              const int64_t out = ((n * p_out + p) * q_out + q) * channels + c0;
-              for (int64_t c = 0; c < count; ++c)
-                sum[c] += place[out + c] == k ? static_cast<A>(from[out + c]) : A(0);
+              const auto k = static_cast<uint8_t>(i * args.kernel + j);
+              const int64_t out = ((n * p_out + p) * q_out + q) * channels + c;
+              sum = sum + V::load(from + out).keep(cpu::equal_bits<W>(place + out, k));
             }
-          T* const target = to + (row * width + w) * channels + c0;
-          for (int64_t c = 0; c < count; ++c) target[c] = static_cast<T>(sum[c]);
+          sum.store(to + (row * width + w) * channels + c);
         }
       }
     }
@@ -113,8 +110,12 @@ void CpuBackend::max_pool2d(const Tensor& x, const PoolArgs& args, Tensor& y, Te
 
 void CpuBackend::max_pool2d_backward(const Tensor& dy, const Tensor& where, const PoolArgs& args,
                                      Tensor& dx) {
-  dispatch_floating(dx.dtype(), "max_pool2d_backward",
-                    [&](auto tag) { backward<decltype(tag)>(dy, where, args, dx); });
+  dispatch_floating(dx.dtype(), "max_pool2d_backward", [&](auto tag) {
+    using T = decltype(tag);
+    if constexpr (!std::is_same_v<T, double>)
+      if (dx.cols() % 16 == 0) return backward<T, 16>(dy, where, args, dx);
+    backward<T, 1>(dy, where, args, dx);
+  });
 }
 
 }  // namespace facet
