@@ -72,7 +72,8 @@ void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
       Variable& p = group.parameters[i].value;
       Slot& slot = slots_[g][i];
       Tensor grad = p.grad();
-      if (!due) grad = Tensor::zeros_like(p.value());
+      // PyTorch before 2.0 zeroes gradients in place: until the first one exists there is none.
+      if (!due) grad = slot.steps > 0 ? Tensor::zeros_like(p.value()) : Tensor();
       if (!grad.defined()) continue;
       const bool is_adam =
           options_.algorithm == Algorithm::adamw || options_.algorithm == Algorithm::adam;

@@ -14,7 +14,7 @@ namespace facet {
 // withholds the backbone's weights on T-1 of T steps; these are the readings of that.
 enum class SkippedStep : uint8_t {
   skip,             // as a gradient of None: no step, no decay, no change of state, no step count
-  zero_grad,        // as a gradient of 0: momentum coasts and decay applies on every step
+  zero_grad,        // from the first step on as a gradient of 0: momentum coasts, decay applies
   accumulate_mean,  // gradients of the whole cycle are averaged for its one step
   accumulate_sum,   // ... or added up
 };

@@ -1,0 +1,271 @@
+// Controlled Label Injection: the scalar toy in all its variants, and what must hold for T = 1,
+// T = infinity and in between.
+#include "ssl/label_injection.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "nn/init.h"
+#include "tests/fill.h"
+
+namespace facet {
+namespace {
+
+// Features h = b x.
+class ScalarBackbone final : public Encoder {
+ public:
+  Variable features(const Variable& x) override { return mul(x, b); }
+  int64_t feature_dim() const override { return 1; }
+  void visit(ModuleVisitor& v) override { v("b", b); }
+  Variable b{Tensor::full({1}, 1.0, DType::f64), true};
+};
+
+struct Toy {
+  InjectionOptions injection;
+  double momentum = 0, weight_decay = 0;
+  std::vector<double> losses{};
+  std::vector<double> after2{}, after4{};  // b, w0, w1
+
+  void run() {
+    injection.smoothing = 0;
+    LabelInjection method(std::make_unique<ScalarBackbone>(), 2, injection);
+    to_dtype(method, DType::f64);
+    Linear& head = method.classifier();
+    head.bias.set_requires_grad(false);  // the toy's head has weights only
+    head.weight.value().copy_(Tensor::from<double>({.1, -.2}).reshape({2, 1}));
+    head.bias.value().zero_();
+    std::vector<ParamGroup> groups = method.groups(weight_decay);
+    for (ParamGroup& group : groups) group.weight_decay = weight_decay;  // b decays, too
+    Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = momentum}, groups);
+    const std::pair<double, int64_t> data[] = {{1, 0}, {.5, 1}, {-1, 1}, {2, 0}};
+    for (int64_t step = 0; step < 4; ++step) {
+      Batch batch;
+      batch.views = {Tensor::full({1, 1}, data[step].first, DType::f64)};
+      batch.labels = Tensor::from<int64_t>({data[step].second});
+      losses.push_back(method.train_step(batch, optimizer, .5, step, 0));
+      if (step != 1 && step != 3) continue;
+      auto& out = step == 1 ? after2 : after4;
+      out = parameters(method.encoder())[0].value.value().to_vector<double>();
+      for (const double w : head.weight.value().to_vector<double>()) out.push_back(w);
+    }
+  }
+};
+
+void expect_all(const std::vector<double>& got, std::initializer_list<double> want) {
+  size_t i = 0;
+  for (const double w : want) EXPECT_NEAR(got[i++], w, 1e-10);
+}
+
+using Order = InjectionOptions::Order;
+using Norm = InjectionOptions::Norm;
+
+TEST(InjectionToy, Joint) {
+  Toy one{.injection = {.cycle = 1}};
+  one.run();
+  expect_all(one.after2, {.9558517961, .1544526266, -.2544526266});
+  expect_all(one.after4, {1.1663520667, .5145675734, -.6145675734});
+  Toy two{.injection = {.cycle = 2}};
+  two.run();
+  expect_all(two.after2, {.8930323441, .1653505110, -.2653505110});
+  expect_all(two.after4, {1.0478699608, .5206983457, -.6206983457});
+  expect_all(two.losses, {.5543552445, .8908981746, .5192118537, .2174176573});
+  Toy infinite{.injection = {.cycle = 0}};
+  infinite.run();
+  expect_all(infinite.after2, {1, .1653505110, -.2653505110});
+  expect_all(infinite.after4, {1, .5235308675, -.6235308675});
+  EXPECT_EQ(infinite.after4[0], 1.0);
+}
+
+TEST(InjectionToy, Sequential) {
+  Toy one{.injection = {.cycle = 1, .order = Order::sequential}};
+  one.run();
+  expect_all(one.after2, {1.0642789955, .1450134603, -.2450134603});
+  expect_all(one.after4, {1.2589118360, .5071957092, -.6071957092});
+  Toy two{.injection = {.cycle = 2, .order = Order::sequential}};
+  two.run();
+  expect_all(two.after2, {.9403876918, .1653505110, -.2653505110});
+  expect_all(two.after4, {1.0594627635, .5225595358, -.6225595358});
+}
+
+TEST(InjectionToy, MomentumAndDecayOnSkippedSteps) {
+  Toy skip{.injection = {.cycle = 2}, .momentum = .9, .weight_decay = .01};
+  skip.run();
+  expect_all(skip.after2, {.8882863362, .3543853537, -.4529378537});
+  expect_all(skip.after4, {.9134382249, .7959853774, -.8914953687});
+  Toy zero{.injection = {.cycle = 2, .skipped = SkippedStep::zero_grad},
+           .momentum = .9, .weight_decay = .01};
+  zero.run();
+  expect_all(zero.after4, {.8462633963, .8052176371, -.9007276284});
+}
+
+TEST(InjectionToy, AccumulateMean) {
+  Toy mean{.injection = {.cycle = 2, .skipped = SkippedStep::accumulate_mean}};
+  mean.run();
+  expect_all(mean.after2, {.9784329833, .1653505110, -.2653505110});
+  expect_all(mean.after4, {1.0897458308, .5233388520, -.6233388520});
+}
+
+// ---- a small ResNet
+
+std::unique_ptr<Encoder> encoder() {
+  auto net = std::make_unique<ResNet>(
+      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
+  initialize(*net, 3);
+  return net;
+}
+
+Batch batch_of(int64_t step) {
+  Batch batch;
+  batch.views = {test::image_input("batch" + std::to_string(step), 6, 8, DType::f32)};
+  batch.labels = Tensor::from<int64_t>({0, 1, 2, 0, 1, 2});
+  return batch;
+}
+
+using State = std::map<std::string, std::vector<double>>;
+
+State snapshot(Module& module) {
+  State values;
+  for (const NamedTensor& t : state(module)) values[t.name] = t.value.to_vector<double>();
+  return values;
+}
+
+OptimizerOptions momentum_sgd() { return {.algorithm = Algorithm::sgd, .nesterov = true}; }
+
+void steps(Objective& method, Optimizer& optimizer, int64_t from, int64_t to) {
+  for (int64_t s = from; s < to; ++s) method.train_step(batch_of(s), optimizer, .05, s, 1.0);
+}
+
+std::unique_ptr<LabelInjection> injection(const InjectionOptions& options) {
+  auto method = std::make_unique<LabelInjection>(encoder(), 3, options);
+  initialize(method->classifier(), 5);
+  return method;
+}
+
+TEST(Injection, CycleOneIsFineTuningBitByBit) {
+  auto injected = injection({.cycle = 1, .smoothing = .1});
+  Supervised plain(encoder(), 3, .1);
+  initialize(plain.classifier(), 5);
+  Optimizer a(momentum_sgd(), injected->groups(1e-4)), b(momentum_sgd(), plain.groups(1e-4));
+  steps(*injected, a, 0, 5);
+  steps(plain, b, 0, 5);
+  EXPECT_EQ(snapshot(*injected), snapshot(plain));
+}
+
+TEST(Injection, InfiniteCycleLeavesTheBackboneAlone) {
+  auto method = injection({.cycle = 0});
+  const State before = snapshot(method->encoder());
+  Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
+  const State head = snapshot(method->classifier());
+  steps(*method, optimizer, 0, 4);
+  EXPECT_EQ(snapshot(method->encoder()), before);  // running statistics and counters included
+  EXPECT_NE(snapshot(method->classifier()), head);
+  for (const NamedParameter& p : parameters(method->encoder()))
+    EXPECT_FALSE(p.value.grad().defined()) << p.name;
+}
+
+State weights_only(Module& module) {
+  State values;
+  for (const NamedParameter& p : parameters(module))
+    values[p.name] = p.value.value().to_vector<double>();
+  return values;
+}
+
+TEST(Injection, BackboneMovesExactlyAtMultiplesOfT) {
+  for (const int64_t cycle : {2, 3}) {
+    auto method = injection({.cycle = cycle});
+    Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
+    for (int64_t s = 0; s < 7; ++s) {
+      const State before = weights_only(method->encoder());
+      steps(*method, optimizer, s, s + 1);
+      EXPECT_EQ(weights_only(method->encoder()) != before, (s + 1) % cycle == 0)
+          << "T=" << cycle << " t=" << s + 1;
+      if ((s + 1) % cycle != 0) {
+        for (const NamedParameter& p : parameters(method->encoder()))
+          EXPECT_FALSE(p.value.grad().defined()) << p.name;
+      }
+    }
+  }
+}
+
+TEST(Injection, HeadTrajectoryIsTheSameBeforeTheFirstBackboneStep) {
+  // One norm mode for all, as only then the features agree.
+  std::vector<State> heads;
+  for (const int64_t cycle : {4, 5, 100}) {
+    auto method = injection({.cycle = cycle, .norm = Norm::train});
+    Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
+    steps(*method, optimizer, 0, 3);
+    heads.push_back(snapshot(method->classifier()));
+  }
+  EXPECT_EQ(heads[0], heads[1]);
+  EXPECT_EQ(heads[0], heads[2]);
+}
+
+TEST(Injection, ResumesInsideACycle) {
+  auto straight = injection({.cycle = 3});
+  Optimizer a(momentum_sgd(), straight->groups(1e-4));
+  steps(*straight, a, 0, 8);
+  auto first = injection({.cycle = 3});
+  Optimizer b(momentum_sgd(), first->groups(1e-4));
+  steps(*first, b, 0, 4);
+  auto second = injection({.cycle = 3});
+  copy_state(*first, *second);
+  Optimizer c(momentum_sgd(), second->groups(1e-4));
+  c.load(b.state());
+  steps(*second, c, 4, 8);
+  EXPECT_EQ(snapshot(*second), snapshot(*straight));
+}
+
+TEST(Injection, SequentialWithARestingHeadIsJoint) {
+  std::vector<State> ends;
+  for (const Order order : {Order::joint, Order::sequential}) {
+    auto method = injection({.cycle = 2, .order = order});
+    std::vector<ParamGroup> groups = method->groups(0);
+    for (ParamGroup& group : groups)
+      if (group.name.starts_with("head")) group.lr_scale = 0;
+    Optimizer optimizer(momentum_sgd(), groups);
+    for (int64_t s = 0; s < 4; ++s) method->train_step(batch_of(s), optimizer, .05, s, 0);
+    ends.push_back(snapshot(method->encoder()));
+  }
+  EXPECT_EQ(ends[0], ends[1]);
+}
+
+TEST(Injection, NormModes) {
+  const auto buffers_move = [](Norm norm) {
+    auto method = injection({.cycle = 2, .norm = norm});
+    Optimizer optimizer(momentum_sgd(), method->groups(0));
+    std::map<std::string, std::vector<double>> before, after;
+    for (const NamedTensor& t : buffers(*method)) before[t.name] = t.value.to_vector<double>();
+    steps(*method, optimizer, 0, 1);
+    for (const NamedTensor& t : buffers(*method)) after[t.name] = t.value.to_vector<double>();
+    return before != after;
+  };
+  EXPECT_TRUE(buffers_move(Norm::automatic));
+  EXPECT_TRUE(buffers_move(Norm::train));
+  EXPECT_FALSE(buffers_move(Norm::eval));
+  EXPECT_FALSE(buffers_move(Norm::batch_no_update));
+}
+
+TEST(Injection, Phases) {
+  using Phase = InjectionOptions::Phase;
+  const auto due = [](const InjectionOptions& o) {
+    auto method = injection(o);
+    std::string text;
+    for (int64_t s = 0; s < 10; ++s) text += method->backbone_steps(s) ? '1' : '0';
+    return text;
+  };
+  EXPECT_EQ(due({.cycle = 3}), "0010010010");
+  EXPECT_EQ(due({.cycle = 3, .phase = Phase::zero_based}), "1001001001");
+  EXPECT_EQ(due({.cycle = 3, .phase = Phase::per_epoch, .steps_per_epoch = 4}), "0010001000");
+}
+
+TEST(Centroids, Golden) {
+  const Tensor f = ops::abs(test::hashed("cent", {6, 4}));
+  const Tensor w = class_centroids(f, Tensor::from<int64_t>({0, 1, 0, 1, 1, 0}), 2);
+  const double want[] = {.8080305082, .4473456618, .506508451, .4845507385};
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(w.to_vector<double>()[i], want[i], 1e-9);
+}
+
+}  // namespace
+}  // namespace facet

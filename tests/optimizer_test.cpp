@@ -1,0 +1,221 @@
+// Optimisers: golden values of two steps, the rule for parameters without a gradient, control
+// cycles, and state that survives saving.
+#include "optim/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include "autograd/ops.h"
+#include "optim/ema.h"
+#include "tests/generators.h"
+
+namespace facet {
+namespace {
+
+using test::wave;
+
+std::vector<double> values(const Variable& v) { return v.value().to_vector<double>(); }
+
+void expect_start(const Variable& v, std::initializer_list<double> want) {
+  const std::vector<double> got = values(v);
+  size_t i = 0;
+  for (const double w : want) EXPECT_NEAR(got[i++], w, 1e-11) << "element " << i - 1;
+}
+
+ParamGroup group(std::string name, Variable v, double weight_decay, bool adapt = true) {
+  ParamGroup g;
+  g.name = name;
+  g.parameters = {{std::move(name), std::move(v)}};
+  g.weight_decay = weight_decay;
+  g.adapt = adapt;
+  return g;
+}
+
+struct Lars {
+  Variable w{wave({3, 4}, .5), true}, b{wave({3}, 2.5), true};
+
+  void run(LarsForm form, bool exclude_bias, std::initializer_list<double> rates) {
+    OptimizerOptions options{.algorithm = Algorithm::lars, .momentum = .9, .lars_form = form,
+                             .lars_trust = .001};
+    Optimizer optimizer(options, {group("w", w, 1e-4),
+                                  group("b", b, exclude_bias ? 0 : 1e-4, !exclude_bias)});
+    int64_t t = 0;
+    for (const double lr : rates) {
+      w.grad() = ops::affine(.01, wave({3, 4}, 1.5), 0);
+      b.grad() = ops::affine(.01, wave({3}, 3.5), 0);
+      optimizer.step(lr, ++t);
+    }
+  }
+};
+
+TEST(Lars, GoldenTwoSteps) {
+  for (const LarsForm form : {LarsForm::simclr, LarsForm::moco_v3}) {
+    Lars lars;
+    lars.run(form, true, {.3, .3});
+    expect_start(lars.w, {.478653208899, .563867885327, .782591687196});
+    expect_start(lars.b, {.601523958185, .519351299678, .245232894799});
+  }
+  Lars larc;
+  larc.run(LarsForm::larc, false, {.3, .3});
+  expect_start(larc.w, {.478655523541, .563870206737, .782593890629});
+  expect_start(larc.b, {.598747819456, .51585105683, .239797303242});
+}
+
+TEST(Lars, FormsPartWhenTheRateChanges) {
+  Lars popular, classic;
+  popular.run(LarsForm::moco_v3, true, {.3, .15});
+  classic.run(LarsForm::simclr, true, {.3, .15});
+  expect_start(popular.w, {.478906204323});
+  expect_start(classic.w, {.478786351837});
+}
+
+void two_steps(const OptimizerOptions& options, double lr, double weight_decay, Variable& w) {
+  Optimizer optimizer(options, {group("w", w, weight_decay)});
+  for (int64_t t = 1; t <= 2; ++t) {
+    w.grad() = ops::affine(.1 * static_cast<double>(t), wave({4}, 1.5), 0);
+    optimizer.step(lr, t);
+  }
+}
+
+TEST(AdamW, Golden) {
+  Variable w(wave({4}, .5), true);
+  two_steps({.algorithm = Algorithm::adamw, .beta1 = .9, .beta2 = .95}, 1e-3, .05, w);
+  expect_start(w, {.47741966154, .56262807485, .781290643195, .983393251847});
+}
+
+TEST(Sgd, NesterovGolden) {
+  Variable w(wave({4}, .5), true);
+  two_steps({.algorithm = Algorithm::sgd, .momentum = .9, .nesterov = true}, .1, 1e-4, w);
+  expect_start(w, {.414466873728, .499544562869, .721687004446, .9414318919});
+}
+
+TEST(Optimizer, NoGradientMeansNothingHappens) {
+  for (const Algorithm algorithm : {Algorithm::sgd, Algorithm::adamw, Algorithm::lars}) {
+    Variable w(wave({4}, .5), true), other(wave({4}, .5), true);
+    Optimizer skips({.algorithm = algorithm}, {group("w", w, .1)});
+    Optimizer plain({.algorithm = algorithm}, {group("w", other, .1)});
+    for (int64_t t = 1; t <= 4; ++t) {
+      const Tensor g = wave({4}, static_cast<double>(t / 2));
+      w.clear_grad();
+      if (t % 2 == 0) {  // every other step has no gradient at all
+        w.grad() = g.clone();
+        other.grad() = g.clone();
+        plain.step(.1, t / 2);
+      }
+      const auto before = values(w);
+      skips.step(.1, t);
+      if (t % 2) {
+        EXPECT_EQ(values(w), before);
+      }
+    }
+    // Momentum, moments, bias correction and decay never saw the empty steps.
+    EXPECT_EQ(values(w), values(other)) << name(algorithm);
+  }
+}
+
+TEST(Optimizer, AZeroGradientIsAStep) {
+  Variable w(wave({4}, .5), true);
+  Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = 0}, {group("w", w, .1)});
+  w.grad() = Tensor::zeros({4}, DType::f64);
+  const auto before = values(w);
+  optimizer.step(.5, 1);
+  for (size_t i = 0; i < 4; ++i) EXPECT_DOUBLE_EQ(values(w)[i], before[i] - .5 * .1 * before[i]);
+}
+
+TEST(Optimizer, ControlCycleStepsAtItsMultiples) {
+  for (const int64_t cycle : {0, 1, 3}) {
+    Variable w(wave({4}, .5), true);
+    ParamGroup g = group("w", w, 0);
+    g.cycle = cycle;
+    Optimizer optimizer({.algorithm = Algorithm::sgd}, {g});
+    for (int64_t t = 1; t <= 9; ++t) {
+      w.grad() = wave({4}, 1.5);
+      const auto before = values(w);
+      optimizer.step(.1, t);
+      EXPECT_EQ(values(w) != before, cycle != 0 && t % cycle == 0) << "T=" << cycle << " t=" << t;
+    }
+  }
+}
+
+TEST(Optimizer, StateRoundTripIsBitExact) {
+  for (const Algorithm algorithm : {Algorithm::sgd, Algorithm::adamw, Algorithm::lars}) {
+    Variable straight(wave({4}, .5), true), resumed(wave({4}, .5), true);
+    Optimizer a({.algorithm = algorithm}, {group("w", straight, .1)});
+    const auto run = [](Optimizer& o, Variable& v, int64_t from, int64_t to) {
+      for (int64_t t = from; t <= to; ++t) {
+        v.grad() = wave({4}, static_cast<double>(t));
+        o.step(.1, t);
+      }
+    };
+    run(a, straight, 1, 6);
+    Optimizer b({.algorithm = algorithm}, {group("w", resumed, .1)});
+    run(b, resumed, 1, 3);
+    Variable copy(resumed.value().clone(), true);
+    Optimizer c({.algorithm = algorithm}, {group("w", copy, .1)});
+    c.load(b.state());
+    run(c, copy, 4, 6);
+    EXPECT_EQ(values(copy), values(straight)) << name(algorithm);
+  }
+}
+
+TEST(Optimizer, StateOfAnotherModelIsRefused) {
+  Variable w(wave({4}, .5), true);
+  Optimizer optimizer({}, {group("w", w, 0)});
+  EXPECT_THROW(optimizer.load({{"momentum.other", Tensor::zeros({4}, DType::f64)}}), Error);
+  EXPECT_THROW(optimizer.load({{"momentum.w", Tensor::zeros({5}, DType::f64)}}), Error);
+}
+
+TEST(Clip, GlobalAndEach) {
+  Variable a(Tensor::zeros({1}), true), b(Tensor::zeros({1}), true);
+  const auto set = [&] {
+    a.grad() = Tensor::from<float>({3.0f});
+    b.grad() = Tensor::from<float>({4.0f});
+  };
+  const VariableList both = {a, b};
+  set();
+  EXPECT_DOUBLE_EQ(clip_grad_norm(both, 10), 5.0);
+  EXPECT_EQ(a.grad().item(), 3.0);
+  EXPECT_DOUBLE_EQ(clip_grad_norm(both, 1), 5.0);
+  EXPECT_NEAR(a.grad().item(), .6, 1e-6);
+  set();
+  clip_grad_norm_each(both, 3.5);  // DINO's: each tensor by its own norm
+  EXPECT_EQ(a.grad().item(), 3.0);
+  EXPECT_NEAR(b.grad().item(), 3.5, 1e-5);
+}
+
+TEST(Clip, NonFiniteGradientIsNamed) {
+  Variable a(Tensor::zeros({2}), true);
+  a.grad() = Tensor::from<float>({0.0f, std::numeric_limits<float>::infinity()});
+  EXPECT_EQ(nonfinite_gradient({group("layer1.weight", a, 0)}), "layer1.weight");
+  a.grad() = Tensor::from<float>({0.0f, 1e30f});
+  EXPECT_EQ(nonfinite_gradient({group("layer1.weight", a, 0)}), "");
+}
+
+TEST(DecayGroups, BiasesAndNormsDoNotDecay) {
+  Variable matrix(Tensor::zeros({2, 2}), true), vector(Tensor::zeros({2}), true);
+  ParamGroup prototype;
+  prototype.name = "all";
+  prototype.weight_decay = .5;
+  prototype.cycle = 3;
+  const auto groups = decay_groups({{"fc.weight", matrix}, {"fc.bias", vector}, {"bn.weight", vector}},
+                                   prototype);
+  ASSERT_EQ(groups.size(), 2u);
+  EXPECT_EQ(groups[0].parameters.size(), 1u);
+  EXPECT_EQ(groups[0].weight_decay, .5);
+  EXPECT_EQ(groups[1].weight_decay, 0.0);
+  EXPECT_EQ(groups[1].cycle, 3);
+}
+
+TEST(Ema, ClosedForm) {
+  Tensor w = Tensor::from<float>({1.0f});
+  Ema ema({{"w", w}}, .9);
+  w.fill_(0.0);
+  for (int i = 0; i < 10; ++i) ema.update();
+  EXPECT_NEAR(ema.averages()[0].value.item(), std::pow(.9, 10), 1e-6);
+  Ema quick({{"w", w}}, .9, true);
+  w.fill_(1.0);
+  quick.update();  // warm-up: d = 2/11
+  EXPECT_NEAR(quick.averages()[0].value.item(), 9.0 / 11, 1e-6);
+}
+
+}  // namespace
+}  // namespace facet

@@ -1,0 +1,129 @@
+// NT-Xent and cross entropy against the official codes' values; properties of the loss.
+#include "ssl/simclr.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "nn/init.h"
+#include "tests/fill.h"
+
+namespace facet {
+namespace {
+
+using test::hashed;
+using test::wave;
+
+TEST(NtXent, Golden) {
+  const Variable h(wave({8, 8}, .5), true);
+  const Variable loss = nt_xent(h, .1);
+  EXPECT_NEAR(loss.item(), 8.85395496414, 1e-10);
+  EXPECT_NEAR(2 * loss.item(), 17.7079099283, 1e-9);
+  EXPECT_NEAR(2 * nt_xent(h, .5).item(), 5.74237638405, 1e-10);
+  backward(affine(2.0, loss));
+  const std::vector<double> g = h.grad().to_vector<double>();
+  const double want[] = {-.7858111959, -1.328752553, -.3829030276, -.4134862682};
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(g[i], want[i], 1e-9);
+}
+
+TEST(NtXent, GoldenF32) {
+  const Variable h(wave({8, 8}, .5).cast(DType::f32), true);
+  const Variable loss = nt_xent(h, .1);
+  EXPECT_NEAR(loss.item(), 8.85395496414, 8.9e-5);
+  backward(loss);
+  EXPECT_NEAR(h.grad().to_vector<double>()[0], -.7858111959 / 2, 1e-4);
+}
+
+TEST(NtXent, CollapseAndPerfectAlignment) {
+  const Tensor same = ops::add(Tensor::zeros({8, 5}, DType::f64), hashed("v", {5}));
+  EXPECT_NEAR(nt_xent(Variable(same), .1).item(), std::log(7.0), 1e-12);
+  // Views equal, images orthogonal: ln(1 + (2N - 2) e^(-1/T)).
+  Tensor eye = Tensor::zeros({8, 4}, DType::f64);
+  for (int i = 0; i < 8; ++i) eye.data<double>()[i * 4 + i % 4] = 1.0;
+  EXPECT_NEAR(nt_xent(Variable(eye), .1).item(), std::log1p(6 * std::exp(-10.0)), 1e-12);
+}
+
+TEST(NtXent, Invariances) {
+  const Tensor h = hashed("h", {8, 6});
+  const double loss = nt_xent(Variable(h), .2).item();
+  // swapping the views
+  const Tensor swapped = ops::gather_rows(h, Tensor::from<int64_t>({4, 5, 6, 7, 0, 1, 2, 3}));
+  EXPECT_NEAR(nt_xent(Variable(swapped), .2).item(), loss, 1e-12);
+  // scaling rows: so the gradient is orthogonal to each
+  const Variable x(h, true);
+  backward(nt_xent(x, .2));
+  const Tensor dots = ops::reduce(ReduceOp::sum, ops::mul(x.grad(), h), 1);
+  for (const double v : dots.to_vector<double>()) EXPECT_NEAR(v, 0, 1e-12);
+  // two equal images in the batch make it harder
+  const Tensor twins = ops::gather_rows(h, Tensor::from<int64_t>({0, 0, 2, 3, 4, 4, 6, 7}));
+  EXPECT_GT(nt_xent(Variable(twins), .2).item(), loss);
+}
+
+TEST(NtXent, BadInput) {
+  EXPECT_THROW(nt_xent(Variable(hashed("h", {7, 6})), .2), Error);
+  EXPECT_THROW(nt_xent(Variable(hashed("h", {8, 6})), 0), Error);
+}
+
+TEST(CrossEntropy, LabelSmoothingGolden) {
+  EXPECT_NEAR(cross_entropy(Variable(wave({2, 5}, .5)), Tensor::from<int64_t>({1, 3}), .1).item(),
+              1.52057305895, 1e-10);
+}
+
+std::unique_ptr<Encoder> small_encoder(uint64_t seed) {
+  auto net = std::make_unique<ResNet>(
+      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
+  initialize(*net, seed);
+  return net;
+}
+
+Batch views(int64_t n) {
+  Batch batch;
+  for (const char* name : {"a", "b"}) batch.views.push_back(test::image_input(name, n, 8, DType::f32));
+  batch.labels = Tensor::zeros({n}, DType::i64);
+  return batch;
+}
+
+TEST(Simclr, LeavesItsCollapseValue) {
+  Simclr simclr(small_encoder(1), {.temperature = .5, .projection_dim = 16});
+  initialize(simclr, 1);
+  EXPECT_NEAR(simclr.collapse_loss(8), std::log(15.0), 1e-12);
+  // Both views alike: a handful of steps separates eight images.
+  Batch batch = views(8);
+  batch.views[1] = batch.views[0];
+  Optimizer optimizer({.algorithm = Algorithm::sgd}, simclr.groups(0));
+  double first = 0, last = 0;
+  for (int64_t step = 0; step < 20; ++step) {
+    last = simclr.train_step(batch, optimizer, .05, step);
+    if (step == 0) first = last;
+  }
+  EXPECT_LT(last, first);
+  EXPECT_LT(last, simclr.collapse_loss(8) - .3);
+  EXPECT_GT(simclr.metrics()[0].value, .05);  // embeddings are spread
+}
+
+TEST(Simclr, OfficialHeadHasNoLastOffset) {
+  Simclr simclr(small_encoder(1), {});
+  bool has_scale = false;
+  for (const NamedParameter& p : parameters(simclr)) {
+    EXPECT_NE(p.name, "head.bn1.bias");
+    EXPECT_NE(p.name, "head.layer0.bias");
+    has_scale |= p.name == "head.bn1.weight";
+  }
+  EXPECT_TRUE(has_scale);
+}
+
+TEST(Simclr, NonFiniteLossStopsBeforeTheWeightsMove) {
+  Simclr simclr(small_encoder(1), {});
+  initialize(simclr, 1);
+  Batch batch = views(4);
+  batch.views[0].data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
+  Optimizer optimizer({}, simclr.groups(0));
+  std::vector<std::vector<float>> before;
+  for (const NamedParameter& p : parameters(simclr)) before.push_back(p.value.value().to_vector<float>());
+  EXPECT_THROW(simclr.train_step(batch, optimizer, .1, 0), NonFiniteError);
+  size_t i = 0;
+  for (const NamedParameter& p : parameters(simclr)) EXPECT_EQ(p.value.value().to_vector<float>(), before[i++]);
+}
+
+}  // namespace
+}  // namespace facet
