@@ -47,11 +47,18 @@ struct relu {
 };
 struct tanh {
   template <typename T> FACET_HD static T forward(T x) { return std::tanh(x); }
-  template <typename T> FACET_HD static T derivative(T, T y) { return T(1) - y * y; }
+  // From x: 1 - y y of a y that was rounded to bf16 loses half of its digits.
+  template <typename T> FACET_HD static T derivative(T x, T) {
+    const T y = std::tanh(x);
+    return T(1) - y * y;
+  }
 };
 struct sigmoid {
   template <typename T> FACET_HD static T forward(T x) { return T(1) / (T(1) + std::exp(-x)); }
-  template <typename T> FACET_HD static T derivative(T, T y) { return y * (T(1) - y); }
+  template <typename T> FACET_HD static T derivative(T x, T) {  // from x as in tanh
+    const T y = forward(x);
+    return y * (T(1) - y);
+  }
 };
 // The exact (erf) form that timm, DINO and MAE use; Hendrycks & Gimpel 2016.
 struct gelu {

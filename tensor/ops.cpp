@@ -118,6 +118,13 @@ std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Te
   check_same_kind(a, dy, "binary_backward");
   check_shape(dy, broadcast_shape(a.shape(), b.shape(), "binary_backward"), "dy",
               "binary_backward");
+  // The gradient of a repeated operand is a sum: its terms are not rounded to bf16 on the way.
+  const bool is_sum = (want_a && a.shape() != dy.shape()) || (want_b && b.shape() != dy.shape());
+  if (is_sum && dy.dtype() == DType::bf16 && op != BinaryOp::add) {
+    auto [da, db] = binary_backward(op, a.cast(DType::f32), b.cast(DType::f32),
+                                    dy.cast(DType::f32), want_a, want_b);
+    return {want_a ? da.cast(DType::bf16) : da, want_b ? db.cast(DType::bf16) : db};
+  }
   Tensor da, db;
   if (op == BinaryOp::add) {  // dy itself: no pass over memory
     if (want_a) da = dy;
@@ -193,10 +200,13 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
     if (!broadcast(axis)) continue;
     int first = axis;
     while (first > 0 && broadcast(first - 1)) --first;
+    int next = first - 1;
+    while (next >= 0 && !broadcast(next)) --next;
+    if (next >= 0 && y.dtype() == DType::bf16) y = y.cast(DType::f32);  // not the last pass
     y = reduce(ReduceOp::sum, y, first, axis);
     axis = first;
   }
-  return y.reshape(shape);
+  return y.cast(x.dtype()).reshape(shape);
 }
 
 Tensor broadcast_to(const Tensor& x, const Shape& shape) {
@@ -540,6 +550,8 @@ Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_s
   expected.set(0, index.numel());
   check_shape(x, expected, "x", "scatter_add_rows");
   check_bounds(index, 0, out_shape[0], "index", "scatter_add_rows");
+  if (x.dtype() == DType::bf16)  // sums are kept in f32
+    return scatter_add_rows(x.cast(DType::f32), index, out_shape).cast(DType::bf16);
   Tensor out = Tensor::zeros(out_shape, x.dtype(), x.device());
   if (x.numel() > 0) x.backend().scatter_add_rows(x, index, out);
   return out;

@@ -1,0 +1,153 @@
+#include <algorithm>
+#include <cmath>
+
+#include "tests/op_case.h"
+
+namespace facet::test {
+namespace {
+
+double log_sum_exp(const double* row, int64_t cols) {
+  const double high = *std::max_element(row, row + cols);
+  double sum = 0;
+  for (int64_t i = 0; i < cols; ++i) sum += std::exp(row[i] - high);
+  return high + std::log(sum);
+}
+
+void add_softmax(OpTable& table, bool log, const Shape& shape, double range) {
+  const int64_t cols = shape.cols();
+  const std::string name = log ? "log_softmax" : "softmax";
+  table.push_back(
+      {.name = fmt::format("{}_{}_{}{}", name, shape.rows(), cols, range > 10 ? "_wide" : ""),
+       .inputs = {real(shape, -range, range)},
+       .run = one_output([log](const VariableList& in) {
+         return log ? log_softmax(in[0]) : softmax(in[0]);
+       }),
+       .reference = one_tensor([=](const TensorList& in) {
+         const double* x = in[0].data<double>();
+         return tabulate(shape, [=](int64_t i) {
+           const double v = x[i] - log_sum_exp(x + i / cols * cols, cols);
+           return log ? v : std::exp(v);
+         });
+       }),
+       .terms = static_cast<double>(cols),
+       .grad_terms = static_cast<double>(cols),
+       .errors = {{name,
+                   [log] {
+                     const Variable labels(Tensor::zeros({2, 3}, DType::i64));
+                     log ? log_softmax(labels) : softmax(labels);
+                   }},
+                  {name,
+                   [log] {
+                     const Variable scalar(Tensor::zeros({}));
+                     log ? log_softmax(scalar) : softmax(scalar);
+                   }}},
+       .bench = {real({4096, 1000})}});
+}
+
+void add_cross_entropy(OpTable& table, int64_t rows, int64_t classes, double smoothing,
+                       bool masked) {
+  table.push_back(
+      {.name = fmt::format("cross_entropy_{}_{}{}{}", rows, classes,
+                           smoothing > 0 ? "_smoothed" : "", masked ? "_masked" : ""),
+       .inputs = {real({rows, classes}, -4, 4), integers(rows, masked ? -3 : 0, classes)},
+       .run = one_output([smoothing](const VariableList& in) {
+         return cross_entropy(in[0], in[1].value(), smoothing);
+       }),
+       .reference = one_tensor([=](const TensorList& in) {
+         const double* x = in[0].data<double>();
+         const int64_t* label = in[1].data<int64_t>();
+         double sum = 0, count = 0;
+         for (int64_t r = 0; r < rows; ++r) {
+           if (label[r] < 0) continue;
+           ++count;
+           const double lse = log_sum_exp(x + r * classes, classes);
+           for (int64_t k = 0; k < classes; ++k) {
+             const double target = (k == label[r] ? 1 - smoothing : 0.0) +
+                                   smoothing / static_cast<double>(classes);
+             sum -= target * (x[r * classes + k] - lse);
+           }
+         }
+         return tabulate({}, [=](int64_t) { return sum / count; });
+       }),
+       .terms = static_cast<double>(rows + classes),
+       .grad_terms = static_cast<double>(classes),
+       .errors = {{"cross_entropy",
+                   [] {
+                     cross_entropy(Variable(Tensor::zeros({2, 3})),
+                                   Tensor::from({int64_t{0}, int64_t{3}}));
+                   }},
+                  {"cross_entropy",
+                   [] {
+                     cross_entropy(Variable(Tensor::zeros({2, 3})),
+                                   Tensor::from({int64_t{-1}, int64_t{-1}}));
+                   }},
+                  {"cross_entropy",
+                   [] {
+                     cross_entropy(Variable(Tensor::zeros({2, 3})),
+                                   Tensor::zeros({3}, DType::i64));
+                   }},
+                  {"cross_entropy",
+                   [] { cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2})); }},
+                  {"cross_entropy",
+                   [] {
+                     cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2}, DType::i64),
+                                   1.0);
+                   }}},
+       .bench = {real({256, 1000}), integers(256, 0, 1000)}});
+}
+
+void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const Input& targets) {
+  const bool normalised = targets.kind == Input::Kind::probability;
+  table.push_back(
+      {.name = fmt::format("soft_cross_entropy_{}_{}{}", rows, classes,
+                           normalised ? "" : "_unnormalised"),
+       .inputs = {real({rows, classes}, -4, 4), targets},
+       .run = one_output([](const VariableList& in) {
+         return soft_cross_entropy(in[0], in[1].value());
+       }),
+       .reference = one_tensor([=](const TensorList& in) {
+         const double *x = in[0].data<double>(), *t = in[1].data<double>();
+         double sum = 0;
+         for (int64_t r = 0; r < rows; ++r) {
+           const double lse = log_sum_exp(x + r * classes, classes);
+           for (int64_t k = 0; k < classes; ++k)
+             sum -= t[r * classes + k] * (x[r * classes + k] - lse);
+         }
+         return tabulate({}, [=](int64_t) { return sum / static_cast<double>(rows); });
+       }),
+       .terms = static_cast<double>(rows + classes),
+       .grad_terms = static_cast<double>(classes),
+       .errors = {{"soft_cross_entropy",
+                   [] {
+                     soft_cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2, 4}));
+                   }},
+                  {"soft_cross_entropy",
+                   [] {
+                     soft_cross_entropy(Variable(Tensor::zeros({2, 3})),
+                                        Tensor::zeros({2, 3}, DType::bf16));
+                   }}},
+       .bench = {real({256, 1000}), probability({256, 1000})}});
+}
+
+}  // namespace
+
+void add_loss_cases(OpTable& table) {
+  for (const bool log : {false, true}) {
+    for (const int64_t cols : {1, 7, 31, 33, 1023, 1025}) add_softmax(table, log, {5, cols}, 4);
+    add_softmax(table, log, {513, 33}, 4);
+    add_softmax(table, log, {2, 3, 7}, 80);  // exp would overflow f32 without the shift
+  }
+  for (const double smoothing : {0.0, 0.1}) {
+    add_cross_entropy(table, 1, 7, smoothing, false);
+    add_cross_entropy(table, 31, 33, smoothing, false);
+    add_cross_entropy(table, 33, 10, smoothing, true);
+    add_cross_entropy(table, 33, 1025, smoothing, false);
+  }
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 1}, {7, 31}, {33, 1025}, {5, 33}}) {
+    add_soft_cross_entropy(table, rows, cols, probability({rows, cols}));
+    add_soft_cross_entropy(table, rows, cols, constant({rows, cols}, -0.5, 1));
+  }
+}
+
+}  // namespace facet::test

@@ -1,0 +1,177 @@
+// Runs the table of operations, one test a row, and checks that the rows reach everything.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/op_runner.h"
+
+namespace facet::test {
+namespace {
+
+class OpTableTest : public testing::TestWithParam<size_t> {};
+
+TEST_P(OpTableTest, Holds) {
+  const OpCase& op = op_cases()[GetParam()];
+  for (const OpCheck& check : op_checks()) {
+    const std::string failure = run_op_check(check, op);
+    EXPECT_TRUE(failure.empty()) << op.name << ", " << check.name << ": " << failure;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Row, OpTableTest, testing::Range<size_t>(0, op_cases().size()),
+                         [](const auto& row) { return op_cases()[row.param].name; });
+
+// Notes which methods of the CPU backend are called, and for which line of the .def files.
+class RecordingBackend final : public Backend {
+ public:
+  explicit RecordingBackend(Backend& inner) : inner_(inner) {}
+
+#define BACKEND_METHOD(name, parameters, arguments) \
+  void name parameters override {                   \
+    method_ = #name;                                \
+    note arguments;                                 \
+    inner_.name arguments;                          \
+  }
+#include "tensor/backend.def"
+#undef BACKEND_METHOD
+
+  std::set<std::string> seen;
+
+ private:
+  template <typename... Rest>
+  void note(UnaryOp op, const Rest&...) {
+    insert(static_cast<int>(op));
+  }
+  template <typename... Rest>
+  void note(BinaryOp op, const Rest&...) {
+    insert(static_cast<int>(op));
+  }
+  template <typename... Rest>
+  void note(ReduceOp op, const Rest&...) {
+    insert(static_cast<int>(op));
+  }
+  template <typename... Any>
+  void note(const Any&...) {
+    insert(-1);
+  }
+  void insert(int op) { seen.insert(op < 0 ? method_ : fmt::format("{} {}", method_, op)); }
+
+  Backend& inner_;
+  std::string method_;
+};
+
+TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
+  Backend& cpu = backend_for(Device{});
+  RecordingBackend recorder(cpu);
+  install_backend(DeviceType::cpu, &recorder);
+  for (const OpCase& op : op_cases()) {
+    try {
+      evaluate(op, draw_inputs(op, op.inputs), DType::f32);
+    } catch (const std::exception&) {  // the row's own test tells
+    }
+  }
+  install_backend(DeviceType::cpu, &cpu);
+
+  // axis-free methods by name; those that take a line of a .def file, once a line
+  const auto expect_lines = [&](const std::string& method, size_t lines) {
+    for (size_t i = 0; i < lines; ++i)
+      EXPECT_TRUE(recorder.seen.count(fmt::format("{} {}", method, i)))
+          << "no row reaches " << method << " of line " << i;
+  };
+  constexpr size_t kUnaryLines = 0
+#define UNARY(name, low, high, reference) +1
+#include "tensor/unary.def"
+#undef UNARY
+      ;
+  constexpr size_t kBinaryLines = 0
+#define BINARY(name, low, high, reference) +1
+#include "tensor/binary.def"
+#undef BINARY
+      ;
+  const std::set<std::string> by_line = {"unary", "unary_backward", "binary", "binary_backward",
+                                         "reduce"};
+#define BACKEND_METHOD(name, parameters, arguments)    \
+  EXPECT_TRUE(by_line.count(#name) || recorder.seen.count(#name)) << "no row reaches " #name;
+#include "tensor/backend.def"
+#undef BACKEND_METHOD
+  expect_lines("unary", kUnaryLines);
+  expect_lines("unary_backward", kUnaryLines);
+  expect_lines("binary", kBinaryLines);
+  expect_lines("reduce", static_cast<size_t>(ReduceOp::sum_squares) + 1);
+  for (size_t i = 0; i < kBinaryLines; ++i)
+    if (static_cast<BinaryOp>(i) != BinaryOp::add) {  // its gradient is dy itself
+      EXPECT_TRUE(recorder.seen.count(fmt::format("binary_backward {}", i)))
+          << "no row reaches binary_backward of line " << i;
+    }
+}
+
+TEST(OpTable, NamesAreUnique) {
+  std::set<std::string> names;
+  for (const OpCase& op : op_cases()) EXPECT_TRUE(names.insert(op.name).second) << op.name;
+}
+
+// A table that cannot fail tests nothing: each check must notice a row that is wrong in its way.
+TEST(OpTable, ChecksNoticeMistakes) {
+  const auto failing = [](const OpCase& op, size_t check) {
+    return !run_op_check(op_checks()[check], op).empty();
+  };
+  OpCase good{.name = "double",
+              .inputs = {real({33})},
+              .run = one_output([](const VariableList& in) { return affine(2.0, in[0]); }),
+              .reference = one_tensor([](const TensorList& in) {
+                return tabulate({33}, [&](int64_t i) { return 2 * in[0].data<double>()[i]; });
+              })};
+  for (size_t c = 0; c < op_checks().size(); ++c) EXPECT_FALSE(failing(good, c)) << c;
+
+  OpCase wrong_value = good;
+  wrong_value.run = one_output([](const VariableList& in) { return affine(2.0, in[0], 1e-3); });
+  EXPECT_TRUE(failing(wrong_value, 0));
+  EXPECT_TRUE(failing(wrong_value, 1));
+
+  OpCase rough = good;  // correct but rounded twice more than needed in bf16
+  rough.run = one_output([](const VariableList& in) {
+    return in[0].dtype() == DType::bf16 ? affine(2.0, in[0], 0.02) : affine(2.0, in[0]);
+  });
+  EXPECT_TRUE(failing(rough, 2));
+
+  OpCase wrong_gradient = good;
+  wrong_gradient.run = one_output([](const VariableList& in) {
+    return Variable::result("wrong", ops::affine(2.0, in[0].value(), 0.0), {in[0]},
+                            [](const Tensor& dy) -> TensorList { return {dy}; });
+  });
+  EXPECT_FALSE(failing(wrong_gradient, 0));
+  EXPECT_TRUE(failing(wrong_gradient, 3));
+
+  OpCase unwritten = good;
+  unwritten.differentiable = false;
+  unwritten.run = one_output([](const VariableList& in) {
+    Tensor y = ops::affine(2.0, in[0].value(), 0.0), partial = Tensor::empty_like(y);
+    partial.narrow(0, 32).copy_(y.narrow(0, 32));
+    return Variable(partial);
+  });
+  EXPECT_TRUE(failing(unwritten, 0));
+
+  OpCase outside = unwritten;
+  outside.run = one_output([](const VariableList& in) {
+    Tensor y = ops::affine(2.0, in[0].value(), 0.0);
+    static_cast<unsigned char*>(y.raw())[y.bytes()] = 0;
+    return Variable(y);
+  });
+  EXPECT_TRUE(failing(outside, 0));
+
+  OpCase random = unwritten;
+  random.run = one_output([calls = std::make_shared<double>(0.0)](const VariableList& in) {
+    return Variable(ops::affine(2.0, in[0].value(), 1e-12 * ++*calls));
+  });
+  random.dtypes = {DType::f64};
+  EXPECT_TRUE(failing(random, 4));
+
+  OpCase accepting = good;
+  accepting.errors = {{"affine", [] {}}};
+  EXPECT_TRUE(failing(accepting, 5));
+  accepting.errors = {{"other", [] { affine(1.0, Variable(Tensor::zeros({2}, DType::i64))); }}};
+  EXPECT_TRUE(failing(accepting, 5));
+}
+
+}  // namespace
+}  // namespace facet::test
