@@ -214,7 +214,10 @@ Tensor broadcast_to(const Tensor& x, const Shape& shape) {
   FACET_CHECK(broadcast_shape(x.shape(), shape, "broadcast_to") == shape, "broadcast_to",
               "cannot broadcast {} to {}", x.shape(), shape);
   if (x.shape() == shape) return x;
-  return add(x, Tensor::zeros(shape, x.dtype(), x.device()));
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  const Tensor one = Tensor::full({}, 1.0, x.dtype(), x.device());
+  if (y.numel() > 0) x.backend().binary(BinaryOp::mul, x, one, y);
+  return y;
 }
 
 Tensor argmax(const Tensor& x) {
@@ -242,13 +245,9 @@ int64_t find_nonfinite(std::span<const Tensor> tensors) {
 
 // ---- linear algebra
 
-void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out) {
-  check_same_kind(a, b, "matmul");
-  check_same_kind(a, out, "matmul");
-  if (out.numel() > 0) a.backend().matmul(a, b, Tensor(), args, out);
-}
-
-Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, const Tensor& bias) {
+namespace {
+// The shape of op(a) op(b).
+Shape product_shape(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
   check_same_kind(a, b, "matmul");
   FACET_CHECK(a.rank() == b.rank() && (a.rank() == 2 || a.rank() == 3), "matmul",
               "expected two matrices or two batches of matrices, got {} and {}", a.shape(),
@@ -258,11 +257,23 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, cons
   FACET_CHECK(ka == kb && (a.rank() == 2 || a.dim(0) == b.dim(0)), "matmul",
               "cannot multiply {}{} by {}{}", a.shape(), trans_a ? " transposed" : "", b.shape(),
               trans_b ? " transposed" : "");
+  return a.rank() == 3 ? Shape{a.dim(0), m, n} : Shape{m, n};
+}
+}  // namespace
+
+void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out) {
+  const Shape shape = product_shape(a, b, args.trans_a, args.trans_b);
+  check_same_kind(a, out, "matmul");
+  check_shape(out, shape, "out", "matmul");
+  if (out.numel() > 0) a.backend().matmul(a, b, Tensor(), args, out);
+}
+
+Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, const Tensor& bias) {
+  const Shape shape = product_shape(a, b, trans_a, trans_b);
   if (bias.defined()) {
     check_same_kind(a, bias, "matmul");
-    check_shape(bias, {n}, "bias", "matmul");
+    check_shape(bias, {shape.cols()}, "bias", "matmul");
   }
-  Shape shape = a.rank() == 3 ? Shape{a.dim(0), m, n} : Shape{m, n};
   Tensor out = Tensor::empty(shape, a.dtype(), a.device());
   if (out.numel() == 0) return out;
   MatmulArgs args;

@@ -1,184 +1,203 @@
-// Multi-tensor optimiser steps: one pass over each tensor's memory.
-#include <algorithm>
-#include <cmath>
-
+// Optimiser steps over many tensors at once: one parallel loop over the blocks of all of them.
 #include "tensor/cpu/cpu_backend.h"
-#include "tensor/parallel.h"
+#include "tensor/cpu/loops.h"
 
 namespace facet {
+
+using namespace cpu;
+
 namespace {
 
-constexpr int64_t kGrain = 1 << 14;
-
-template <typename T, typename F>
-void over(int64_t n, F f) {
-  parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) f(i);
+// body(tag, block, tensor, begin, end) with the element type as tag.
+template <typename Body>
+void for_each_typed(const char* op, std::span<const Tensor> tensors, const TensorBlocks& blocks,
+                    const Body& body) {
+  blocks.for_each([&](int64_t block, size_t t, int64_t begin, int64_t end) {
+    dispatch_floating(tensors[t].dtype(), op, [&](auto tag) { body(tag, block, t, begin, end); });
   });
 }
 
-// Calls f(T{}) for f32 or f64 tensors.
-template <typename F>
-void dispatch_master(DType dtype, const char* op, F f) {
-  if (dtype == DType::f32) return f(float{});
-  FACET_CHECK(dtype == DType::f64, op, "expected f32 or f64 parameters, got {}", name(dtype));
-  f(double{});
+// term(tag, tensor, begin, end) for each block, added up per tensor in the blocks' order.
+template <typename Term>
+std::vector<double> block_sums(const char* op, std::span<const Tensor> tensors, const Term& term) {
+  const TensorBlocks blocks(tensors);
+  std::vector<double> partial(static_cast<size_t>(blocks.size()));
+  for_each_typed(op, tensors, blocks,
+                 [&](auto tag, int64_t block, size_t t, int64_t begin, int64_t end) {
+                   partial[static_cast<size_t>(block)] = term(tag, t, begin, end);
+                 });
+  std::vector<double> sums(tensors.size());
+  for (size_t t = 0; t < tensors.size(); ++t)
+    sums[t] = sum_terms<double>(blocks.first(t), blocks.first(t + 1),
+                                [&](int64_t block) { return partial[static_cast<size_t>(block)]; });
+  return sums;
 }
 
-// Fixed blocks of f64 partial sums: the same for any number of threads.
 template <typename T>
-double sum_of_squares(const T* x, int64_t n) {
-  constexpr int64_t kBlock = 1 << 14;
-  const int64_t blocks = (n + kBlock - 1) / kBlock;
-  std::vector<double> partial(static_cast<size_t>(blocks));
-  parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      constexpr int kLanes = 16;
-      double lane[kLanes] = {};
-      const int64_t last = std::min(n, (b + 1) * kBlock);
-      int64_t i = b * kBlock;
-      for (; i + kLanes <= last; i += kLanes)
-#pragma omp simd
-        for (int l = 0; l < kLanes; ++l) {
-          const double v = static_cast<double>(x[i + l]);
-          lane[l] += v * v;
-        }
-      for (int l = 0; i < last; ++i, ++l) lane[l] += static_cast<double>(x[i]) * x[i];
-      double sum = 0;
-      for (const double v : lane) sum += v;
-      partial[static_cast<size_t>(b)] = sum;
-    }
+double sum_of_squares(const T* x, int64_t begin, int64_t end) {
+  return sum_terms<double>(begin, end, [=](int64_t i) {
+    const double value = widen(x[i]);
+    return value * value;
   });
-  double total = 0;
-  for (const double v : partial) total += v;
-  return total;
 }
 
 }  // namespace
 
 void CpuBackend::sgd_step(std::span<Tensor> params, std::span<const Tensor> grads,
                           std::span<Tensor> momentum, std::span<const SgdArgs> args) {
-  for (size_t t = 0; t < params.size(); ++t) {
-    const SgdArgs& a = args[t];
-    dispatch_master(params[t].dtype(), "sgd_step", [&](auto tag) {
-      using T = decltype(tag);
-      T* w = params[t].data<T>();
-      const T* g = grads[t].data<T>();
-      const T lr = static_cast<T>(a.lr), m = static_cast<T>(a.momentum),
-              decay = static_cast<T>(a.weight_decay);
-      if (a.momentum == 0.0) {
-        over<T>(params[t].numel(), [=](int64_t i) { w[i] -= lr * (g[i] + decay * w[i]); });
-        return;
-      }
-      T* buffer = momentum[t].data<T>();
-      const bool first = a.first, nesterov = a.nesterov;
-      over<T>(params[t].numel(), [=](int64_t i) {
-        const T d = g[i] + decay * w[i];
-        const T b = first ? d : m * buffer[i] + d;
-        buffer[i] = b;
-        w[i] -= lr * (nesterov ? d + m * b : b);
+  const TensorBlocks blocks(params);
+  for_each_typed(
+      "sgd_step", params, blocks, [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+        using T = decltype(tag);
+        using A = acc_t<T>;
+        const SgdArgs& arg = args[t];
+        const A lr = static_cast<A>(arg.lr), decay = static_cast<A>(arg.weight_decay);
+        const A m = static_cast<A>(arg.momentum);
+        T* w = params[t].data<T>();
+        const T* g = grads[t].data<T>();
+        if (arg.momentum == 0.0) {  // needs no buffer
+#pragma omp simd
+          for (int64_t i = begin; i < end; ++i)
+            w[i] = static_cast<T>(widen(w[i]) - lr * (widen(g[i]) + decay * widen(w[i])));
+          return;
+        }
+        T* buffer = momentum[t].data<T>();
+        const bool first = arg.first, nesterov = arg.nesterov;
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) {
+          const A d = widen(g[i]) + decay * widen(w[i]);
+          const A v = first ? d : m * widen(buffer[i]) + d;
+          buffer[i] = static_cast<T>(v);
+          w[i] = static_cast<T>(widen(w[i]) - lr * (nesterov ? d + m * v : v));
+        }
       });
-    });
-  }
 }
 
 void CpuBackend::adamw_step(std::span<Tensor> params, std::span<const Tensor> grads,
                             std::span<Tensor> exp_avg, std::span<Tensor> exp_avg_sq,
                             std::span<const AdamArgs> args) {
-  for (size_t t = 0; t < params.size(); ++t) {
-    const AdamArgs& a = args[t];
-    dispatch_master(params[t].dtype(), "adamw_step", [&](auto tag) {
-      using T = decltype(tag);
-      T* w = params[t].data<T>();
-      const T* g = grads[t].data<T>();
-      T *m = exp_avg[t].data<T>(), *v = exp_avg_sq[t].data<T>();
-      const double step = static_cast<double>(a.step);
-      const T step_size = static_cast<T>(a.lr / (1.0 - std::pow(a.beta1, step)));
-      const T root = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(a.beta2, step)));
-      const T b1 = static_cast<T>(a.beta1), b2 = static_cast<T>(a.beta2),
-              eps = static_cast<T>(a.eps);
-      const T keep = static_cast<T>(a.decoupled ? 1.0 - a.lr * a.weight_decay : 1.0);
-      const T l2 = static_cast<T>(a.decoupled ? 0.0 : a.weight_decay);
-      const T c1 = static_cast<T>(1.0 - a.beta1), c2 = static_cast<T>(1.0 - a.beta2);
-      over<T>(params[t].numel(), [=](int64_t i) {
-        const T d = g[i] + l2 * w[i];
-        m[i] = b1 * m[i] + c1 * d;
-        v[i] = b2 * v[i] + c2 * d * d;
-        w[i] = keep * w[i] - step_size * m[i] / (std::sqrt(v[i]) * root + eps);
+  const TensorBlocks blocks(params);
+  for_each_typed(
+      "adamw_step", params, blocks, [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+        using T = decltype(tag);
+        using A = acc_t<T>;
+        const AdamArgs& arg = args[t];
+        const double step = static_cast<double>(arg.step);
+        const A step_size = static_cast<A>(arg.lr / (1.0 - std::pow(arg.beta1, step)));
+        const A root_scale = static_cast<A>(1.0 / std::sqrt(1.0 - std::pow(arg.beta2, step)));
+        const A beta1 = static_cast<A>(arg.beta1), beta2 = static_cast<A>(arg.beta2);
+        const A rest1 = static_cast<A>(1.0 - arg.beta1), rest2 = static_cast<A>(1.0 - arg.beta2);
+        const A eps = static_cast<A>(arg.eps);
+        const A shrink = static_cast<A>(arg.decoupled ? 1.0 - arg.lr * arg.weight_decay : 1.0);
+        const A l2 = static_cast<A>(arg.decoupled ? 0.0 : arg.weight_decay);
+        T *w = params[t].data<T>(), *m = exp_avg[t].data<T>(), *v = exp_avg_sq[t].data<T>();
+        const T* g = grads[t].data<T>();
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) {
+          const A d = widen(g[i]) + l2 * widen(w[i]);
+          const A mean = beta1 * widen(m[i]) + rest1 * d;
+          const A square = beta2 * widen(v[i]) + rest2 * d * d;
+          m[i] = static_cast<T>(mean);
+          v[i] = static_cast<T>(square);
+          const A denominator = std::sqrt(square) * root_scale + eps;
+          w[i] = static_cast<T>(shrink * widen(w[i]) - step_size * mean / denominator);
+        }
       });
-    });
-  }
 }
 
 void CpuBackend::lars_step(std::span<Tensor> params, std::span<const Tensor> grads,
                            std::span<Tensor> momentum, std::span<const LarsArgs> args) {
-  for (size_t t = 0; t < params.size(); ++t) {
-    const LarsArgs& a = args[t];
-    dispatch_master(params[t].dtype(), "lars_step", [&](auto tag) {
-      using T = decltype(tag);
-      T* w = params[t].data<T>();
-      const T* g = grads[t].data<T>();
-      T* buffer = momentum[t].data<T>();
-      const int64_t n = params[t].numel();
-      const T decay = static_cast<T>(a.weight_decay);
-      double trust = 1.0;
-      if (a.adapt) {
-        const double w_norm = std::sqrt(sum_of_squares(w, n));
-        if (a.form == LarsForm::larc) {
-          const double g_norm = std::sqrt(sum_of_squares(g, n));
-          if (w_norm > 0 && g_norm > 0)
-            trust = a.trust * w_norm / (g_norm + a.weight_decay * w_norm + a.eps);
-        } else {
-          Tensor d = grads[t].clone();
-          T* pd = d.data<T>();
-          over<T>(n, [=](int64_t i) { pd[i] += decay * w[i]; });
-          const double d_norm = std::sqrt(sum_of_squares(pd, n));
-          if (w_norm > 0 && d_norm > 0) trust = a.trust * w_norm / d_norm;
-        }
-      }
-      const T lr = static_cast<T>(a.lr), m = static_cast<T>(a.momentum), r = static_cast<T>(trust);
-      const bool classic = a.form == LarsForm::simclr, first = a.first;
-      over<T>(n, [=](int64_t i) {
-        const T d = r * (g[i] + decay * w[i]) * (classic ? lr : T(1));
-        const T b = first ? d : m * buffer[i] + d;
-        buffer[i] = b;
-        w[i] -= classic ? b : lr * b;
+  const std::vector<double> weights =
+      block_sums("lars_step", params, [&](auto tag, size_t t, int64_t begin, int64_t end) {
+        return args[t].adapt ? sum_of_squares(params[t].data<decltype(tag)>(), begin, end) : 0.0;
       });
-    });
+  // |g|^2 for LARC, |g + decay w|^2 for the others.
+  const std::vector<double> gradients =
+      block_sums("lars_step", params, [&](auto tag, size_t t, int64_t begin, int64_t end) {
+        using T = decltype(tag);
+        const T *w = params[t].data<T>(), *g = grads[t].data<T>();
+        if (!args[t].adapt) return 0.0;
+        if (args[t].form == LarsForm::larc) return sum_of_squares(g, begin, end);
+        const double decay = args[t].weight_decay;
+        return sum_terms<double>(begin, end, [=](int64_t i) {
+          const double value = double{widen(g[i])} + decay * double{widen(w[i])};
+          return value * value;
+        });
+      });
+  struct Factors {
+    double trust = 1.0, decay = 0.0;
+  };
+  std::vector<Factors> factors(params.size());
+  for (size_t t = 0; t < params.size(); ++t) {
+    const LarsArgs& arg = args[t];
+    const bool larc = arg.form == LarsForm::larc;
+    const double w = std::sqrt(weights[t]), g = std::sqrt(gradients[t]);
+    factors[t].decay = arg.weight_decay;
+    if (!arg.adapt) continue;
+    if (w > 0.0 && g > 0.0)
+      factors[t].trust = arg.trust * w / (larc ? g + arg.weight_decay * w + arg.eps : g);
+    else if (larc)
+      factors[t].decay = 0.0;  // apex leaves such a gradient as it is
   }
+  const TensorBlocks blocks(params);
+  for_each_typed("lars_step", params, blocks,
+                 [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+                   using T = decltype(tag);
+                   using A = acc_t<T>;
+                   const LarsArgs& arg = args[t];
+                   // The classic form keeps the learning rate inside of the buffer.
+                   const bool classic = arg.form == LarsForm::simclr, first = arg.first;
+                   const A inside = static_cast<A>(factors[t].trust * (classic ? arg.lr : 1.0));
+                   const A outside = static_cast<A>(classic ? 1.0 : arg.lr);
+                   const A m = static_cast<A>(arg.momentum);
+                   const A decay = static_cast<A>(factors[t].decay);
+                   T *w = params[t].data<T>(), *buffer = momentum[t].data<T>();
+                   const T* g = grads[t].data<T>();
+#pragma omp simd
+                   for (int64_t i = begin; i < end; ++i) {
+                     const A d = inside * (widen(g[i]) + decay * widen(w[i]));
+                     const A v = first ? d : m * widen(buffer[i]) + d;
+                     buffer[i] = static_cast<T>(v);
+                     w[i] = static_cast<T>(widen(w[i]) - outside * v);
+                   }
+                 });
 }
 
 void CpuBackend::ema_step(std::span<Tensor> averages, std::span<const Tensor> values,
                           double decay) {
-  for (size_t t = 0; t < averages.size(); ++t) {
-    dispatch_master(averages[t].dtype(), "ema_step", [&](auto tag) {
-      using T = decltype(tag);
-      T* average = averages[t].data<T>();
-      const T* value = values[t].data<T>();
-      const T keep = static_cast<T>(decay), add = static_cast<T>(1.0 - decay);
-      over<T>(averages[t].numel(),
-              [=](int64_t i) { average[i] = keep * average[i] + add * value[i]; });
-    });
-  }
+  const TensorBlocks blocks(averages);
+  for_each_typed("ema_step", averages, blocks,
+                 [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+                   using T = decltype(tag);
+                   const auto keep = static_cast<acc_t<T>>(decay);
+                   const auto rest = static_cast<acc_t<T>>(1.0 - decay);
+                   T* average = averages[t].data<T>();
+                   const T* value = values[t].data<T>();
+#pragma omp simd
+                   for (int64_t i = begin; i < end; ++i)
+                     average[i] = static_cast<T>(keep * widen(average[i]) + rest * widen(value[i]));
+                 });
 }
 
 void CpuBackend::sum_squares(std::span<const Tensor> tensors, std::span<double> sums) {
-  for (size_t t = 0; t < tensors.size(); ++t)
-    dispatch_master(tensors[t].dtype(), "sum_squares", [&](auto tag) {
-      using T = decltype(tag);
-      sums[t] = sum_of_squares(tensors[t].data<T>(), tensors[t].numel());
-    });
+  const std::vector<double> result =
+      block_sums("sum_squares", tensors, [&](auto tag, size_t t, int64_t begin, int64_t end) {
+        return sum_of_squares(tensors[t].data<decltype(tag)>(), begin, end);
+      });
+  std::copy(result.begin(), result.end(), sums.begin());
 }
 
 void CpuBackend::scale(std::span<Tensor> tensors, std::span<const double> factors) {
-  for (size_t t = 0; t < tensors.size(); ++t)
-    dispatch_master(tensors[t].dtype(), "scale", [&](auto tag) {
-      using T = decltype(tag);
-      T* x = tensors[t].data<T>();
-      const T factor = static_cast<T>(factors[t]);
-      over<T>(tensors[t].numel(), [=](int64_t i) { x[i] *= factor; });
-    });
+  const TensorBlocks blocks(tensors);
+  for_each_typed("scale", tensors, blocks,
+                 [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+                   using T = decltype(tag);
+                   const auto factor = static_cast<acc_t<T>>(factors[t]);
+                   T* x = tensors[t].data<T>();
+#pragma omp simd
+                   for (int64_t i = begin; i < end; ++i)
+                     x[i] = static_cast<T>(factor * widen(x[i]));
+                 });
 }
 
 }  // namespace facet

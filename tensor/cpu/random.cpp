@@ -1,21 +1,26 @@
+// Fills of random numbers. Element i comes from block i / 4 of the key's Philox stream; arithmetic
+// is in double and fused as written, so that every backend rounds the same number.
 #include "tensor/cpu/cpu_backend.h"
-#include "tensor/parallel.h"
+#include "tensor/cpu/loops.h"
 
 namespace facet {
+
+using namespace cpu;
+
 namespace {
 
-// Fills y in groups of four: make(block counter, four values).
-template <typename Make>
-void fill_by_block(Tensor& y, const char* op, Make make) {
-  dispatch_floating(y.dtype(), op, [&](auto tag) {
+// four(Philox4, double[4]) makes elements 4 c ... 4 c + 3 from block c.
+template <typename Four>
+void fill_fours(const RandomKey& key, Tensor& y, const Four& four) {
+  dispatch_floating(y.dtype(), "random", [&](auto tag) {
     using T = decltype(tag);
     T* to = y.data<T>();
-    const int64_t n = y.numel();
-    parallel_for((n + 3) / 4, 1 << 10, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        double four[4];
-        make(static_cast<uint64_t>(block), four);
-        for (int64_t i = 0; i < 4 && block * 4 + i < n; ++i) to[block * 4 + i] = T(four[i]);
+    for_each_block(y.numel(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += 4) {
+        double values[4];
+        four(philox(key, static_cast<uint64_t>(i / 4)), values);
+        for (int64_t lane = 0; lane < std::min<int64_t>(4, end - i); ++lane)
+          to[i + lane] = static_cast<T>(values[lane]);
       }
     });
   });
@@ -24,19 +29,18 @@ void fill_by_block(Tensor& y, const char* op, Make make) {
 }  // namespace
 
 void CpuBackend::random_uniform(const RandomKey& key, double low, double high, Tensor& y) {
-  fill_by_block(y, "random_uniform", [=](uint64_t block, double* four) {
-    const Philox4 bits = philox(key, block);
-    for (int i = 0; i < 4; ++i)
-      four[i] = low + (high - low) * static_cast<double>(uniform_from_bits(bits.v[i]));
+  const double width = high - low;
+  fill_fours(key, y, [=](const Philox4& bits, double* values) {
+    for (int lane = 0; lane < 4; ++lane)
+      values[lane] = std::fma(width, static_cast<double>(uniform_from_bits(bits.v[lane])), low);
   });
 }
 
 void CpuBackend::random_normal(const RandomKey& key, double mean, double stddev, Tensor& y) {
-  fill_by_block(y, "random_normal", [=](uint64_t block, double* four) {
-    const Philox4 bits = philox(key, block);
-    normal_from_bits(bits.v[0], bits.v[1], four);
-    normal_from_bits(bits.v[2], bits.v[3], four + 2);
-    for (int i = 0; i < 4; ++i) four[i] = mean + stddev * four[i];
+  fill_fours(key, y, [=](const Philox4& bits, double* values) {
+    normal_from_bits(bits.v[0], bits.v[1], values);
+    normal_from_bits(bits.v[2], bits.v[3], values + 2);
+    for (int lane = 0; lane < 4; ++lane) values[lane] = std::fma(stddev, values[lane], mean);
   });
 }
 

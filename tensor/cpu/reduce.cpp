@@ -1,133 +1,113 @@
-// Reductions, arg max and top-k. Sums run in fixed blocks whose partial sums are combined in
-// order, so a result does not depend on the number of threads and f32 error grows with the number
-// of blocks, not of terms.
-#include <algorithm>
-#include <cmath>
+// Reductions, arg max, top k and the search for NaNs.
+#include <atomic>
 #include <limits>
-#include <numeric>
-#include <vector>
 
 #include "tensor/cpu/cpu_backend.h"
-#include "tensor/parallel.h"
+#include "tensor/cpu/loops.h"
 
 namespace facet {
+
+using namespace cpu;
+
 namespace {
 
-constexpr int64_t kBlock = 4096;  // terms of one partial sum
-constexpr int64_t kGrain = 1 << 14;
+template <typename A>
+struct Sum {
+  static constexpr A kNothing = 0;
+  static A term(A x) { return x; }
+  static A combine(A a, A b) { return a + b; }
+};
+template <typename A>
+struct SumSquares : Sum<A> {
+  static A term(A x) { return x * x; }
+};
+// A NaN wins, from either side.
+template <typename A>
+struct Max {
+  static constexpr A kNothing = -std::numeric_limits<A>::infinity();
+  static A term(A x) { return x; }
+  static A combine(A a, A b) { return a > b || a != a ? a : b; }
+};
+template <typename A>
+struct Min {
+  static constexpr A kNothing = std::numeric_limits<A>::infinity();
+  static A term(A x) { return x; }
+  static A combine(A a, A b) { return a < b || a != a ? a : b; }
+};
 
-template <ReduceOp op, typename A>
-A start() {
-  if constexpr (op == ReduceOp::max) return -std::numeric_limits<A>::infinity();
-  if constexpr (op == ReduceOp::min) return std::numeric_limits<A>::infinity();
-  return A(0);
-}
+constexpr int64_t kColumns = 1024;  // of a tile: its partial results stay in the first cache
+constexpr int64_t kRows = 256;      // summed one after the other; tiles are combined pairwise
 
-template <ReduceOp op, typename A>
-A join(A sum, A v) {
-  // max and min keep a NaN once they have seen one.
-  if constexpr (op == ReduceOp::max) return v > sum || v != v ? v : sum;
-  else if constexpr (op == ReduceOp::min) return v < sum || v != v ? v : sum;
-  else return sum + v;
-}
-
-template <ReduceOp op, typename A>
-A term(A v) {
-  if constexpr (op == ReduceOp::sum_squares) return v * v;
-  else return v;
-}
-
-// 32 independent lanes, then a tree: vectorises and halves the length of every chain of additions.
-template <ReduceOp op, typename T>
-acc_t<T> reduce_block(const T* x, int64_t n) {
-  using A = acc_t<T>;
-  constexpr int kLanes = 32;
-  A lane[kLanes];
-  std::fill(lane, lane + kLanes, start<op, A>());
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
+// Of x[0 ... n).
+template <typename Op, typename T, typename A = acc_t<T>>
+A reduce_contiguous(const T* x, int64_t n) {
+  if constexpr (std::is_base_of_v<Sum<A>, Op>) {
+    return sum_terms<A>(0, n, [=](int64_t i) { return Op::term(widen(x[i])); });
+  } else {
+    constexpr int kLanes = 16;
+    A lanes[kLanes];
+    std::fill(lanes, lanes + kLanes, Op::kNothing);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
 #pragma omp simd
-    for (int l = 0; l < kLanes; ++l) lane[l] = join<op>(lane[l], term<op>(A(x[i + l])));
-  for (int l = 0; i < n; ++i, ++l) lane[l] = join<op>(lane[l], term<op>(A(x[i])));
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int l = 0; l < width; ++l) lane[l] = join<op>(lane[l], lane[l + width]);
-  return lane[0];
-}
-
-template <ReduceOp op, typename A>
-A finish(A sum, int64_t n) {
-  return op == ReduceOp::mean ? sum / static_cast<A>(n) : sum;
-}
-
-// inner == 1: each output is one contiguous run.
-template <ReduceOp op, typename T>
-void reduce_runs(const T* x, int64_t outer, int64_t n, T* y) {
-  using A = acc_t<T>;
-  const int64_t blocks = (n + kBlock - 1) / kBlock;
-  if (blocks == 1) {
-    parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o)
-        y[o] = T(finish<op>(reduce_block<op>(x + o * n, n), n));
-    });
-    return;
-  }
-  std::vector<A> partial(static_cast<size_t>(outer * blocks));
-  parallel_for(outer * blocks, kGrain / kBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t o = i / blocks, b = i % blocks;
-      partial[static_cast<size_t>(i)] =
-          reduce_block<op>(x + o * n + b * kBlock, std::min(kBlock, n - b * kBlock));
-    }
-  });
-  for (int64_t o = 0; o < outer; ++o) {
-    // Pairwise over the blocks; sum_squares' partial sums are plain sums by now.
-    A* p = partial.data() + o * blocks;
-    constexpr ReduceOp fold = op == ReduceOp::sum_squares ? ReduceOp::sum : op;
-    for (int64_t width = 1; width < blocks; width *= 2)
-      for (int64_t i = 0; i + width < blocks; i += 2 * width) p[i] = join<fold>(p[i], p[i + width]);
-    y[o] = T(finish<op>(p[0], n));
+      for (int lane = 0; lane < kLanes; ++lane)
+        lanes[lane] = Op::combine(lanes[lane], widen(x[i + lane]));
+    for (; i < n; ++i) lanes[0] = Op::combine(lanes[0], widen(x[i]));
+    for (int lane = 1; lane < kLanes; ++lane) lanes[0] = Op::combine(lanes[0], lanes[lane]);
+    return lanes[0];
   }
 }
 
-// inner > 1: columns are reduced side by side, rows in blocks of 64 and these in order.
-template <ReduceOp op, typename T>
-void reduce_columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* y) {
-  using A = acc_t<T>;
-  constexpr int64_t kRows = 64, kColumns = 256;
+// partials[0 ... n) at `stride`, combined as a balanced tree.
+template <typename Op, typename A>
+A combine_tree(const A* partials, int64_t n, int64_t stride) {
+  if (n == 1) return partials[0];
+  const int64_t half = n / 2;
+  return Op::combine(combine_tree<Op>(partials, half, stride),
+                     combine_tree<Op>(partials + half * stride, n - half, stride));
+}
+
+// Two passes: partial results of tiles (outer, tile of n, inner), then a tree over the tiles of n.
+template <typename Op, typename T, typename A = acc_t<T>>
+void reduce_tiles(const T* x, int64_t outer, int64_t n, int64_t inner, A factor, T* y) {
+  const bool contiguous = inner == 1;
+  const int64_t tile = contiguous ? 4 * kBlock : kRows;
+  const int64_t tiles = std::max<int64_t>(1, (n + tile - 1) / tile);
   const int64_t strips = (inner + kColumns - 1) / kColumns;
-  constexpr ReduceOp fold = op == ReduceOp::sum_squares ? ReduceOp::sum : op;
-  parallel_for(outer * strips, std::max<int64_t>(1, kGrain / (n * std::min(inner, kColumns))),
-               [&](int64_t begin, int64_t end) {
-    A total[kColumns], partial[kColumns];
-    for (int64_t s = begin; s < end; ++s) {
-      const int64_t o = s / strips, first = (s % strips) * kColumns;
-      const int64_t width = std::min(kColumns, inner - first);
-      std::fill(total, total + width, start<op, A>());
-      for (int64_t row = 0; row < n; row += kRows) {
-        std::fill(partial, partial + width, start<op, A>());
-        for (int64_t r = row; r < std::min(n, row + kRows); ++r) {
-          const T* from = x + (o * n + r) * inner + first;
-#pragma omp simd
-          for (int64_t c = 0; c < width; ++c) partial[c] = join<op>(partial[c], term<op>(A(from[c])));
-        }
-#pragma omp simd
-        for (int64_t c = 0; c < width; ++c) total[c] = join<fold>(total[c], partial[c]);
-      }
-      for (int64_t c = 0; c < width; ++c) y[o * inner + first + c] = T(finish<op>(total[c], n));
+  std::vector<A> partials(static_cast<size_t>(outer * tiles * inner));
+  const int64_t work = std::min(n, tile) * std::min(inner, kColumns);
+  for_each_row(outer * tiles * strips, work, [&](int64_t task) {
+    const int64_t strip = task % strips, t = task / strips % tiles, o = task / strips / tiles;
+    const int64_t begin = t * tile, count = std::min(tile, n - begin);
+    const T* from = x + (o * n + begin) * inner;
+    A* to = partials.data() + (o * tiles + t) * inner;
+    if (contiguous) {
+      *to = reduce_contiguous<Op>(from, count);
+      return;
     }
+    const int64_t first = strip * kColumns, cols = std::min(kColumns, inner - first);
+    A acc[kColumns];
+    std::fill(acc, acc + cols, Op::kNothing);
+    for (int64_t row = 0; row < count; ++row) {
+      const T* values = from + row * inner + first;
+#pragma omp simd
+      for (int64_t j = 0; j < cols; ++j) acc[j] = Op::combine(acc[j], Op::term(widen(values[j])));
+    }
+    std::copy(acc, acc + cols, to + first);
+  });
+  for_each_row(outer, tiles * inner, [&](int64_t o) {
+    const A* from = partials.data() + o * tiles * inner;
+    for (int64_t j = 0; j < inner; ++j)
+      y[o * inner + j] = static_cast<T>(factor * combine_tree<Op>(from + j, tiles, inner));
   });
 }
 
-template <typename F>
-void dispatch_reduce(ReduceOp op, F&& f) {
-  switch (op) {
-    case ReduceOp::sum: return f(std::integral_constant<ReduceOp, ReduceOp::sum>{});
-    case ReduceOp::mean: return f(std::integral_constant<ReduceOp, ReduceOp::mean>{});
-    case ReduceOp::max: return f(std::integral_constant<ReduceOp, ReduceOp::max>{});
-    case ReduceOp::min: return f(std::integral_constant<ReduceOp, ReduceOp::min>{});
-    case ReduceOp::sum_squares:
-      return f(std::integral_constant<ReduceOp, ReduceOp::sum_squares>{});
-  }
+// Whether a value is not finite, from its exponent.
+bool is_nonfinite(float x) {
+  return (std::bit_cast<uint32_t>(x) & 0x7f800000u) == 0x7f800000u;
+}
+bool is_nonfinite(double x) {
+  return (std::bit_cast<uint64_t>(x) & 0x7ff0000000000000u) == 0x7ff0000000000000u;
 }
 
 }  // namespace
@@ -136,13 +116,21 @@ void CpuBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n, 
                         Tensor& y) {
   dispatch_floating(x.dtype(), "reduce", [&](auto tag) {
     using T = decltype(tag);
-    dispatch_reduce(op, [&](auto op_tag) {
-      constexpr ReduceOp kOp = op_tag.value;
-      if (inner == 1)
-        reduce_runs<kOp>(x.data<T>(), outer, n, y.data<T>());
-      else
-        reduce_columns<kOp>(x.data<T>(), outer, n, inner, y.data<T>());
-    });
+    using A = acc_t<T>;
+    const T* from = x.data<T>();
+    T* to = y.data<T>();
+    switch (op) {
+      case ReduceOp::sum:
+        return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1), to);
+      case ReduceOp::mean:
+        return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1) / static_cast<A>(n), to);
+      case ReduceOp::max:
+        return reduce_tiles<Max<A>>(from, outer, n, inner, A(1), to);
+      case ReduceOp::min:
+        return reduce_tiles<Min<A>>(from, outer, n, inner, A(1), to);
+      case ReduceOp::sum_squares:
+        return reduce_tiles<SumSquares<A>>(from, outer, n, inner, A(1), to);
+    }
   });
 }
 
@@ -150,16 +138,12 @@ void CpuBackend::argmax(const Tensor& x, Tensor& y) {
   dispatch_floating(x.dtype(), "argmax", [&](auto tag) {
     using T = decltype(tag);
     const int64_t cols = x.cols();
-    const T* from = x.data<T>();
-    int64_t* to = y.data<int64_t>();
-    parallel_for(x.rows(), std::max<int64_t>(1, kGrain / cols), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* row = from + r * cols;
-        int64_t best = 0;
-        for (int64_t c = 1; c < cols; ++c)
-          if (static_cast<acc_t<T>>(row[c]) > static_cast<acc_t<T>>(row[best])) best = c;
-        to[r] = best;
-      }
+    for_each_row(x.rows(), cols, [&](int64_t row) {
+      const T* values = x.data<T>() + row * cols;
+      const auto largest = max_term<acc_t<T>>(cols, [=](int64_t i) { return widen(values[i]); });
+      int64_t at = 0;
+      while (at < cols && widen(values[at]) != largest) ++at;
+      y.data<int64_t>()[row] = at < cols ? at : 0;  // a row of NaNs gives 0
     });
   });
 }
@@ -167,49 +151,52 @@ void CpuBackend::argmax(const Tensor& x, Tensor& y) {
 void CpuBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indices) {
   dispatch_floating(x.dtype(), "topk", [&](auto tag) {
     using T = decltype(tag);
+    struct Entry {
+      acc_t<T> value;
+      int64_t index;
+      bool operator<(const Entry& other) const {  // "comes first"
+        return value != other.value ? value > other.value : index < other.index;
+      }
+    };
     const int64_t cols = x.cols();
-    const T* from = x.data<T>();
-    T* best = values.data<T>();
-    int64_t* where = indices.data<int64_t>();
-    parallel_for(x.rows(), std::max<int64_t>(1, kGrain / cols), [&](int64_t begin, int64_t end) {
-      std::vector<int64_t> order(static_cast<size_t>(cols));
-      for (int64_t r = begin; r < end; ++r) {
-        const T* row = from + r * cols;
-        std::iota(order.begin(), order.end(), int64_t{0});
-        const auto before = [row](int64_t a, int64_t b) {
-          const acc_t<T> va(row[a]), vb(row[b]);
-          return va > vb || (va == vb && a < b);
-        };
-        std::nth_element(order.begin(), order.begin() + (k - 1), order.end(), before);
-        std::sort(order.begin(), order.begin() + k, before);
-        for (int64_t i = 0; i < k; ++i) {
-          best[r * k + i] = row[order[static_cast<size_t>(i)]];
-          where[r * k + i] = order[static_cast<size_t>(i)];
-        }
+    for_each_row(x.rows(), cols, [&](int64_t row) {
+      const T* from = x.data<T>() + row * cols;
+      // A heap of the best so far with the worst of them on top.
+      std::vector<Entry> best;
+      best.reserve(static_cast<size_t>(k) + 1);
+      for (int64_t i = 0; i < cols; ++i) {
+        const Entry entry{widen(from[i]), i};
+        if (i >= k && !(entry.value > best.front().value)) continue;
+        best.push_back(entry);
+        std::push_heap(best.begin(), best.end());
+        if (i < k) continue;
+        std::pop_heap(best.begin(), best.end());
+        best.pop_back();
+      }
+      std::sort_heap(best.begin(), best.end());
+      for (int64_t i = 0; i < k; ++i) {
+        values.data<T>()[row * k + i] = static_cast<T>(best[static_cast<size_t>(i)].value);
+        indices.data<int64_t>()[row * k + i] = best[static_cast<size_t>(i)].index;
       }
     });
   });
 }
 
 void CpuBackend::find_nonfinite(std::span<const Tensor> tensors, int64_t& index) {
-  index = -1;
-  for (size_t t = 0; t < tensors.size() && index < 0; ++t) {
+  const TensorBlocks blocks(tensors);
+  std::vector<std::atomic<bool>> bad(tensors.size());
+  blocks.for_each([&](int64_t, size_t t, int64_t begin, int64_t end) {
     dispatch_floating(tensors[t].dtype(), "find_nonfinite", [&](auto tag) {
       using T = decltype(tag);
-      using A = acc_t<T>;
-      const T* x = tensors[t].data<T>();
-      const int64_t n = tensors[t].numel();
-      std::vector<uint8_t> bad(static_cast<size_t>(parallel_parts(n, kGrain)));
-      parallel_for_parts(n, kGrain, [&](int part, int64_t begin, int64_t end) {
-        // v * 0 is 0 for finite v and NaN otherwise; one sum a part, no branch an element.
-        A sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = begin; i < end; ++i) sum += A(x[i]) * A(0);
-        bad[static_cast<size_t>(part)] = !(sum == A(0));
-      });
-      if (std::find(bad.begin(), bad.end(), 1) != bad.end()) index = static_cast<int64_t>(t);
+      const T* values = tensors[t].data<T>();
+      int found = 0;
+#pragma omp simd reduction(| : found)
+      for (int64_t i = begin; i < end; ++i) found |= is_nonfinite(widen(values[i]));
+      if (found) bad[t].store(true, std::memory_order_relaxed);
     });
-  }
+  });
+  const auto first = std::find_if(bad.begin(), bad.end(), [](const auto& b) { return b.load(); });
+  index = first == bad.end() ? -1 : first - bad.begin();
 }
 
 }  // namespace facet

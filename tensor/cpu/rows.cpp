@@ -1,54 +1,24 @@
-// Row-wise kernels: L2 normalisation, softmax and cross entropy.
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
+// Kernels over rows x C: normalisation to unit length, softmax and cross entropy.
 #include "tensor/cpu/cpu_backend.h"
-#include "tensor/parallel.h"
+#include "tensor/cpu/loops.h"
 
 namespace facet {
+
+using namespace cpu;
+
 namespace {
 
-constexpr int64_t kGrain = 1 << 13;
+// log sum_k exp(x_k) = largest + log_sum.
+template <typename A>
+struct LogSumExp {
+  A largest, sum, log_sum;
+};
 
-// Calls body(row) for every row of x in parallel.
-template <typename Body>
-void for_rows(const Tensor& x, Body body) {
-  parallel_for(x.rows(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, x.cols())),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t r = begin; r < end; ++r) body(r);
-               });
-}
-
-// Sum of f(i) over a row in 16 lanes: accurate to a few ulps and vectorisable.
-template <typename A, typename F>
-A row_sum(int64_t n, F f) {
-  constexpr int kLanes = 16;
-  A lane[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-#pragma omp simd
-    for (int l = 0; l < kLanes; ++l) lane[l] += f(i + l);
-  for (int l = 0; i < n; ++i, ++l) lane[l] += f(i);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-  return lane[0];
-}
-
-template <typename A, typename T>
-A row_max(const T* x, int64_t n) {
-  A best = -std::numeric_limits<A>::infinity();
-#pragma omp simd reduction(max : best)
-  for (int64_t i = 0; i < n; ++i) best = A(x[i]) > best ? A(x[i]) : best;
-  return best;
-}
-
-template <typename A, typename T>
-A log_sum_exp(const T* x, int64_t n) {
-  const A high = row_max<A>(x, n);
-  // All -inf: the sum is empty. +inf or NaN come out as they should from the arithmetic.
-  if (high == -std::numeric_limits<A>::infinity()) return high;
-  return high + std::log(row_sum<A>(n, [=](int64_t i) { return std::exp(A(x[i]) - high); }));
+template <typename T, typename A = acc_t<T>>
+LogSumExp<A> log_sum_exp(const T* x, int64_t cols) {
+  const A largest = max_term<A>(cols, [=](int64_t i) { return widen(x[i]); });
+  const A sum = sum_terms<A>(0, cols, [=](int64_t i) { return std::exp(widen(x[i]) - largest); });
+  return {largest, sum, std::log(sum)};
 }
 
 }  // namespace
@@ -58,38 +28,37 @@ void CpuBackend::l2_normalize(const Tensor& x, double eps, Tensor& y, Tensor& no
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = x.cols();
-    const T* from = x.data<T>();
-    T* to = y.data<T>();
-    A* norms = norm.data<A>();
-    for_rows(x, [=](int64_t r) {
-      const T* row = from + r * cols;
-      const A length = std::sqrt(row_sum<A>(cols, [=](int64_t i) { return A(row[i]) * A(row[i]); }));
-      norms[r] = length;
-      const A scale = A(1) / std::max(length, static_cast<A>(eps));
+    for_each_row(x.rows(), cols, [&](int64_t row) {
+      const T* from = x.data<T>() + row * cols;
+      T* to = y.data<T>() + row * cols;
+      const A length = std::sqrt(
+          sum_terms<A>(0, cols, [=](int64_t i) { return widen(from[i]) * widen(from[i]); }));
+      const A factor = A(1) / std::max(length, static_cast<A>(eps));
 #pragma omp simd
-      for (int64_t i = 0; i < cols; ++i) to[r * cols + i] = T(A(row[i]) * scale);
+      for (int64_t i = 0; i < cols; ++i) to[i] = static_cast<T>(widen(from[i]) * factor);
+      norm.data<A>()[row] = length;
     });
   });
 }
 
-// y = x / max(|x|, eps): dx = (dy - y <y, dy>) / |x| above eps, dy / eps below it.
+// With r = max(|x|, eps): dx = (dy - y (y . dy)) / r, and dy / r where eps decided.
 void CpuBackend::l2_normalize_backward(const Tensor& y, const Tensor& norm, const Tensor& dy,
                                        double eps, Tensor& dx) {
   dispatch_floating(y.dtype(), "l2_normalize_backward", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = y.cols();
-    const T *py = y.data<T>(), *pg = dy.data<T>();
-    const A* norms = norm.data<A>();
-    T* to = dx.data<T>();
-    for_rows(y, [=](int64_t r) {
-      const T *u = py + r * cols, *g = pg + r * cols;
-      const bool clipped = norms[r] <= static_cast<A>(eps);
-      const A scale = A(1) / std::max(norms[r], static_cast<A>(eps));
-      const A dot =
-          clipped ? A(0) : row_sum<A>(cols, [=](int64_t i) { return A(u[i]) * A(g[i]); });
+    for_each_row(y.rows(), cols, [&](int64_t row) {
+      const T *unit = y.data<T>() + row * cols, *grad = dy.data<T>() + row * cols;
+      T* to = dx.data<T>() + row * cols;
+      const A length = norm.data<A>()[row], floor = static_cast<A>(eps);
+      const A factor = A(1) / std::max(length, floor);
+      A dot = 0;
+      if (length > floor)
+        dot = sum_terms<A>(0, cols, [=](int64_t i) { return widen(unit[i]) * widen(grad[i]); });
 #pragma omp simd
-      for (int64_t i = 0; i < cols; ++i) to[r * cols + i] = T((A(g[i]) - A(u[i]) * dot) * scale);
+      for (int64_t i = 0; i < cols; ++i)
+        to[i] = static_cast<T>((widen(grad[i]) - widen(unit[i]) * dot) * factor);
     });
   });
 }
@@ -99,69 +68,76 @@ void CpuBackend::softmax(const Tensor& x, bool log, Tensor& y) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = x.cols();
-    const T* from = x.data<T>();
-    T* to = y.data<T>();
-    for_rows(x, [=](int64_t r) {
-      const T* row = from + r * cols;
-      const A lse = log_sum_exp<A>(row, cols);
-      for (int64_t i = 0; i < cols; ++i) {
-        const A v = A(row[i]) - lse;
-        to[r * cols + i] = T(log ? v : std::exp(v));
+    for_each_row(x.rows(), cols, [&](int64_t row) {
+      const T* from = x.data<T>() + row * cols;
+      T* to = y.data<T>() + row * cols;
+      const LogSumExp<A> lse = log_sum_exp(from, cols);
+      if (log) {
+#pragma omp simd
+        for (int64_t i = 0; i < cols; ++i)
+          to[i] = static_cast<T>(widen(from[i]) - lse.largest - lse.log_sum);
+      } else {
+        const A factor = A(1) / lse.sum;
+#pragma omp simd
+        for (int64_t i = 0; i < cols; ++i)
+          to[i] = static_cast<T>(std::exp(widen(from[i]) - lse.largest) * factor);
       }
     });
   });
 }
 
-// softmax: dx = y (dy - <y, dy>); log softmax: dx = dy - exp(y) sum(dy).
+// dx = y (dy - sum y dy); of the logarithm: dx = dy - exp(y) sum dy.
 void CpuBackend::softmax_backward(const Tensor& y, const Tensor& dy, bool log, Tensor& dx) {
   dispatch_floating(y.dtype(), "softmax_backward", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = y.cols();
-    const T *py = y.data<T>(), *pg = dy.data<T>();
-    T* to = dx.data<T>();
-    for_rows(y, [=](int64_t r) {
-      const T *p = py + r * cols, *g = pg + r * cols;
-      T* out = to + r * cols;
+    for_each_row(y.rows(), cols, [&](int64_t row) {
+      const T *out = y.data<T>() + row * cols, *grad = dy.data<T>() + row * cols;
+      T* to = dx.data<T>() + row * cols;
       if (log) {
-        const A sum = row_sum<A>(cols, [=](int64_t i) { return A(g[i]); });
-        for (int64_t i = 0; i < cols; ++i) out[i] = T(A(g[i]) - std::exp(A(p[i])) * sum);
+        const A sum = sum_terms<A>(0, cols, [=](int64_t i) { return widen(grad[i]); });
+#pragma omp simd
+        for (int64_t i = 0; i < cols; ++i)
+          to[i] = static_cast<T>(widen(grad[i]) - std::exp(widen(out[i])) * sum);
       } else {
-        const A dot = row_sum<A>(cols, [=](int64_t i) { return A(p[i]) * A(g[i]); });
-        for (int64_t i = 0; i < cols; ++i) out[i] = T(A(p[i]) * (A(g[i]) - dot));
+        const A dot =
+            sum_terms<A>(0, cols, [=](int64_t i) { return widen(out[i]) * widen(grad[i]); });
+#pragma omp simd
+        for (int64_t i = 0; i < cols; ++i)
+          to[i] = static_cast<T>(widen(out[i]) * (widen(grad[i]) - dot));
       }
     });
   });
 }
 
-// With t = (1-s) onehot + s/C:  loss = lse - (1-s) x_label - s/C sum(x).
 void CpuBackend::cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
                                Tensor& loss, Tensor& lse) {
   dispatch_floating(logits.dtype(), "cross_entropy", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = logits.cols();
-    const T* x = logits.data<T>();
-    const int64_t* label = labels.data<int64_t>();
-    A *out = loss.data<A>(), *kept = lse.data<A>();
-    const A s = static_cast<A>(smoothing);
-    for_rows(logits, [=](int64_t r) {
-      const T* row = x + r * cols;
-      kept[r] = log_sum_exp<A>(row, cols);
-      if (label[r] < 0) {
-        out[r] = A(0);
-        return;
+    const A rest = static_cast<A>(smoothing);
+    for_each_row(logits.rows(), cols, [&](int64_t row) {
+      const T* x = logits.data<T>() + row * cols;
+      const LogSumExp<A> sums = log_sum_exp(x, cols);
+      const A largest = sums.largest;
+      const int64_t label = labels.data<int64_t>()[row];
+      A value = 0;
+      if (label >= 0) {
+        // Shifted by the largest logit, so that nothing large cancels.
+        value = sums.log_sum - (A(1) - rest) * (widen(x[label]) - largest);
+        if (smoothing > 0.0)
+          value -= rest / static_cast<A>(cols) *
+                   sum_terms<A>(0, cols, [=](int64_t i) { return widen(x[i]) - largest; });
       }
-      // As differences from lse, so that large logits do not cancel.
-      const A hit = kept[r] - A(row[label[r]]);
-      const A rest = s == A(0) ? A(0)
-                               : row_sum<A>(cols, [=](int64_t i) { return kept[r] - A(row[i]); }) /
-                                     static_cast<A>(cols);
-      out[r] = (A(1) - s) * hit + s * rest;
+      loss.data<A>()[row] = value;
+      lse.data<A>()[row] = largest + sums.log_sum;
     });
   });
 }
 
+// d logits = dloss (softmax - target).
 void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& labels,
                                         double smoothing, const Tensor& lse, const Tensor& dloss,
                                         Tensor& dlogits) {
@@ -169,43 +145,44 @@ void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& labe
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = logits.cols();
-    const T* x = logits.data<T>();
-    const int64_t* label = labels.data<int64_t>();
-    const A *kept = lse.data<A>(), *g = dloss.data<A>();
-    T* to = dlogits.data<T>();
-    const A on = static_cast<A>(1.0 - smoothing), off = static_cast<A>(smoothing) / static_cast<A>(cols);
-    for_rows(logits, [=](int64_t r) {
-      T* out = to + r * cols;
-      if (label[r] < 0) {
-        std::fill(out, out + cols, T(0.0f));
+    const A rest = static_cast<A>(smoothing), uniform = rest / static_cast<A>(cols);
+    for_each_row(logits.rows(), cols, [&](int64_t row) {
+      const T* x = logits.data<T>() + row * cols;
+      T* to = dlogits.data<T>() + row * cols;
+      const int64_t label = labels.data<int64_t>()[row];
+      if (label < 0) {
+        std::fill(to, to + cols, T(0.0f));
         return;
       }
-      for (int64_t i = 0; i < cols; ++i) {
-        const A target = off + (i == label[r] ? on : A(0));
-        out[i] = T(g[r] * (std::exp(A(x[r * cols + i]) - kept[r]) - target));
-      }
+      const A shift = lse.data<A>()[row], factor = dloss.data<A>()[row];
+#pragma omp simd
+      for (int64_t i = 0; i < cols; ++i)
+        to[i] = static_cast<T>(factor * (std::exp(widen(x[i]) - shift) - uniform));
+      const A likelihood = std::exp(widen(x[label]) - shift);
+      to[label] = static_cast<T>(factor * (likelihood - uniform - (A(1) - rest)));
     });
   });
 }
 
-// loss = sum_k t_k (lse - x_k)
 void CpuBackend::soft_cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& loss,
                                     Tensor& lse) {
   dispatch_floating(logits.dtype(), "soft_cross_entropy", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = logits.cols();
-    const T *x = logits.data<T>(), *t = targets.data<T>();
-    A *out = loss.data<A>(), *kept = lse.data<A>();
-    for_rows(logits, [=](int64_t r) {
-      const T *row = x + r * cols, *target = t + r * cols;
-      const A high = log_sum_exp<A>(row, cols);
-      kept[r] = high;
-      out[r] = row_sum<A>(cols, [=](int64_t i) { return A(target[i]) * (high - A(row[i])); });
+    for_each_row(logits.rows(), cols, [&](int64_t row) {
+      const T *x = logits.data<T>() + row * cols, *target = targets.data<T>() + row * cols;
+      const LogSumExp<A> sums = log_sum_exp(x, cols);
+      const A largest = sums.largest, log_sum = sums.log_sum;
+      loss.data<A>()[row] = sum_terms<A>(0, cols, [=](int64_t i) {
+        return widen(target[i]) * (log_sum - (widen(x[i]) - largest));
+      });
+      lse.data<A>()[row] = largest + log_sum;
     });
   });
 }
 
+// d logits = dloss (softmax sum(target) - target).
 void CpuBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets,
                                              const Tensor& lse, const Tensor& dloss,
                                              Tensor& dlogits) {
@@ -213,14 +190,14 @@ void CpuBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor&
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = logits.cols();
-    const T *x = logits.data<T>(), *t = targets.data<T>();
-    const A *kept = lse.data<A>(), *g = dloss.data<A>();
-    T* to = dlogits.data<T>();
-    for_rows(logits, [=](int64_t r) {
-      const T *row = x + r * cols, *target = t + r * cols;
-      const A mass = row_sum<A>(cols, [=](int64_t i) { return A(target[i]); });
+    for_each_row(logits.rows(), cols, [&](int64_t row) {
+      const T *x = logits.data<T>() + row * cols, *target = targets.data<T>() + row * cols;
+      T* to = dlogits.data<T>() + row * cols;
+      const A shift = lse.data<A>()[row], factor = dloss.data<A>()[row];
+      const A total = sum_terms<A>(0, cols, [=](int64_t i) { return widen(target[i]); });
+#pragma omp simd
       for (int64_t i = 0; i < cols; ++i)
-        to[r * cols + i] = T(g[r] * (std::exp(A(row[i]) - kept[r]) * mass - A(target[i])));
+        to[i] = static_cast<T>(factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
     });
   });
 }

@@ -1,84 +1,136 @@
-// Symmetric eigenvalues (LAPACK) and average-linkage clustering.
-#include <algorithm>
-#include <limits>
-#include <vector>
-
+// Symmetric eigenvalues and average-linkage clustering.
 #include "tensor/cpu/blas.h"
 #include "tensor/cpu/cpu_backend.h"
+#include "tensor/cpu/loops.h"
 
 namespace facet {
+
+using namespace cpu;
+
 namespace {
 
-// Position of the largest entry of row + penalty, the first of equals. The penalty is 0 for a
-// cluster that lives and -inf for one that was merged away.
-template <typename T>
-int64_t largest(const T* row, const T* penalty, int64_t n) {
-  T best = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : best)
-  for (int64_t i = 0; i < n; ++i) best = row[i] + penalty[i] > best ? row[i] + penalty[i] : best;
-  int64_t at = 0;
-  while (at < n && row[at] + penalty[at] != best) ++at;
-  return at;
+template <typename F>
+void dispatch_solver(const Tensor& x, const char* op, F&& f) {
+  if (x.dtype() == DType::f32) return f(float{});
+  FACET_CHECK(x.dtype() == DType::f64, op, "expected f32 or f64, got {}", name(x.dtype()));
+  f(double{});
 }
 
-// Nearest-neighbour chain (Murtagh 1983): follow nearest neighbours until two clusters are each
-// other's; merge them. Average linkage is reducible, so the chain before them stays valid and the
-// merges are those of the greedy algorithm, in another order. O(n^2) time, in place in the (n, n)
-// matrix s. Lance-Williams: s(a+b, c) = (|a| s(a,c) + |b| s(b,c)) / (|a| + |b|).
+// Agglomerative clustering by the nearest-neighbour chain (Murtagh 1983): follow nearest
+// neighbours until two clusters are each other's, merge them, go on from what is left of the
+// chain. Average linkage is reducible, so the chain stays valid and the merges are those of the
+// greedy algorithm in another order. O(n^2) time, in place.
 template <typename T>
-void nearest_neighbour_chain(T* s, int64_t n, T* merges) {
-  constexpr T kRemoved = -std::numeric_limits<T>::infinity();
-  std::vector<T> size(static_cast<size_t>(n), T(1)), penalty(static_cast<size_t>(n), T(0));
-  std::vector<int64_t> chain;
-  for (int64_t i = 0; i < n; ++i) s[i * n + i] = kRemoved;
-  int64_t first_alive = 0;
-  for (int64_t merged = 0; merged < n - 1;) {
-    if (chain.empty()) {
-      while (size[static_cast<size_t>(first_alive)] == T(0)) ++first_alive;
-      chain.push_back(first_alive);
+class NearestNeighbourChain {
+ public:
+  NearestNeighbourChain(T* similarity, int64_t n)
+      : matrix_(similarity),
+        n_(n),
+        stride_(n),
+        alive_(n),
+        size_(static_cast<size_t>(n), T(1)),
+        dead_(static_cast<size_t>(n), T(0)) {}
+
+  // The similarities of the n - 1 merges, as they are found.
+  void run(T* merges) {
+    std::vector<int64_t> chain;
+    while (alive_ > 1) {
+      if (chain.empty())
+        chain.push_back(std::find(dead_.begin(), dead_.end(), T(0)) - dead_.begin());
+      const int64_t a = chain.back();
+      const int64_t before = chain.size() > 1 ? chain[chain.size() - 2] : -1;
+      const int64_t b = nearest(a, before);
+      if (b != before) {
+        chain.push_back(b);
+        continue;
+      }
+      chain.resize(chain.size() - 2);
+      *merges++ = matrix_[a * stride_ + b];
+      merge(std::min(a, b), std::max(a, b));
+      if (4 * alive_ <= 3 * n_ && n_ > 64) compact(chain);
     }
-    const int64_t a = chain.back();
-    T* row_a = s + a * n;
-    int64_t b = largest(row_a, penalty.data(), n);
-    // Prefer the cluster we came from among equals, or the chain could run in a circle.
-    if (chain.size() > 1 && row_a[chain[chain.size() - 2]] == row_a[b]) b = chain[chain.size() - 2];
-    if (chain.size() < 2 || b != chain[chain.size() - 2]) {
-      chain.push_back(b);
-      continue;
-    }
-    chain.resize(chain.size() - 2);
-    merges[merged++] = row_a[b];
-    T* row_b = s + b * n;
-    const T wa = size[static_cast<size_t>(a)], wb = size[static_cast<size_t>(b)];
-    const T share_a = wa / (wa + wb), share_b = wb / (wa + wb);
-    // The union lives on in row and column b; the diagonal stays -inf.
-#pragma omp simd
-    for (int64_t c = 0; c < n; ++c) row_b[c] = share_a * row_a[c] + share_b * row_b[c];
-    row_b[b] = kRemoved;
-    for (int64_t c = 0; c < n; ++c) s[c * n + b] = row_b[c];
-    penalty[static_cast<size_t>(a)] = kRemoved;
-    size[static_cast<size_t>(b)] = wa + wb;
-    size[static_cast<size_t>(a)] = T(0);
   }
-  std::sort(merges, merges + (n - 1), [](T x, T y) { return x > y; });
-}
+
+ private:
+  // The cluster most similar to a. Of equals: `before`, or the chain could run in a circle; else
+  // the first.
+  int64_t nearest(int64_t a, int64_t before) {
+    T* row = matrix_ + a * stride_;
+    const T* dead = dead_.data();
+    row[a] = -std::numeric_limits<T>::infinity();
+    const T best = max_term<T>(n_, [=](int64_t i) { return row[i] + dead[i]; });
+    FACET_CHECK(std::isfinite(best), "average_linkage",
+                "expected finite similarities, got a NaN or an infinity");
+    if (before >= 0 && row[before] == best) return before;
+    int64_t first = 0;
+    while (row[first] + dead[first] != best) ++first;
+    return first;
+  }
+
+  // The union takes b's place: s(a + b, c) = (|a| s(a, c) + |b| s(b, c)) / (|a| + |b|).
+  void merge(int64_t a, int64_t b) {
+    T &size_a = size_[static_cast<size_t>(a)], &size_b = size_[static_cast<size_t>(b)];
+    const T share_a = size_a / (size_a + size_b), share_b = size_b / (size_a + size_b);
+    size_b += size_a;
+    dead_[static_cast<size_t>(a)] = -std::numeric_limits<T>::infinity();
+    --alive_;
+    const T* row_a = matrix_ + a * stride_;
+    T *row_b = matrix_ + b * stride_, *column_b = matrix_ + b;
+#pragma omp simd
+    for (int64_t c = 0; c < n_; ++c) row_b[c] = share_a * row_a[c] + share_b * row_b[c];
+    for (int64_t c = 0; c < n_; ++c)
+      if (dead_[static_cast<size_t>(c)] == T(0)) column_b[c * stride_] = row_b[c];
+  }
+
+  // Drops the rows and columns of the dead; the living keep their order. Every element moves
+  // towards the front, past those that have moved, so this works in place.
+  void compact(std::vector<int64_t>& chain) {
+    std::vector<int64_t> kept, position;
+    for (int64_t i = 0; i < n_; ++i) {
+      position.push_back(static_cast<int64_t>(kept.size()));
+      if (dead_[static_cast<size_t>(i)] == T(0)) kept.push_back(i);
+    }
+    // An odd number of cache lines a row: a column would fall into few sets of the cache else.
+    constexpr int64_t kLine = 64 / sizeof(T);
+    const int64_t stride = std::min(stride_, ((alive_ + kLine - 1) / kLine | 1) * kLine);
+    for (int64_t i = 0; i < alive_; ++i) {
+      const int64_t source = kept[static_cast<size_t>(i)];
+      const T* from = matrix_ + source * stride_;
+      T* to = matrix_ + i * stride;
+      for (int64_t j = 0; j < alive_; ++j) to[j] = from[kept[static_cast<size_t>(j)]];
+      size_[static_cast<size_t>(i)] = size_[static_cast<size_t>(source)];
+    }
+    for (int64_t& link : chain) link = position[static_cast<size_t>(link)];
+    n_ = alive_;
+    stride_ = stride;
+    dead_.assign(static_cast<size_t>(n_), T(0));
+  }
+
+  T* matrix_;
+  int64_t n_;       // clusters in the matrix, the dead ones too
+  int64_t stride_;  // elements from a row to the next
+  int64_t alive_;
+  std::vector<T> size_;
+  std::vector<T> dead_;  // 0, or -infinity for the dead: added to similarities
+};
 
 }  // namespace
 
 void CpuBackend::eigvalsh(const Tensor& matrix, Tensor& values) {
-  Tensor scratch = matrix.clone();  // LAPACK overwrites it
-  if (matrix.dtype() == DType::f64)
-    blas::symmetric_eigenvalues(matrix.dim(0), scratch.data<double>(), values.data<double>());
-  else
-    blas::symmetric_eigenvalues(matrix.dim(0), scratch.data<float>(), values.data<float>());
+  Tensor work = matrix.clone();  // LAPACK overwrites it
+  dispatch_solver(matrix, "eigvalsh", [&](auto tag) {
+    using T = decltype(tag);
+    blas::symmetric_eigenvalues(matrix.dim(0), work.data<T>(), values.data<T>());
+  });
 }
 
 void CpuBackend::average_linkage(Tensor& similarity, Tensor& merges) {
-  const int64_t n = similarity.dim(0);
-  if (similarity.dtype() == DType::f64)
-    nearest_neighbour_chain(similarity.data<double>(), n, merges.data<double>());
-  else
-    nearest_neighbour_chain(similarity.data<float>(), n, merges.data<float>());
+  dispatch_solver(similarity, "average_linkage", [&](auto tag) {
+    using T = decltype(tag);
+    T* found = merges.data<T>();
+    NearestNeighbourChain<T>(similarity.data<T>(), similarity.dim(0)).run(found);
+    std::sort(found, found + merges.numel(), std::greater<T>());
+  });
 }
 
 }  // namespace facet
