@@ -1,0 +1,175 @@
+// facet bench: how fast whole training steps and the diversity metrics are.
+#include "apps/commands/bench.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "apps/command.h"
+#include "apps/interrupt.h"
+#include "apps/log.h"
+#include "apps/machine.h"
+#include "apps/model.h"
+#include "metrics/resnet50_weights.h"
+#include "nn/init.h"
+#include "ssl/supervised.h"
+#include "tensor/parallel.h"
+
+namespace facet {
+
+double median(std::vector<double> values) {
+  FACET_CHECK(!values.empty(), "median", "of nothing");
+  const size_t half = values.size() / 2;
+  std::sort(values.begin(), values.end());
+  return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+namespace {
+
+constexpr size_t kReportedLosses = 10;
+
+struct TrainBench {
+  NetworkOptions network{.arch = "resnet50", .stem = "auto", .width = 64, .image_size = 224};
+  int64_t batch = 32, steps = 10, warmup = 2, classes = 1000, threads = 0;
+  uint64_t seed = 0;
+  double lr = 0.01;
+  std::string save_start;
+  bool json = false;
+};
+
+// Random images and labels: the peer is given the same.
+Batch synthetic_batch(const TrainBench& bench) {
+  const RandomKey key = random_key(bench.seed, RandomPurpose::synthetic);
+  const int64_t size = bench.network.image_size;
+  RandomSequence random(key.child(1));
+  std::vector<int64_t> labels(static_cast<size_t>(bench.batch));
+  for (int64_t& label : labels)
+    label = static_cast<int64_t>(random.below(static_cast<uint64_t>(bench.classes)));
+  return {{ops::random_normal({bench.batch, size, size, 3}, key.child(0))},
+          Tensor::from(labels, {bench.batch}),
+          {}};
+}
+
+void bench_train(const Arguments& arguments) {
+  Options options("bench train", "Times whole training steps (forward, backward, SGD) on random data.");
+  TrainBench bench;
+  bench.network.add_to(options);
+  options.add("-b,--batch-size", bench.batch, "Images a step");
+  options.add("--steps", bench.steps, "Timed steps");
+  options.add("--warmup-steps", bench.warmup, "Steps before them");
+  options.add("--num-classes", bench.classes, "Outputs of the classifier");
+  options.add("--lr", bench.lr, "Learning rate");
+  options.add("--seed", bench.seed, "Of weights and data");
+  options.add("--threads", bench.threads, "Threads (0: one a core)");
+  options.add("--save-start", bench.save_start, "Write the initial weights and the batch to a file");
+  options.flag("--json", bench.json, "Print JSON");
+  if (!options.parse(arguments)) return;
+  if (bench.batch < 1 || bench.steps < 1 || bench.warmup < 0 || bench.classes < 2)
+    throw UsageError("facet bench train: expected a positive --batch-size and --steps, "
+                     "--num-classes of at least 2");
+  if (bench.threads > 0) set_num_threads(static_cast<int>(bench.threads));
+
+  Supervised objective(std::make_unique<ResNet>(bench.network.resolve()), bench.classes);
+  initialize(objective, bench.seed);
+  const Batch batch = synthetic_batch(bench);
+  if (!bench.save_start.empty()) {
+    std::vector<NamedTensor> tensors = state(objective.encoder());
+    tensors.push_back({"fc.weight", objective.classifier().weight.value()});
+    tensors.push_back({"fc.bias", objective.classifier().bias.value()});
+    tensors.push_back({"input", batch.views[0]});  // (B, H, W, 3), in the file (B, 3, H, W)
+    tensors.push_back({"labels", batch.labels});
+    save_safetensors(bench.save_start, to_file_layout(tensors));
+  }
+  ParamGroup all;
+  all.parameters = parameters(objective);
+  all.weight_decay = 1e-4;
+  Optimizer optimizer({}, {all});
+
+  double first_step = 0.0;
+  std::vector<double> seconds, losses;
+  for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
+    const Stopwatch clock;
+    const double loss = objective.train_step(batch, optimizer, bench.lr, step);
+    if (step == 0) first_step = seconds_since_start();
+    if (step >= bench.warmup) seconds.push_back(clock.seconds());
+    if (losses.size() < kReportedLosses) losses.push_back(loss);
+    stop_if_interrupted("bench stopped");
+  }
+  const double step = median(seconds);
+  const double images_per_second = static_cast<double>(bench.batch) / step;
+  if (bench.json) {
+    const Json result = {{"arch", bench.network.arch},
+                         {"image_size", bench.network.image_size},
+                         {"batch", bench.batch},
+                         {"threads", num_threads()},
+                         {"images_per_second", images_per_second},
+                         {"step_seconds", step},
+                         {"first_step_seconds", first_step},
+                         {"peak_memory_mib", peak_memory_mib()},
+                         {"losses", losses}};
+    fmt::print("{}\n", result.dump());
+    return;
+  }
+  fmt::print("{} at {} pixels, batch {}, {} threads: {:.2f} images/s, {:.1f} ms a step (median of {})\n",
+             bench.network.arch, bench.network.image_size, bench.batch, num_threads(),
+             images_per_second, step * 1e3, bench.steps);
+  fmt::print("first step done {:.2f} s after the start of the process, peak memory {:.0f} MiB\n",
+             first_step, peak_memory_mib());
+  std::string text;
+  for (const double loss : losses) text += fmt::format(" {:.6f}", loss);
+  fmt::print("losses:{}\n", text);
+}
+
+void bench_diversity(const Arguments& arguments) {
+  Options options("bench diversity", "Times both diversities of ResNet-50-shaped weights.");
+  uint64_t seed = 0;
+  int64_t repeats = 3;
+  bool large = false, json = false;
+  options.add("--seed", seed, "Of the weights");
+  options.add("--repeats", repeats, "The fastest counts");
+  options.flag("--large", large, "One layer of 2048 x 4608 instead of the network");
+  options.flag("--json", json, "Print JSON");
+  if (!options.parse(arguments)) return;
+  std::vector<NamedWeight> weights;
+  if (large)
+    weights.push_back({"layer.weight",
+                       ops::add(ops::random_uniform({2048, 4608}, {seed, 1}, -1.0, 1.0),
+                                ops::random_uniform({1, 4608}, {seed, 2}, -1.0, 1.0))});
+  else
+    weights = resnet50_weights(seed);
+  const DiversityTiming timing = time_diversity(weights, static_cast<int>(repeats));
+  const ModelDiversity& model = timing.diversity;
+  if (json) {
+    const Json result = {{"layers", model.layers.size()},
+                         {"seconds", timing.seconds},
+                         {"clustering", model.clustering},
+                         {"spectral", model.spectral}};
+    fmt::print("{}\n", result.dump());
+  } else {
+    fmt::print("{} layers in {:.3f} s: clustering diversity {:.6f}, spectral {:.6f}\n",
+               model.layers.size(), timing.seconds, model.clustering, model.spectral);
+  }
+}
+
+}  // namespace
+
+void run_bench(const Arguments& arguments) {
+  const std::vector<std::pair<std::string, void (*)(const Arguments&)>> kinds = {
+      {"train", bench_train}, {"diversity", bench_diversity}, {"peers", bench_peers}};
+  const std::string word = arguments.empty() ? "--help" : arguments[0];
+  std::vector<std::string> names;
+  for (const auto& [name, run] : kinds) {
+    if (word == name) return run(Arguments(arguments.begin() + 1, arguments.end()));
+    names.push_back(name);
+  }
+  if (word == "--help" || word == "-h") {
+    fmt::print("usage: facet bench train|diversity|peers [options]\n\n"
+               "  train      images a second of whole training steps\n"
+               "  diversity  both diversities of ResNet-50-shaped weights\n"
+               "  peers      both beside PyTorch and SciPy, run in turn\n");
+    return;
+  }
+  throw UsageError(fmt::format("facet bench: unknown benchmark '{}': expected train, diversity or "
+                               "peers{}", word, suggestion(word, names)));
+}
+
+}  // namespace facet

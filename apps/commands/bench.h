@@ -1,0 +1,12 @@
+#pragma once
+
+#include <vector>
+
+#include "apps/options.h"
+
+namespace facet {
+
+void bench_peers(const Arguments& arguments);
+double median(std::vector<double> values);
+
+}  // namespace facet

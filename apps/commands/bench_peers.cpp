@@ -1,0 +1,198 @@
+// facet bench peers: ours and the peers' scripts in turn, each in a process of its own, so that
+// whatever else the machine does meets all of them alike.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <sstream>
+
+#include "apps/command.h"
+#include "apps/commands/bench.h"
+#include "apps/interrupt.h"
+#include "apps/log.h"
+#include "apps/machine.h"
+#include "tensor/parallel.h"
+
+namespace facet {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// What PyTorch needs to be at its best on such a machine: freed memory is kept, and OpenBLAS and
+// ATen take the AVX-512 paths. docs/benchmarks says how much each gives.
+constexpr const char* kTunedEnvironment =
+    "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 "
+    "OPENBLAS_CORETYPE=SKYLAKEX ATEN_CPU_CAPABILITY=avx512";
+
+struct Row {
+  std::string name;
+  // Options for both sides; empty arch: a row of the diversity metrics.
+  std::string arch, stem;
+  int64_t image_size = 0, batch = 0, steps = 0;
+  bool large = false;
+};
+
+const std::vector<Row>& all_rows() {
+  static const std::vector<Row> rows = {
+      {"resnet50_224_b32", "resnet50", "imagenet", 224, 32, 8, false},
+      {"resnet18_224_b64", "resnet18", "imagenet", 224, 64, 8, false},
+      {"resnet18_32_b128", "resnet18", "small", 32, 128, 8, false},
+      {"diversity_resnet50", "", "", 0, 0, 0, false},
+      {"diversity_2048x4608", "", "", 0, 0, 0, true},
+  };
+  return rows;
+}
+
+std::string quoted(const std::string& text) {
+  std::string result = "'";
+  for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+// Runs a shell command that prints one line of JSON.
+Json run_json(const std::string& command) {
+  FILE* pipe = ::popen(command.c_str(), "r");
+  FACET_CHECK(pipe, "bench", "cannot start {}", command);
+  std::string text;
+  char buffer[4096];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, n);
+  const int status = ::pclose(pipe);
+  stop_if_interrupted("bench stopped");
+  const Json result = Json::parse(text, nullptr, false);
+  FACET_CHECK(status == 0 && result.is_object(), "bench",
+              "expected JSON, got exit code {} and '{}' from: {} (the peers need python3-torch, "
+              "python3-torchvision and python3-scipy)",
+              WIFEXITED(status) ? WEXITSTATUS(status) : -1, text.substr(0, 200), command);
+  return result;
+}
+
+// Largest relative difference of two series of losses.
+double disagreement(const Json& a, const Json& b) {
+  FACET_CHECK(a.size() == b.size(), "bench", "{} losses against {}", a.size(), b.size());
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double x = a[i], y = b[i];
+    worst = std::max(worst, std::abs(x - y) / std::max(std::abs(x), 1e-12));
+  }
+  return worst;
+}
+
+struct Measured {
+  std::vector<double> ours, peer_default, peer_tuned;
+  double loss_agreement = 0.0;  // largest relative difference of losses or diversities
+};
+
+Measured run_training(const Row& row, int rounds, const std::string& self) {
+  const fs::path start = fs::temp_directory_path() / fmt::format("facet_bench_{}.safetensors", ::getpid());
+  const std::string shared =
+      fmt::format("--arch {} --stem {} --image-size {} --batch-size {} --steps {} --warmup-steps 2",
+                  row.arch, row.stem, row.image_size, row.batch, row.steps);
+  const std::string ours = fmt::format("{} bench train {} --json --threads {} --save-start {}",
+                                       quoted(self), shared, num_threads(), quoted(start.string()));
+  const std::string peer =
+      fmt::format("python3 {} {} --threads {} --start {}",
+                  quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared, num_threads(),
+                  quoted(start.string()));
+  Measured result;
+  try {
+    for (int round = 0; round < rounds; ++round) {
+      log_info("{}: round {} of {}", row.name, round + 1, rounds);
+      const Json a = run_json(ours), b = run_json(peer);
+      const Json c = run_json(fmt::format("env {} {} --channels-last", kTunedEnvironment, peer));
+      result.ours.push_back(a["images_per_second"]);
+      result.peer_default.push_back(b["images_per_second"]);
+      result.peer_tuned.push_back(c["images_per_second"]);
+      for (const Json& losses : {b["losses"], c["losses"]})
+        result.loss_agreement = std::max(result.loss_agreement, disagreement(a["losses"], losses));
+    }
+  } catch (...) {
+    fs::remove(start);
+    throw;
+  }
+  fs::remove(start);
+  return result;
+}
+
+Measured run_diversity_row(const Row& row, int rounds, const std::string& self) {
+  const std::string large = row.large ? " --large" : "";
+  Measured result;
+  for (int round = 0; round < rounds; ++round) {
+    log_info("{}: round {} of {}", row.name, round + 1, rounds);
+    const std::string script = quoted(std::string(FACET_PEERS) + "/diversity_peer.py");
+    const Json a = run_json(quoted(self) + " bench diversity --json" + large);
+    const Json b = run_json("python3 " + script + large);
+    result.ours.push_back(a["seconds"]);
+    result.peer_default.push_back(b["scipy"]["seconds"]);
+    result.peer_tuned.push_back(b["tuned"]["seconds"]);
+    const Json mine = {a["clustering"], a["spectral"]};
+    const Json theirs = {b["scipy"]["clustering"], b["scipy"]["spectral"]};
+    result.loss_agreement = std::max(result.loss_agreement, disagreement(mine, theirs));
+  }
+  return result;
+}
+
+}  // namespace
+
+void bench_peers(const Arguments& arguments) {
+  Options options("bench peers",
+                  "Ours beside PyTorch and SciPy on the same weights and data, run in turn; both as "
+                  "they come (with as many threads as we use) and tuned.");
+  std::string rows = "all";
+  int64_t rounds = 3;
+  bool json = false;
+  options.add("--rows", rows, "Comma-separated names, or all");
+  options.add("--rounds", rounds, "Each side runs so often; medians count");
+  options.flag("--json", json, "Print JSON");
+  if (!options.parse(arguments)) return;
+  if (rounds < 1) throw UsageError("--rounds: expected at least 1");
+
+  std::vector<std::string> names;
+  for (const Row& row : all_rows()) names.push_back(row.name);
+  std::vector<Row> chosen;
+  std::istringstream words(rows);
+  for (std::string word; std::getline(words, word, ',');) {
+    const auto before = chosen.size();
+    for (const Row& row : all_rows())
+      if (word == "all" || word == row.name) chosen.push_back(row);
+    if (chosen.size() == before)
+      throw UsageError(fmt::format("--rows: unknown row '{}'{}", word, suggestion(word, names)));
+  }
+
+  const std::string self = fs::read_symlink("/proc/self/exe").string();
+  Json results = Json::object();
+  if (!json)
+    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "row", "ours", "default", "tuned",
+               "x default", "x tuned", "difference");
+  for (const Row& row : chosen) {
+    const bool is_training = !row.arch.empty();
+    const Measured m = is_training ? run_training(row, static_cast<int>(rounds), self)
+                                   : run_diversity_row(row, static_cast<int>(rounds), self);
+    const double ours = median(m.ours), as_it_comes = median(m.peer_default),
+                 tuned = median(m.peer_tuned);
+    // Above 1: we are faster. Training counts images a second, metrics seconds.
+    const double over_default = is_training ? ours / as_it_comes : as_it_comes / ours;
+    const double over_tuned = is_training ? ours / tuned : tuned / ours;
+    results[row.name] = {{"unit", is_training ? "images/s" : "s"},
+                         {"ours", ours},
+                         {"peer_default", as_it_comes},
+                         {"peer_tuned", tuned},
+                         {"ratio_default", over_default},
+                         {"ratio_tuned", over_tuned},
+                         {"loss_agreement", m.loss_agreement},
+                         {"rounds", {{"ours", m.ours}, {"peer_default", m.peer_default},
+                                     {"peer_tuned", m.peer_tuned}}}};
+    if (!json) {
+      fmt::print("{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e}  ({})\n", row.name,
+                 ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
+                 is_training ? "images/s" : "s");
+      std::fflush(stdout);
+    }
+  }
+  if (json) fmt::print("{}\n", Json({{"machine", machine_description()}, {"rows", results}}).dump());
+}
+
+}  // namespace facet
