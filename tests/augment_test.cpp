@@ -1,0 +1,187 @@
+// Image operations against values computed with Pillow and torchvision, and statistics of the
+// random ones.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "data/pipeline.h"
+
+namespace facet {
+namespace {
+
+using Rows = std::vector<std::vector<int>>;
+
+Image gray_image(const Rows& rows) {
+  Image image(static_cast<int>(rows.size()), static_cast<int>(rows[0].size()));
+  for (int y = 0; y < image.height; ++y)
+    for (int x = 0; x < image.width; ++x)
+      std::fill_n(image.at(y, x), 3, static_cast<uint8_t>(rows[static_cast<size_t>(y)][static_cast<size_t>(x)]));
+  return image;
+}
+
+Rows red(const Image& image) {
+  Rows rows;
+  for (int y = 0; y < image.height; ++y) {
+    rows.emplace_back();
+    for (int x = 0; x < image.width; ++x) rows.back().push_back(image.at(y, x)[0]);
+  }
+  return rows;
+}
+
+Image pixel(int r, int g, int b) {
+  Image image(1, 1);
+  image.pixels = {static_cast<uint8_t>(r), static_cast<uint8_t>(g), static_cast<uint8_t>(b)};
+  return image;
+}
+
+std::vector<int> rgb(const Image& image) { return {image.pixels.begin(), image.pixels.end()}; }
+
+TEST(Resize, PillowsAntialiasedRamp) {
+  Rows ramp(8, std::vector<int>(8));
+  for (int k = 0; k < 64; ++k) ramp[static_cast<size_t>(k / 8)][static_cast<size_t>(k % 8)] = 4 * k;
+  EXPECT_EQ(red(resize(gray_image(ramp), 3, 3, Filter::bilinear)),
+            (Rows{{39, 49, 59}, {116, 126, 136}, {193, 203, 213}}));
+  EXPECT_EQ(red(resize(gray_image(ramp), 3, 3, Filter::bicubic)),
+            (Rows{{33, 43, 53}, {116, 126, 136}, {199, 209, 219}}));
+}
+
+TEST(Resize, PillowsUpsampling) {
+  const Image row = gray_image({{0, 128, 255}});
+  EXPECT_EQ(red(resize(row, 1, 5, Filter::bilinear)), (Rows{{0, 51, 128, 204, 255}}));
+  EXPECT_EQ(red(resize(row, 1, 5, Filter::bicubic)), (Rows{{0, 39, 128, 216, 255}}));
+  EXPECT_EQ(red(resize(row, 1, 3, Filter::bicubic)), red(row));
+}
+
+TEST(Color, PillowsIntegers) {
+  EXPECT_EQ(luma(pixel(200, 100, 50).pixels.data()), 124);
+  Image p = pixel(200, 100, 50);
+  adjust_brightness(p, 1.4f);
+  EXPECT_EQ(rgb(p), (std::vector<int>{255, 140, 70}));
+  p = pixel(200, 100, 50);
+  adjust_saturation(p, .6f);
+  EXPECT_EQ(rgb(p), (std::vector<int>{169, 109, 79}));
+  p = pixel(200, 100, 50);
+  adjust_saturation(p, 1.4f);
+  EXPECT_EQ(rgb(p), (std::vector<int>{230, 90, 20}));
+  p = pixel(200, 100, 50);
+  adjust_hue(p, .1);
+  EXPECT_EQ(rgb(p), (std::vector<int>{200, 188, 50}));
+  p = pixel(200, 100, 50);
+  adjust_hue(p, -.1);
+  EXPECT_EQ(rgb(p), (std::vector<int>{200, 50, 85}));
+  Image two(1, 2);
+  two.pixels = {200, 100, 50, 10, 20, 30};
+  adjust_contrast(two, .6f);
+  EXPECT_EQ(rgb(two), (std::vector<int>{148, 88, 58, 34, 40, 46}));
+  p = pixel(127, 128, 255);
+  solarize(p);
+  EXPECT_EQ(rgb(p), (std::vector<int>{127, 127, 0}));
+}
+
+std::vector<int> blurred_impulse(float sigma) {
+  Rows rows(21, std::vector<int>(21, 0));
+  rows[10][10] = 255;
+  Image image = gray_image(rows);
+  gaussian_blur(image, sigma);
+  return red(image)[10];
+}
+
+void expect_middle(const std::vector<int>& row, const std::vector<int>& want) {
+  const size_t first = 10 - want.size() / 2;
+  EXPECT_EQ(std::vector<int>(row.begin() + static_cast<std::ptrdiff_t>(first),
+                             row.begin() + static_cast<std::ptrdiff_t>(first + want.size())),
+            want);
+}
+
+TEST(Blur, PillowsExtendedBox) {
+  expect_middle(blurred_impulse(.5f), {1, 21, 154, 21, 1});
+  expect_middle(blurred_impulse(1), {1, 6, 24, 42, 24, 6, 1});
+  expect_middle(blurred_impulse(2), {1, 2, 4, 6, 8, 9, 8, 6, 4, 2, 1});
+  Rows step(12, std::vector<int>(12, 0));
+  for (auto& row : step) std::fill(row.begin() + 6, row.end(), 255);
+  Image image = gray_image(step);
+  gaussian_blur(image, 1);
+  const std::vector<int> row = red(image)[6];
+  EXPECT_EQ(std::vector<int>(row.begin() + 3, row.begin() + 9),
+            (std::vector<int>{1, 15, 75, 179, 240, 254}));
+}
+
+TEST(Crop, StaysInsideAndHasTheRightStatistics) {
+  RandomSequence random({1, 2});
+  double area = 0;
+  constexpr int kDraws = 10000;
+  for (int i = 0; i < kDraws; ++i) {
+    const Window w = random_resized_window(100, 100, .2, .6, random);
+    ASSERT_TRUE(w.top >= 0 && w.left >= 0 && w.top + w.height <= 100 && w.left + w.width <= 100);
+    const double aspect = static_cast<double>(w.width) / w.height;
+    ASSERT_TRUE(aspect > .7 && aspect < 1.43);
+    area += w.width * w.height / 1e4;
+  }
+  EXPECT_NEAR(area / kDraws, .4, 4 * .4 / std::sqrt(12.0) / std::sqrt(kDraws) + .002);
+}
+
+TEST(Crop, FallsBackToTheCentre) {
+  RandomSequence random({1, 2});
+  // A strip so narrow that no window of half its area fits the aspect range.
+  const Window w = random_resized_window(10, 1000, .9, 1, random);
+  EXPECT_EQ(w.height, 10);
+  EXPECT_EQ(w.width, 13);
+  EXPECT_EQ(w.left, (1000 - 13) / 2);
+  EXPECT_THROW(crop(Image(4, 4), 2, 2, 3, 1), Error);
+}
+
+TEST(Steps, ProbabilitiesHold) {
+  constexpr int kDraws = 10000;
+  const auto share = [](const PipelineStep& step, const Image& image) {
+    RandomSequence random({3, 4});
+    int changed = 0;
+    for (int i = 0; i < kDraws; ++i) {
+      Image copy = image;
+      step.apply(copy, random);
+      changed += copy.pixels != image.pixels;
+    }
+    return static_cast<double>(changed) / kDraws;
+  };
+  Image image(1, 2);
+  image.pixels = {200, 100, 50, 10, 20, 30};
+  const auto four_sigma = [](double p) { return 4 * std::sqrt(p * (1 - p) / kDraws); };
+  EXPECT_NEAR(share(random_flip(), image), .5, four_sigma(.5));
+  EXPECT_NEAR(share(random_gray(.2), image), .2, four_sigma(.2));
+  EXPECT_NEAR(share(random_solarize(.2), image), .2, four_sigma(.2));
+  EXPECT_NEAR(share(random_blur(.5, 1, 2), image), .5, four_sigma(.5));
+  EXPECT_NEAR(share(color_jitter(.4, .4, .4, .1, .8), image), .8, four_sigma(.8) + .01);
+}
+
+TEST(Pipeline, EvaluationIsNormalisedAndDeterministic) {
+  const Pipeline pipeline = eval_pipeline(4, kImagenetNormalization);
+  Image image(4, 4);
+  std::fill(image.pixels.begin(), image.pixels.end(), uint8_t{255});
+  std::array<float, 48> out{};
+  pipeline(image, RandomSequence({1, 1}), out.data());
+  EXPECT_NEAR(out[0], (1 - .485) / .229, 1e-5);
+  EXPECT_NEAR(out[1], (1 - .456) / .224, 1e-5);
+  EXPECT_NEAR(out[2], (1 - .406) / .225, 1e-5);
+}
+
+TEST(Pipeline, ResizeAndCentreCrop) {
+  Image image(30, 60);
+  for (int y = 0; y < 30; ++y)
+    for (int x = 0; x < 60; ++x) image.at(y, x)[0] = static_cast<uint8_t>(4 * x);
+  RandomSequence random({1, 1});
+  resize_and_center_crop(30, 20, Filter::bilinear).apply(image, random);
+  EXPECT_EQ(image.height, 20);
+  EXPECT_EQ(image.at(0, 0)[0], 4 * 20);  // (60 - 20) / 2
+}
+
+TEST(Pipeline, DescribesItself) {
+  const std::string text = simclr_small_pipeline(28, kHalfNormalization).describe();
+  for (const char* part : {"RandomResizedCrop(28, area 0.08-1, bicubic)", "HorizontalFlip",
+                           "ColorJitter(0.4, 0.4, 0.4, 0.1, p 0.8)", "Gray(p 0.2)", "Normalize"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  EXPECT_EQ(text.find("Blur"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace facet

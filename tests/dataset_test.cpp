@@ -1,0 +1,273 @@
+// Readers of IDX and CIFAR files in their right and wrong forms; synthetic families; subsets.
+#include "data/dataset.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <set>
+
+#include "data/readers.h"
+#include "data/synthetic.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Files : public ::testing::Test {
+ protected:
+  Files() {
+    folder_ = fs::temp_directory_path() /
+              ("facet_dataset_" + std::to_string(getpid()) + "_" +
+               ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(folder_);
+  }
+  ~Files() override { fs::remove_all(folder_); }
+
+  void write(const std::string& name, const std::string& bytes) {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name, std::ios::binary) << bytes;
+  }
+  void write_gz(const std::string& name, const std::string& bytes) {
+    gzFile file = gzopen((folder_ / name).c_str(), "wb");
+    gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size()));
+    gzclose(file);
+  }
+  // The message of the FileError that f throws.
+  template <typename F>
+  std::string error(F f) {
+    try {
+      f();
+    } catch (const FileError& e) {
+      EXPECT_EQ(e.exit_code(), ExitCode::bad_file);
+      return e.what();
+    }
+    ADD_FAILURE() << "expected a FileError";
+    return "";
+  }
+  void expect_parts(const std::string& text, std::initializer_list<const char*> parts) {
+    for (const char* part : parts)
+      EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' in: " << text;
+    EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+  }
+
+  fs::path folder_;
+};
+
+std::string number(uint32_t v) {
+  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8),
+          static_cast<char>(v)};
+}
+
+std::string idx_images(uint32_t n, uint32_t side = 4) {
+  std::string bytes = number(0x803) + number(n) + number(side) + number(side);
+  for (uint32_t i = 0; i < n * side * side; ++i) bytes += static_cast<char>(i % 251);
+  return bytes;
+}
+
+std::string idx_labels(uint32_t n, int classes = 10) {
+  std::string bytes = number(0x801) + number(n);
+  for (uint32_t i = 0; i < n; ++i) bytes += static_cast<char>(i % static_cast<uint32_t>(classes));
+  return bytes;
+}
+
+using Idx = Files;
+
+TEST_F(Idx, ReadsPlainGzippedAndDottedNames) {
+  write("a/train-images-idx3-ubyte", idx_images(20));
+  write("a/train-labels-idx1-ubyte", idx_labels(20));
+  fs::create_directories(folder_ / "b/FashionMNIST/raw");
+  write_gz("b/FashionMNIST/raw/train-images.idx3-ubyte.gz", idx_images(20));
+  write_gz("b/FashionMNIST/raw/train-labels.idx1-ubyte.gz", idx_labels(20));
+  const DatasetPtr a = read_fashion_mnist(folder_ / "a", Split::train);
+  const DatasetPtr b = read_fashion_mnist(folder_ / "b", Split::train);
+  EXPECT_EQ(a->size(), 20);
+  EXPECT_EQ(a->fingerprint(), b->fingerprint());
+  const Image image = a->image(1);
+  EXPECT_EQ(image.at(0, 1)[0], 17);
+  EXPECT_EQ(image.at(0, 1)[2], 17);  // grey, shown as three equal channels
+  EXPECT_EQ(a->labels().to_vector<int64_t>()[13], 3);
+}
+
+TEST_F(Idx, SeveralGzipMembers) {
+  const std::string bytes = idx_labels(20);
+  write_gz("one.gz", bytes.substr(0, 11));
+  write_gz("two.gz", bytes.substr(11));
+  std::string joined;
+  for (const char* part : {"one.gz", "two.gz"}) {
+    std::ifstream in(folder_ / part, std::ios::binary);
+    joined.append(std::istreambuf_iterator<char>(in), {});
+  }
+  write("labels.gz", joined);
+  EXPECT_EQ(read_idx(folder_ / "labels.gz", 1).numel(), 20);
+}
+
+TEST_F(Idx, TruncatedIsNamed) {
+  write("f", idx_images(20).substr(0, 100));
+  expect_parts(error([&] { read_idx(folder_ / "f", 3); }), {"/f:", "expected 320", "got 84", "truncated"});
+  write("g", "\0\0");
+  expect_parts(error([&] { read_idx(folder_ / "g", 3); }), {"/g:", "header", "truncated"});
+  write_gz("whole.gz", idx_images(20));
+  std::ifstream in(folder_ / "whole.gz", std::ios::binary);
+  const std::string packed(std::istreambuf_iterator<char>(in), {});
+  write("cut.gz", packed.substr(0, packed.size() / 2));
+  expect_parts(error([&] { read_idx(folder_ / "cut.gz", 3); }), {"cut.gz:"});
+}
+
+TEST_F(Idx, SwappedFilesAreNamed) {
+  write("images", idx_labels(20));
+  expect_parts(error([&] { read_idx(folder_ / "images", 3); }), {"images:", "3 axes", "got 1", "swapped"});
+}
+
+TEST_F(Idx, OtherDamage) {
+  write("text", "hello world, this is no IDX file");
+  expect_parts(error([&] { read_idx(folder_ / "text", 1); }), {"text:", "IDX"});
+  write("floats", number(0xD01) + number(1) + "1234");
+  expect_parts(error([&] { read_idx(folder_ / "floats", 1); }), {"floats:", "type 0d"});
+  write("longer", idx_labels(20) + "x");
+  expect_parts(error([&] { read_idx(folder_ / "longer", 1); }), {"longer:", "more data"});
+  write("huge", number(0x803) + number(0xffffffff) + number(0xffff) + number(0xffff));
+  expect_parts(error([&] { read_idx(folder_ / "huge", 3); }), {"huge:", "claims"});
+}
+
+TEST_F(Idx, CountsAndLabelsMustAgree) {
+  write("train-images-idx3-ubyte", idx_images(20));
+  write("train-labels-idx1-ubyte", idx_labels(19));
+  expect_parts(error([&] { read_fashion_mnist(folder_, Split::train); }), {"19 labels", "20 images"});
+  write("train-labels-idx1-ubyte", idx_labels(20, 11));
+  expect_parts(error([&] { read_fashion_mnist(folder_, Split::train); }), {"label 10", "sample 10"});
+}
+
+TEST_F(Idx, MissingFolderAndFile) {
+  expect_parts(error([&] { read_fashion_mnist(folder_ / "none", Split::train); }), {"none", "no such folder"});
+  expect_parts(error([&] { read_fashion_mnist(folder_, Split::test); }), {"t10k-images-idx3-ubyte"});
+}
+
+class Cifar : public Files {
+ protected:
+  static std::string records(int64_t n, int label_bytes, int64_t classes) {
+    std::string bytes;
+    for (int64_t i = 0; i < n; ++i) {
+      if (label_bytes == 2) bytes += static_cast<char>(i % 20);  // coarse first
+      bytes += static_cast<char>(i % classes);
+      bytes += std::string(1024, static_cast<char>(i % 7)) + std::string(1024, 100) +
+               std::string(1024, 50);
+    }
+    return bytes;
+  }
+  static std::string names(int n) {
+    std::string text;
+    for (int i = 0; i < n; ++i) text += "class" + std::to_string(i) + "\n";
+    return text;
+  }
+};
+
+TEST_F(Cifar, TenReadsPlanesAsPixels) {
+  write("cifar-10-batches-bin/batches.meta.txt", names(10) + "\n");
+  write("cifar-10-batches-bin/test_batch.bin", records(10000, 1, 10));
+  const DatasetPtr d = read_cifar10(folder_, Split::test);
+  EXPECT_EQ(d->size(), 10000);
+  const Image image = d->image(5);
+  EXPECT_EQ(image.at(31, 31)[0], 5);
+  EXPECT_EQ(image.at(31, 31)[1], 100);
+  EXPECT_EQ(image.at(31, 31)[2], 50);
+  EXPECT_EQ(d->labels().to_vector<int64_t>()[13], 3);
+}
+
+TEST_F(Cifar, HundredTakesTheFineLabel) {
+  write("fine_label_names.txt", names(100));
+  write("test.bin", records(10000, 2, 100));
+  const DatasetPtr d = read_cifar100(folder_, Split::test);
+  EXPECT_EQ(d->labels().to_vector<int64_t>()[57], 57);
+}
+
+TEST_F(Cifar, WrongSizeAndWrongCounts) {
+  write("batches.meta.txt", names(10));
+  write("test_batch.bin", records(9999, 1, 10));
+  expect_parts(error([&] { read_cifar10(folder_, Split::test); }),
+               {"test_batch.bin", "expected 30730000 bytes", "got 30726927"});
+  write("test_batch.bin", records(10000, 1, 9));
+  expect_parts(error([&] { read_cifar10(folder_, Split::test); }), {"class 'class", "expected 1000"});
+  expect_parts(error([&] { read_cifar10(folder_ / "x", Split::test); }), {"no such folder"});
+  expect_parts(error([&] { read_cifar100(folder_, Split::test); }), {"fine_label_names.txt"});
+}
+
+TEST(Registry, UnknownNamesAreUsageErrors) {
+  try {
+    open_dataset("fashon-mnist", Split::train);
+    FAIL();
+  } catch (const UsageError& e) {
+    EXPECT_NE(std::string(e.what()).find("did you mean 'fashion-mnist'"), std::string::npos) << e.what();
+  }
+  EXPECT_THROW(open_dataset("cifar10", Split::train), UsageError);
+  EXPECT_THROW(open_dataset("shapes:trian=3", Split::train), UsageError);
+  EXPECT_THROW(open_dataset("shapes:train=x", Split::train), UsageError);
+}
+
+class Synthetic : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Synthetic, DependsOnSeedAndIndexAlone) {
+  const std::string family = GetParam();
+  const DatasetPtr small = open_dataset(family + ":train=20", Split::train);
+  const DatasetPtr large = open_dataset(family + ":train=60", Split::train);
+  for (int64_t i = 0; i < 20; ++i) EXPECT_EQ(small->image(i).pixels, large->image(i).pixels);
+  const DatasetPtr test = open_dataset(family + ":test=20", Split::test);
+  const DatasetPtr other = open_dataset(family + ":train=20,seed=1", Split::train);
+  EXPECT_NE(test->image(0).pixels, small->image(0).pixels);
+  EXPECT_NE(other->image(0).pixels, small->image(0).pixels);
+  EXPECT_EQ(small->image(0).height, 28);
+  // Every picture holds something: far from one flat colour.
+  for (int64_t i = 0; i < 60; ++i) {
+    const Image image = large->image(i);
+    const auto [low, high] = std::minmax_element(image.pixels.begin(), image.pixels.end());
+    EXPECT_GT(*high - *low, 40) << family << " " << i;
+  }
+}
+
+TEST_P(Synthetic, ClassesAreBalanced) {
+  const DatasetPtr d = open_dataset(std::string(GetParam()) + ":train=400", Split::train);
+  if (d->multi_label()) {
+    const auto v = d->labels().to_vector<float>();
+    const double share = std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+    EXPECT_GT(share, .15);
+    EXPECT_LT(share, .5);
+  } else {
+    std::vector<int> count(static_cast<size_t>(d->num_classes()));
+    for (const int64_t label : d->labels().to_vector<int64_t>()) ++count[static_cast<size_t>(label)];
+    for (const int c : count) EXPECT_EQ(c, 400 / d->num_classes());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Synthetic, ::testing::Values("shapes", "textures", "digits", "scene"));
+
+TEST(Subset, BalancedAndDeterministic) {
+  const DatasetPtr d = open_dataset("shapes:train=200", Split::train);
+  const DatasetPtr a = balanced_subset(d, 5, 1), b = balanced_subset(d, 5, 1), c = balanced_subset(d, 5, 2);
+  EXPECT_EQ(a->size(), 50);
+  EXPECT_EQ(a->fingerprint(), b->fingerprint());
+  EXPECT_NE(a->fingerprint(), c->fingerprint());
+  std::vector<int> count(10);
+  for (const int64_t label : a->labels().to_vector<int64_t>()) ++count[static_cast<size_t>(label)];
+  for (const int n : count) EXPECT_EQ(n, 5);
+  EXPECT_THROW(balanced_subset(d, 21, 1), Error);
+}
+
+TEST(Subset, RandomSplitIsDisjointAndComplete) {
+  const DatasetPtr d = open_dataset("digits:train=100", Split::train);
+  const auto [a, b] = random_split(d, .7, 3);
+  EXPECT_EQ(a->size(), 70);
+  std::set<std::string> seen;
+  for (const DatasetPtr& part : {a, b})
+    for (int64_t i = 0; i < part->size(); ++i) {
+      const Image image = part->image(i);
+      seen.emplace(image.pixels.begin(), image.pixels.end());
+    }
+  EXPECT_EQ(seen.size(), 100u);
+}
+
+}  // namespace
+}  // namespace facet
