@@ -30,7 +30,7 @@ inline Input acc(const Shape& shape, double low, double high, bool wants_grad = 
   return {shape, low, high, Input::Kind::real, true, wants_grad};
 }
 inline Input integers(int64_t n, int64_t low, int64_t high) {
-  return {{n}, static_cast<double>(low), static_cast<double>(high), Input::Kind::integer, false,
+  return {{n},  static_cast<double>(low), static_cast<double>(high), Input::Kind::integer, false,
           false};
 }
 inline Input probability(const Shape& shape) {
