@@ -77,6 +77,9 @@ void add_loss_cases(OpTable& table);
 void add_shape_cases(OpTable& table);
 void add_optim_cases(OpTable& table);
 
+// Gives the row of that name the inputs of its benchmark.
+void set_bench(OpTable& table, const std::string& name, std::vector<Input> inputs);
+
 // ---- shorthands of the rows
 inline const std::vector<DType> kMasterTypes = {DType::f64, DType::f32};
 

@@ -143,13 +143,11 @@ void add_max_pool(OpTable& table, const Pool& pool) {
                    [] {
                      max_pool2d(Variable(Tensor::zeros({1, 8, 8, 3})), {2, 2, 2});
                    }},
-                  {"max_pool2d_backward",
-                   [] {
+                  {"max_pool2d_backward", [] {
                      ops::max_pool2d_backward(Tensor::zeros({1, 8, 8, 3}),
                                               Tensor::zeros({1, 8, 8, 3}, DType::u8), {1, 8, 8, 3},
                                               {});
-                   }}},
-       .bench = {real({32, 56, 56, 64})}});
+                   }}}});
 }
 
 }  // namespace
@@ -199,12 +197,12 @@ void add_conv_cases(OpTable& table) {
            });
          }),
          .terms = static_cast<double>(pixels),
-         .errors = {{"global_avg_pool",
-                     [] {
+         .errors = {{"global_avg_pool", [] {
                        global_avg_pool(Variable(Tensor::zeros({2, 3, 4})));
-                     }}},
-         .bench = {real({256, 7, 7, 512})}});
+                     }}}});
   }
+  set_bench(table, "max_pool2d_3_stride_2_padding_1_of_2_8_8_7", {real({32, 112, 112, 64})});
+  set_bench(table, "global_avg_pool_2_49_31", {real({256, 7, 7, 512})});
 }
 
 }  // namespace facet::test

@@ -293,6 +293,13 @@ std::string run_op_check(const OpCheck& check, const OpCase& op) {
   return failure;
 }
 
+void set_bench(OpTable& table, const std::string& name, std::vector<Input> inputs) {
+  const auto row =
+      std::find_if(table.begin(), table.end(), [&](const OpCase& op) { return op.name == name; });
+  FACET_CHECK(row != table.end(), "set_bench", "no row is called {}", name);
+  row->bench = std::move(inputs);
+}
+
 const OpTable& op_cases() {
   static const OpTable table = [] {
     OpTable all;
