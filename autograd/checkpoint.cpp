@@ -20,7 +20,9 @@ class SecondRun {
 
 }  // namespace
 
-bool recomputing() { return second_run; }
+bool recomputing() {
+  return second_run;
+}
 
 Variable checkpoint(const std::function<Variable(const VariableList&)>& body,
                     const VariableList& inputs) {
@@ -36,26 +38,26 @@ Variable checkpoint(const std::function<Variable(const VariableList&)>& body,
   // The node keeps tensors, not variables: those would chain the closures of a deep graph.
   std::vector<std::pair<Tensor, bool>> kept;
   for (const Variable& input : inputs) kept.emplace_back(input.value(), input.needs_grad());
-  return Variable::result(
-      "checkpoint", output.value(), std::move(recorded),
-      [body, kept](const Tensor& dy) -> TensorList {
-        VariableList leaves;
-        for (const auto& [value, wanted] : kept) leaves.emplace_back(value, wanted);
-        Variable again;
-        {
-          const SecondRun second;
-          const EnableGrad recording;
-          again = body(leaves);
-        }
-        if (again.needs_grad()) backward(again, dy);
-        TensorList gradients;
-        for (const Variable& leaf : leaves) {
-          const Tensor& g = leaf.grad();  // f32 for a bf16 input
-          gradients.push_back(g.defined() ? g.cast(leaf.dtype()) : g);
-        }
-        gradients.emplace_back();
-        return gradients;
-      });
+  return Variable::result("checkpoint", output.value(), std::move(recorded),
+                          [body, kept](const Tensor& dy) -> TensorList {
+                            VariableList leaves;
+                            for (const auto& [value, wanted] : kept)
+                              leaves.emplace_back(value, wanted);
+                            Variable again;
+                            {
+                              const SecondRun second;
+                              const EnableGrad recording;
+                              again = body(leaves);
+                            }
+                            if (again.needs_grad()) backward(again, dy);
+                            TensorList gradients;
+                            for (const Variable& leaf : leaves) {
+                              const Tensor& g = leaf.grad();  // f32 for a bf16 input
+                              gradients.push_back(g.defined() ? g.cast(leaf.dtype()) : g);
+                            }
+                            gradients.emplace_back();
+                            return gradients;
+                          });
 }
 
 }  // namespace facet

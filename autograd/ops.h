@@ -17,15 +17,23 @@ namespace facet {
 #undef BINARY
 Variable affine(double alpha, const Variable& x, double beta = 0.0);  // alpha * x + beta
 Variable cast(const Variable& x, DType dtype);
-inline Variable operator+(const Variable& a, const Variable& b) { return add(a, b); }
-inline Variable operator-(const Variable& a, const Variable& b) { return sub(a, b); }
-inline Variable operator*(const Variable& a, const Variable& b) { return mul(a, b); }
-inline Variable operator*(double s, const Variable& a) { return affine(s, a); }
+inline Variable operator+(const Variable& a, const Variable& b) {
+  return add(a, b);
+}
+inline Variable operator-(const Variable& a, const Variable& b) {
+  return sub(a, b);
+}
+inline Variable operator*(const Variable& a, const Variable& b) {
+  return mul(a, b);
+}
+inline Variable operator*(double s, const Variable& a) {
+  return affine(s, a);
+}
 
 // ---- reductions
-Variable sum(const Variable& x);             // scalar
-Variable mean(const Variable& x);            // scalar
-Variable sum(const Variable& x, int axis);   // drops the axis
+Variable sum(const Variable& x);            // scalar
+Variable mean(const Variable& x);           // scalar
+Variable sum(const Variable& x, int axis);  // drops the axis
 Variable mean(const Variable& x, int axis);
 
 // ---- shape

@@ -19,18 +19,23 @@ Variable matmul(const Variable& a, const Variable& b, bool trans_a, bool trans_b
 }
 
 Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
-  Tensor y = ops::matmul(x.value(), w.value(), false, true,
-                         bias.defined() ? bias.value() : Tensor());
+  Tensor y =
+      ops::matmul(x.value(), w.value(), false, true, bias.defined() ? bias.value() : Tensor());
   std::vector<Variable> inputs = {x, w};
   if (bias.defined()) inputs.push_back(bias);
   return Variable::result(
       "linear", y, std::move(inputs),
       [x = x.value(), w = w.value(), want_x = x.needs_grad(), want_w = w.needs_grad(),
        has_bias = bias.defined(), want_bias = bias.needs_grad()](const Tensor& dy) -> TensorList {
-        TensorList gradients = {want_x ? ops::matmul(dy, w) : Tensor(),
-                                want_w ? ops::matmul(dy, x, true, false) : Tensor()};
-        if (has_bias)
-          gradients.push_back(want_bias ? ops::reduce(ReduceOp::sum, dy, 0) : Tensor());
+        TensorList gradients(has_bias ? 3 : 2);
+        if (want_x) gradients[0] = ops::matmul(dy, w);
+        // Sums over the batch: f32 also for bf16 parameters.
+        const DType acc = acc_dtype(dy.dtype());
+        if (want_w) {
+          gradients[1] = Tensor::empty(w.shape(), acc, dy.device());
+          ops::matmul_into(dy, x, {.trans_a = true}, gradients[1]);
+        }
+        if (want_bias) gradients[2] = ops::reduce(ReduceOp::sum, dy.cast(acc), 0);
         return gradients;
       });
 }
@@ -54,8 +59,7 @@ Variable max_pool2d(const Variable& x, const PoolArgs& args) {
 }
 
 Variable global_avg_pool(const Variable& x) {
-  FACET_CHECK(x.value().rank() == 4, "global_avg_pool", "expected (N, H, W, C), got {}",
-              x.shape());
+  FACET_CHECK(x.value().rank() == 4, "global_avg_pool", "expected (N, H, W, C), got {}", x.shape());
   return mean(reshape(x, {x.dim(0), x.dim(1) * x.dim(2), x.dim(3)}), 1);
 }
 

@@ -22,8 +22,12 @@ Tensor row_gradient(const Tensor& dy, int64_t rows, double count) {
 
 }  // namespace
 
-Variable softmax(const Variable& x) { return softmax_impl("softmax", x, false); }
-Variable log_softmax(const Variable& x) { return softmax_impl("log_softmax", x, true); }
+Variable softmax(const Variable& x) {
+  return softmax_impl("softmax", x, false);
+}
+Variable log_softmax(const Variable& x) {
+  return softmax_impl("log_softmax", x, true);
+}
 
 Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoothing) {
   auto [loss, lse] = ops::cross_entropy(logits.value(), labels, smoothing);
@@ -33,7 +37,8 @@ Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoo
   const double count = static_cast<double>(counted);
   return Variable::result(
       "cross_entropy", mean_of(loss, count), {logits},
-      [logits = logits.value(), labels, smoothing, lse = lse, count](const Tensor& dy) -> TensorList {
+      [logits = logits.value(), labels, smoothing, lse = lse,
+       count](const Tensor& dy) -> TensorList {
         return {ops::cross_entropy_backward(logits, labels, smoothing, lse,
                                             row_gradient(dy, logits.rows(), count))};
       });

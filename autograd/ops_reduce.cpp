@@ -19,8 +19,12 @@ Variable reduce_linear(const char* name, ReduceOp op, const Variable& x, int axi
 
 }  // namespace
 
-Variable sum(const Variable& x) { return sum(reshape(x, {x.value().numel()}), 0); }
-Variable mean(const Variable& x) { return mean(reshape(x, {x.value().numel()}), 0); }
+Variable sum(const Variable& x) {
+  return sum(reshape(x, {x.value().numel()}), 0);
+}
+Variable mean(const Variable& x) {
+  return mean(reshape(x, {x.value().numel()}), 0);
+}
 Variable sum(const Variable& x, int axis) {
   return reduce_linear("sum", ReduceOp::sum, x, axis);
 }

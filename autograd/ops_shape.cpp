@@ -5,20 +5,24 @@
 namespace facet {
 
 Variable reshape(const Variable& x, const Shape& shape) {
-  return Variable::result("reshape", x.value().reshape(shape), {x},
-                          [from = x.shape()](const Tensor& dy) -> TensorList {
-                            return {dy.reshape(from)};
-                          });
+  return Variable::result(
+      "reshape", x.value().reshape(shape), {x},
+      [from = x.shape()](const Tensor& dy) -> TensorList { return {dy.reshape(from)}; });
 }
 
 namespace {
 Tensor permute_by(const Tensor& x, std::span<const int> axes) {
   switch (axes.size()) {
-    case 2: return ops::permute(x, {axes[0], axes[1]});
-    case 3: return ops::permute(x, {axes[0], axes[1], axes[2]});
-    case 4: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3]});
-    case 5: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3], axes[4]});
-    default: return x;
+    case 2:
+      return ops::permute(x, {axes[0], axes[1]});
+    case 3:
+      return ops::permute(x, {axes[0], axes[1], axes[2]});
+    case 4:
+      return ops::permute(x, {axes[0], axes[1], axes[2], axes[3]});
+    case 5:
+      return ops::permute(x, {axes[0], axes[1], axes[2], axes[3], axes[4]});
+    default:
+      return x;
   }
 }
 }  // namespace
@@ -28,10 +32,10 @@ Variable permute(const Variable& x, std::initializer_list<int> axes) {
   std::array<int, Shape::kMaxRank> inverse{};
   int position = 0;
   for (const int axis : axes) inverse[static_cast<size_t>(axis)] = position++;
-  return Variable::result(
-      "permute", y, {x}, [inverse, rank = axes.size()](const Tensor& dy) -> TensorList {
-        return {permute_by(dy, std::span<const int>(inverse.data(), rank))};
-      });
+  return Variable::result("permute", y, {x},
+                          [inverse, rank = axes.size()](const Tensor& dy) -> TensorList {
+                            return {permute_by(dy, std::span<const int>(inverse.data(), rank))};
+                          });
 }
 
 Variable narrow(const Variable& x, int64_t start, int64_t length) {
@@ -70,11 +74,9 @@ Variable gather_rows(const Variable& x, const Tensor& index) {
 }
 
 Variable scatter_add_rows(const Variable& x, const Tensor& index, const Shape& out_shape) {
-  return Variable::result("scatter_add_rows",
-                          ops::scatter_add_rows(x.value(), index, out_shape), {x},
-                          [index](const Tensor& dy) -> TensorList {
-                            return {ops::gather_rows(dy, index)};
-                          });
+  return Variable::result(
+      "scatter_add_rows", ops::scatter_add_rows(x.value(), index, out_shape), {x},
+      [index](const Tensor& dy) -> TensorList { return {ops::gather_rows(dy, index)}; });
 }
 
 }  // namespace facet

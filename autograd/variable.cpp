@@ -20,19 +20,27 @@ uint64_t next_sequence() {
 void accumulate(Tensor& slot, Tensor gradient) {
   if (!slot.defined()) {
     slot = std::move(gradient);
-  } else if (slot.is_sole_owner()) {
+    return;
+  }
+  // Sums of which one part is f32 are f32.
+  if (slot.dtype() == DType::bf16) slot = slot.cast(gradient.dtype());
+  if (slot.is_sole_owner()) {
     ops::add_(slot, gradient);
   } else {
-    slot = ops::add(slot, gradient);
+    slot = ops::add(slot, gradient.cast(slot.dtype()));
   }
 }
 
 }  // namespace
 
-bool grad_enabled() { return recording; }
+bool grad_enabled() {
+  return recording;
+}
 
 GradScope::GradScope(bool record) : before_(std::exchange(recording, record)) {}
-GradScope::~GradScope() { recording = before_; }
+GradScope::~GradScope() {
+  recording = before_;
+}
 
 // Dropping the last handle to a long chain of nodes must not recurse once a node: the inputs of a
 // dying node are moved to a list that the outermost destructor empties.
@@ -63,14 +71,15 @@ Variable::Variable(Tensor value, bool requires_grad) : state_(std::make_shared<S
 Variable Variable::result(const char* name, Tensor value, std::vector<Variable> inputs,
                           Node::Backward backward) {
   Variable output(std::move(value));
-  const bool needed = std::any_of(inputs.begin(), inputs.end(),
-                                  [](const Variable& v) { return v.needs_grad(); });
+  const bool needed =
+      std::any_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.needs_grad(); });
   if (recording && needed) {
     auto node = std::make_shared<Node>();
     node->name = name;
     node->inputs = std::move(inputs);
     node->backward = std::move(backward);
     node->sequence = next_sequence();
+    node->dtype = output.dtype();
     output.state_->node = std::move(node);
   }
   return output;
@@ -127,7 +136,8 @@ void backward(const Variable& root, const Tensor& seed) {
     pending.erase(found);
     Node& node = *current.node;
 
-    TensorList gradients = std::exchange(node.backward, nullptr)(current.gradient);
+    TensorList gradients = std::exchange(node.backward, nullptr)(
+        node.any_dtype ? current.gradient : current.gradient.cast(node.dtype));
     FACET_INTERNAL_CHECK(gradients.size() == node.inputs.size());
     std::vector<Variable> inputs = std::move(node.inputs);
     node.inputs.clear();

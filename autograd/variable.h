@@ -27,6 +27,10 @@ struct Node {
   std::vector<Variable> inputs;
   Backward backward;
   uint64_t sequence = 0;  // later operations have larger numbers
+  // Type of the output. A gradient that came in another (f32 sums for a bf16 weight) is converted
+  // before backward() sees it, unless `any_dtype`.
+  DType dtype = DType::f32;
+  bool any_dtype = false;
 };
 
 class Variable {

@@ -262,9 +262,10 @@ Shape product_shape(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b
 }  // namespace
 
 void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out) {
-  const Shape shape = product_shape(a, b, args.trans_a, args.trans_b);
-  check_same_kind(a, out, "matmul");
-  check_shape(out, shape, "out", "matmul");
+  check_shape(out, product_shape(a, b, args.trans_a, args.trans_b), "out", "matmul");
+  FACET_CHECK(out.dtype() == a.dtype() || out.dtype() == acc_dtype(a.dtype()), "matmul",
+              "expected out of {} or {}, got {}", name(a.dtype()), name(acc_dtype(a.dtype())),
+              name(out.dtype()));
   if (out.numel() > 0) a.backend().matmul(a, b, Tensor(), args, out);
 }
 
@@ -279,7 +280,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, cons
   MatmulArgs args;
   args.trans_a = trans_a;
   args.trans_b = trans_b;
-  a.backend().matmul(a, b, bias, args, out);
+  if (out.numel() > 0) a.backend().matmul(a, b, bias, args, out);
   return out;
 }
 

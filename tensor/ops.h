@@ -49,7 +49,7 @@ int64_t find_nonfinite(std::span<const Tensor> tensors);
 // op(a) op(b) (+ bias over columns), 2-D or batched 3-D.
 Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a = false, bool trans_b = false,
               const Tensor& bias = {});
-// out = alpha op(a) op(b) + beta out
+// out = alpha op(a) op(b) + beta out; out of a's type, or f32 for bf16
 void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out);
 Tensor eigvalsh(const Tensor& matrix);
 Tensor average_linkage(Tensor similarity);                     // similarity is overwritten

@@ -34,8 +34,12 @@ void release_guarded(void* data, size_t bytes, Device) {
 
 }  // namespace
 
-void guard_storage(bool on) { guarding = on; }
-int64_t overwritten_guards() { return overwritten; }
+void guard_storage(bool on) {
+  guarding = on;
+}
+int64_t overwritten_guards() {
+  return overwritten;
+}
 
 std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
   FACET_CHECK(device.is_cpu(), "allocate", "no allocator for {}: this build has no such device",

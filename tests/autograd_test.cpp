@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "tests/fill.h"
+#include "tests/generators.h"
 #include "tests/gradcheck.h"
 
 namespace facet::test {
@@ -12,7 +12,9 @@ namespace {
 Variable leaf(const std::vector<double>& values, bool requires_grad = true) {
   return Variable(Tensor::from(values, {static_cast<int64_t>(values.size())}), requires_grad);
 }
-std::vector<double> grad_of(const Variable& v) { return v.grad().to_vector<double>(); }
+std::vector<double> grad_of(const Variable& v) {
+  return v.grad().to_vector<double>();
+}
 using Values = std::vector<double>;
 
 bool same_bits(const Tensor& a, const Tensor& b) {
@@ -22,8 +24,8 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 
 TEST(Autograd, AddsWhatComesFromEveryUse) {
   const Variable x = leaf({1, 2, 3});
-  const Variable y = x * x;           // 2x
-  const Variable z = add(y, x) * y;   // (x^2 + x) x^2: 4x^3 + 3x^2
+  const Variable y = x * x;          // 2x
+  const Variable z = add(y, x) * y;  // (x^2 + x) x^2: 4x^3 + 3x^2
   backward(sum(z));
   EXPECT_EQ(grad_of(x), (Values{7, 44, 135}));
 }
@@ -118,10 +120,10 @@ TEST(Autograd, AGraphIsConsumedOnce) {
 
 TEST(Autograd, MistakesAreTold) {
   const Variable x = leaf({1, 2});
-  EXPECT_THROW(backward(x * x), Error);                            // not a scalar, no seed
-  EXPECT_THROW(backward(x * x, Tensor::from({1.0})), Error);       // another shape
-  EXPECT_THROW(backward(x * x, Tensor::zeros({2})), Error);        // f32 for f64
-  EXPECT_THROW(backward(sum(leaf({1}, false))), Error);            // nothing to differentiate
+  EXPECT_THROW(backward(x * x), Error);                       // not a scalar, no seed
+  EXPECT_THROW(backward(x * x, Tensor::from({1.0})), Error);  // another shape
+  EXPECT_THROW(backward(x * x, Tensor::zeros({2})), Error);   // f32 for f64
+  EXPECT_THROW(backward(sum(leaf({1}, false))), Error);       // nothing to differentiate
   EXPECT_THROW(backward(Variable()), Error);
   EXPECT_THROW(Variable(Tensor::zeros({2}, DType::i64), true), Error);
 }
@@ -133,18 +135,40 @@ TEST(Autograd, LeafGradientsOfBf16AreF32) {
   EXPECT_EQ(grad_of(x), (Values{300, 300}));
 }
 
+TEST(Autograd, WeightGradientsAreSummedInF32) {
+  // An f32 master behind a cast, as mixed precision has it: 300 equal terms that bf16 cannot add.
+  const Variable w(Tensor::full({1, 1}, 0.5), true), b(Tensor::zeros({1}), true);
+  const Variable x(Tensor::full({300, 1}, 1.0, DType::bf16));
+  const Variable y = linear(x, cast(w, DType::bf16), cast(b, DType::bf16));
+  backward(y, Tensor::full(y.shape(), 1.0078125, DType::bf16));
+  EXPECT_EQ(grad_of(w), (Values{302.34375}));
+  EXPECT_EQ(grad_of(b), (Values{302.34375}));
+}
+
+TEST(Autograd, MixedTypesOfGradientsMeet) {
+  // A bf16 value that is no leaf gets f32 from linear() and bf16 from mul(), in either order.
+  const Variable w(Tensor::full({2, 2}, 0.5, DType::bf16), true);
+  const Variable x(Tensor::full({3, 2}, 1.0, DType::bf16));
+  for (const bool linear_first : {true, false}) {
+    Variable again = w;
+    again.clear_grad();
+    const Variable hidden = affine(2.0, w);
+    const auto product = [&] { return sum(linear(x, hidden, {})); };
+    const auto square_sum = [&] { return sum(hidden * hidden); };
+    backward(linear_first ? product() + square_sum() : square_sum() + product());
+    EXPECT_EQ(grad_of(w), (Values{10, 10, 10, 10}));  // 2 (3 + 2)
+  }
+}
+
 TEST(Autograd, UnwantedGradientsAreNotComputed) {
-  bool asked_first = false, asked_second = false;
   const Variable x = leaf({1}, false), w = leaf({2});
-  // The convolution of an image tells as little: its input gradient stays undefined.
+  // An image needs no gradient, so a first convolution does not compute it.
   const Variable image(hashed("image", {1, 5, 5, 3}));
   const Variable weight(hashed("weight", {4, 3, 3, 3}), true);
   const Variable y = conv2d(image, weight, {});
   const TensorList gradients = y.node()->backward(Tensor::full(y.shape(), 1.0, DType::f64));
-  asked_first = gradients[0].defined();
-  asked_second = gradients[1].defined();
-  EXPECT_FALSE(asked_first);
-  EXPECT_TRUE(asked_second);
+  EXPECT_FALSE(gradients[0].defined());
+  EXPECT_TRUE(gradients[1].defined());
   const TensorList product = (x * w).node()->backward(Tensor::from({1.0}));
   EXPECT_FALSE(product[0].defined());
   EXPECT_TRUE(product[1].defined());
@@ -284,8 +308,7 @@ TEST(Checkpoint, ParametersInsideGetGradientsWhenNoInputNeedsOne) {
 TEST(Checkpoint, RecordsNothingWithoutGradients) {
   const Variable x = leaf({3});
   const NoGrad no_recording;
-  EXPECT_FALSE(
-      checkpoint([](const VariableList& in) { return in[0] * in[0]; }, {x}).needs_grad());
+  EXPECT_FALSE(checkpoint([](const VariableList& in) { return in[0] * in[0]; }, {x}).needs_grad());
 }
 
 TEST(Checkpoint, AnErrorInTheSecondRunLeavesNoTrace) {

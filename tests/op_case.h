@@ -30,7 +30,7 @@ inline Input acc(const Shape& shape, double low, double high, bool wants_grad = 
   return {shape, low, high, Input::Kind::real, true, wants_grad};
 }
 inline Input integers(int64_t n, int64_t low, int64_t high) {
-  return {{n}, static_cast<double>(low), static_cast<double>(high), Input::Kind::integer, false,
+  return {{n},  static_cast<double>(low), static_cast<double>(high), Input::Kind::integer, false,
           false};
 }
 inline Input probability(const Shape& shape) {
@@ -76,6 +76,9 @@ void add_norm_cases(OpTable& table);
 void add_loss_cases(OpTable& table);
 void add_shape_cases(OpTable& table);
 void add_optim_cases(OpTable& table);
+
+// Gives the row of that name the inputs of its benchmark.
+void set_bench(OpTable& table, const std::string& name, std::vector<Input> inputs);
 
 // ---- shorthands of the rows
 inline const std::vector<DType> kMasterTypes = {DType::f64, DType::f32};

@@ -44,8 +44,7 @@ double conv_at(const Conv& c, const double* x, const double* w, int64_t i) {
 void add_conv(OpTable& table, const Conv& c) {
   OpCase op{.name = "conv2d_" + c.str(),
             .inputs = {real(c.x()), real(c.weight())},
-            .run = one_output(
-                [c](const VariableList& in) { return conv2d(in[0], in[1], c.args); }),
+            .run = one_output([c](const VariableList& in) { return conv2d(in[0], in[1], c.args); }),
             .reference = one_tensor([c](const TensorList& in) {
               const double *x = in[0].data<double>(), *w = in[1].data<double>();
               return tabulate(c.y(), [=](int64_t i) { return conv_at(c, x, w, i); });
@@ -62,25 +61,44 @@ void add_conv_errors(OpCase& op) {
   const auto conv = [](const Shape& x, const Shape& w, const ConvArgs& args = {}) {
     conv2d(Variable(Tensor::zeros(x)), Variable(Tensor::zeros(w)), args);
   };
-  op.errors = {
-      {"conv2d", [=] { conv({1, 4, 4, 3}, {8, 3, 3, 4}); }},
-      {"conv2d", [=] { conv({4, 4, 3}, {8, 3, 3, 3}); }},
-      {"conv2d", [=] { conv({1, 2, 4, 3}, {8, 3, 3, 3}); }},
-      {"conv2d", [=] { conv({1, 4, 4, 4}, {9, 3, 3, 2}, {.groups = 2}); }},
-      {"conv2d", [=] { conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.stride = 0}); }},
-      {"conv2d", [=] { conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.padding = -1}); }},
-      {"conv2d", [] {
-         conv2d(Variable(Tensor::zeros({1, 4, 4, 3})),
-                Variable(Tensor::zeros({8, 3, 3, 3}, DType::bf16)), {});
-       }},
-      {"conv2d_backward_input", [] {
-         ops::conv2d_backward_input(Tensor::zeros({1, 4, 4, 8}), Tensor::zeros({8, 3, 3, 3}),
-                                    {1, 4, 4, 3}, {});
-       }},
-      {"conv2d_backward_weight", [] {
-         ops::conv2d_backward_weight(Tensor::zeros({1, 4, 4, 3}), Tensor::zeros({1, 4, 4, 8}),
-                                     {8, 3, 3, 3}, {});
-       }}};
+  op.errors = {{"conv2d",
+                [=] {
+                  conv({1, 4, 4, 3}, {8, 3, 3, 4});
+                }},
+               {"conv2d",
+                [=] {
+                  conv({4, 4, 3}, {8, 3, 3, 3});
+                }},
+               {"conv2d",
+                [=] {
+                  conv({1, 2, 4, 3}, {8, 3, 3, 3});
+                }},
+               {"conv2d",
+                [=] {
+                  conv({1, 4, 4, 4}, {9, 3, 3, 2}, {.groups = 2});
+                }},
+               {"conv2d",
+                [=] {
+                  conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.stride = 0});
+                }},
+               {"conv2d",
+                [=] {
+                  conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.padding = -1});
+                }},
+               {"conv2d",
+                [] {
+                  conv2d(Variable(Tensor::zeros({1, 4, 4, 3})),
+                         Variable(Tensor::zeros({8, 3, 3, 3}, DType::bf16)), {});
+                }},
+               {"conv2d_backward_input",
+                [] {
+                  ops::conv2d_backward_input(Tensor::zeros({1, 4, 4, 8}),
+                                             Tensor::zeros({8, 3, 3, 3}), {1, 4, 4, 3}, {});
+                }},
+               {"conv2d_backward_weight", [] {
+                  ops::conv2d_backward_weight(Tensor::zeros({1, 4, 4, 3}),
+                                              Tensor::zeros({1, 4, 4, 8}), {8, 3, 3, 3}, {});
+                }}};
 }
 
 struct Pool {
@@ -95,8 +113,7 @@ void add_max_pool(OpTable& table, const Pool& pool) {
       {.name = fmt::format("max_pool2d_{}_stride_{}_padding_{}_of_{}_{}_{}_{}", pool.args.kernel,
                            pool.args.stride, pool.args.padding, pool.n, pool.h, pool.w, pool.c),
        .inputs = {real({pool.n, pool.h, pool.w, pool.c})},
-       .run = one_output(
-           [pool](const VariableList& in) { return max_pool2d(in[0], pool.args); }),
+       .run = one_output([pool](const VariableList& in) { return max_pool2d(in[0], pool.args); }),
        .reference = one_tensor([pool](const TensorList& in) {
          const double* x = in[0].data<double>();
          return tabulate({pool.n, pool.p(), pool.q(), pool.c}, [=](int64_t i) {
@@ -115,17 +132,22 @@ void add_max_pool(OpTable& table, const Pool& pool) {
        }),
        .grad_terms = 9,
        .errors = {{"max_pool2d",
-                   [] { max_pool2d(Variable(Tensor::zeros({1, 1, 8, 3})), {3, 2, 0}); }},
-                  {"max_pool2d", [] { max_pool2d(Variable(Tensor::zeros({8, 8, 3})), {}); }},
-                  {"max_pool2d",
-                   [] { max_pool2d(Variable(Tensor::zeros({1, 8, 8, 3})), {2, 2, 2}); }},
-                  {"max_pool2d_backward",
                    [] {
+                     max_pool2d(Variable(Tensor::zeros({1, 1, 8, 3})), {3, 2, 0});
+                   }},
+                  {"max_pool2d",
+                   [] {
+                     max_pool2d(Variable(Tensor::zeros({8, 8, 3})), {});
+                   }},
+                  {"max_pool2d",
+                   [] {
+                     max_pool2d(Variable(Tensor::zeros({1, 8, 8, 3})), {2, 2, 2});
+                   }},
+                  {"max_pool2d_backward", [] {
                      ops::max_pool2d_backward(Tensor::zeros({1, 8, 8, 3}),
                                               Tensor::zeros({1, 8, 8, 3}, DType::u8), {1, 8, 8, 3},
                                               {});
-                   }}},
-       .bench = {real({32, 56, 56, 64})}});
+                   }}}});
 }
 
 }  // namespace
@@ -154,8 +176,8 @@ void add_conv_cases(OpTable& table) {
   add_conv_errors(table.back());
 
   const Pool pools[] = {
-      {2, 8, 8, 7, {3, 2, 1}},  {1, 7, 9, 33, {3, 2, 1}}, {2, 6, 6, 5, {2, 2, 0}},
-      {1, 5, 5, 1, {3, 1, 1}},  {1, 9, 9, 3, {5, 4, 2}},  {1, 1, 1, 31, {1, 1, 0}},
+      {2, 8, 8, 7, {3, 2, 1}},    {1, 7, 9, 33, {3, 2, 1}}, {2, 6, 6, 5, {2, 2, 0}},
+      {1, 5, 5, 1, {3, 1, 1}},    {1, 9, 9, 3, {5, 4, 2}},  {1, 1, 1, 31, {1, 1, 0}},
       {2, 32, 32, 33, {3, 2, 1}},
   };
   for (const Pool& pool : pools) add_max_pool(table, pool);
@@ -175,10 +197,12 @@ void add_conv_cases(OpTable& table) {
            });
          }),
          .terms = static_cast<double>(pixels),
-         .errors = {{"global_avg_pool",
-                     [] { global_avg_pool(Variable(Tensor::zeros({2, 3, 4}))); }}},
-         .bench = {real({256, 7, 7, 512})}});
+         .errors = {{"global_avg_pool", [] {
+                       global_avg_pool(Variable(Tensor::zeros({2, 3, 4})));
+                     }}}});
   }
+  set_bench(table, "max_pool2d_3_stride_2_padding_1_of_2_8_8_7", {real({32, 112, 112, 64})});
+  set_bench(table, "global_avg_pool_2_49_31", {real({256, 7, 7, 512})});
 }
 
 }  // namespace facet::test

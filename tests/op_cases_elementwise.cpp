@@ -92,7 +92,10 @@ void add_binary(OpTable& table, const std::string& name, double low, double high
       };
       op.errors = {
           {name, [=] { f(zeros({3}, DType::f32), zeros({4}, DType::f32)); }},
-          {name, [=] { f(zeros({2, 3}, DType::f32), zeros({2}, DType::f32)); }},
+          {name,
+           [=] {
+             f(zeros({2, 3}, DType::f32), zeros({2}, DType::f32));
+           }},
           {name, [=] { f(zeros({3}, DType::f32), zeros({3}, DType::bf16)); }},
           {name, [=] { f(zeros({3}, DType::i64), zeros({3}, DType::i64)); }},
       };
@@ -123,26 +126,25 @@ double rounded_to_bf16(double x) {
 
 void add_scaling(OpTable& table) {
   for (const Shape& shape : {Shape{1}, Shape{31}, Shape{1025}, Shape{33, 1025}}) {
-    table.push_back(elementwise(
-        "affine" + suffix(shape), shape,
-        one_output([](const VariableList& in) { return affine(1.75, in[0], -0.375); }),
-        [](double x) { return 1.75 * x - 0.375; }));
-    OpCase in_place = elementwise(
-        "scale_in_place" + suffix(shape), shape, one_output([](const VariableList& in) {
-          Tensor y = in[0].value().clone();
-          ops::scale_(y, -2.5);
-          return Variable(y);
-        }),
-        [](double x) { return -2.5 * x; });
+    table.push_back(
+        elementwise("affine" + suffix(shape), shape,
+                    one_output([](const VariableList& in) { return affine(1.75, in[0], -0.375); }),
+                    [](double x) { return 1.75 * x - 0.375; }));
+    OpCase in_place =
+        elementwise("scale_in_place" + suffix(shape), shape, one_output([](const VariableList& in) {
+                      Tensor y = in[0].value().clone();
+                      ops::scale_(y, -2.5);
+                      return Variable(y);
+                    }),
+                    [](double x) { return -2.5 * x; });
     in_place.differentiable = false;
     table.push_back(in_place);
   }
-  table.back().errors = {
-      {"affine", [] { affine(2.0, Variable(Tensor::zeros({3}, DType::i64))); }},
-      {"scale_", [] {
-         Tensor y = Tensor::zeros({3}, DType::i64);
-         ops::scale_(y, 2.0);
-       }}};
+  table.back().errors = {{"affine", [] { affine(2.0, Variable(Tensor::zeros({3}, DType::i64))); }},
+                         {"scale_", [] {
+                            Tensor y = Tensor::zeros({3}, DType::i64);
+                            ops::scale_(y, 2.0);
+                          }}};
   // y += alpha x for every pair of types, with numbers that are exact in all of them
   for (const DType from : {DType::f64, DType::f32, DType::bf16})
     for (const DType to : {DType::f64, DType::f32, DType::bf16})
@@ -168,24 +170,22 @@ void add_scaling(OpTable& table) {
 }
 
 void add_conversions(OpTable& table) {
-  table.push_back(elementwise(
-      "cast_to_f64", {1025},
-      one_output([](const VariableList& in) { return cast(in[0], DType::f64); }),
-      [](double x) { return x; }));
+  table.push_back(elementwise("cast_to_f64", {1025}, one_output([](const VariableList& in) {
+                                return cast(in[0], DType::f64);
+                              }),
+                              [](double x) { return x; }));
   table.back().errors = {{"cast", [] { cast(Variable(Tensor::zeros({3})), DType::i64); }}};
-  table.push_back(elementwise(
-      "cast_to_bf16", {1025}, one_output([](const VariableList& in) {
-        return Variable(in[0].value().cast(DType::bf16));
-      }),
-      rounded_to_bf16));
+  table.push_back(elementwise("cast_to_bf16", {1025}, one_output([](const VariableList& in) {
+                                return Variable(in[0].value().cast(DType::bf16));
+                              }),
+                              rounded_to_bf16));
   table.back().differentiable = false;
   for (const DType integer : {DType::i32, DType::i64, DType::u8}) {
-    OpCase op = elementwise(
-        std::string("cast_through_") + facet::name(integer), {1025},
-        one_output([integer](const VariableList& in) {
-          return Variable(in[0].value().cast(integer).cast(in[0].dtype()));
-        }),
-        [](double x) { return std::trunc(x); });
+    OpCase op = elementwise(std::string("cast_through_") + facet::name(integer), {1025},
+                            one_output([integer](const VariableList& in) {
+                              return Variable(in[0].value().cast(integer).cast(in[0].dtype()));
+                            }),
+                            [](double x) { return std::trunc(x); });
     op.inputs = {real({1025}, 0, 250)};
     op.differentiable = false;
     op.dtypes = kMasterTypes;  // bf16 rounds the inputs across whole numbers
@@ -209,13 +209,12 @@ void add_conversions(OpTable& table) {
 }  // namespace
 
 void add_elementwise_cases(OpTable& table) {
-#define UNARY(name, low, high, reference)            \
-  add_unary(table, #name, low, high, &facet::name,   \
-            [](double x) -> double { return reference; });
+#define UNARY(name, low, high, reference) \
+  add_unary(table, #name, low, high, &facet::name, [](double x) -> double { return reference; });
 #include "tensor/unary.def"
 #undef UNARY
-#define BINARY(name, low, high, reference)           \
-  add_binary(table, #name, low, high, &facet::name,  \
+#define BINARY(name, low, high, reference)          \
+  add_binary(table, #name, low, high, &facet::name, \
              [](double a, double b) -> double { return reference; });
 #include "tensor/binary.def"
 #undef BINARY

@@ -49,12 +49,26 @@ void add_matmul(OpTable& table, const Product& p) {
   const auto multiply = [](const Shape& a, const Shape& b, DType dtype_b = DType::f32) {
     matmul(Variable(Tensor::zeros(a)), Variable(Tensor::zeros(b, dtype_b)));
   };
-  op.errors = {{"matmul", [=] { multiply({2, 3}, {4, 5}); }},
-               {"matmul", [=] { multiply({2, 3}, {3}); }},
-               {"matmul", [=] { multiply({2, 3}, {2, 3, 4}); }},
-               {"matmul", [=] { multiply({2, 3, 4}, {3, 4, 5}); }},
-               {"matmul", [=] { multiply({2, 3}, {3, 4}, DType::bf16); }}};
-  if (p.k == 64) op.bench = {real(p.trans_a ? Shape{512, 512} : Shape{512, 512}), real({512, 512})};
+  op.errors = {{"matmul",
+                [=] {
+                  multiply({2, 3}, {4, 5});
+                }},
+               {"matmul",
+                [=] {
+                  multiply({2, 3}, {3});
+                }},
+               {"matmul",
+                [=] {
+                  multiply({2, 3}, {2, 3, 4});
+                }},
+               {"matmul",
+                [=] {
+                  multiply({2, 3, 4}, {3, 4, 5});
+                }},
+               {"matmul", [=] {
+                  multiply({2, 3}, {3, 4}, DType::bf16);
+                }}};
+  if (p.k == 64) op.bench = {real({512, 512}), real({512, 512})};
   table.push_back(op);
 }
 
@@ -62,8 +76,8 @@ void add_linear(OpTable& table, int64_t rows, int64_t in_features, int64_t out_f
                 bool bias) {
   const Product p{0, rows, in_features, out_features, false, true};
   OpCase op{
-      .name = fmt::format("linear_{}_{}_{}{}", rows, in_features, out_features,
-                          bias ? "_bias" : ""),
+      .name =
+          fmt::format("linear_{}_{}_{}{}", rows, in_features, out_features, bias ? "_bias" : ""),
       .inputs = {real(p.a()), real(p.b())},
       .run = one_output([](const VariableList& in) {
         return linear(in[0], in[1], in.size() > 2 ? in[2] : Variable());
@@ -71,50 +85,57 @@ void add_linear(OpTable& table, int64_t rows, int64_t in_features, int64_t out_f
       .reference = one_tensor([p](const TensorList& in) {
         const double *a = in[0].data<double>(), *b = in[1].data<double>();
         const double* c = in.size() > 2 ? in[2].data<double>() : nullptr;
-        return tabulate(p.out(),
-                        [=](int64_t i) { return p.at(a, b, i) + (c ? c[i % p.n] : 0.0); });
+        return tabulate(p.out(), [=](int64_t i) { return p.at(a, b, i) + (c ? c[i % p.n] : 0.0); });
       }),
       .terms = static_cast<double>(p.k),
       .grad_terms = static_cast<double>(std::max(p.m, p.n)),
       .threads_agree = false,
-      .errors = {{"matmul", [] {
+      .errors = {{"matmul",
+                  [] {
                     linear(Variable(Tensor::zeros({2, 3})), Variable(Tensor::zeros({4, 5})), {});
                   }},
-                 {"matmul", [] {
+                 {"matmul",
+                  [] {
                     linear(Variable(Tensor::zeros({2, 3})), Variable(Tensor::zeros({4, 3})),
                            Variable(Tensor::zeros({3})));
                   }}},
-      .bench = {real({256, 512}), real({1000, 512})},
   };
   if (bias) {
     op.inputs.push_back(real({out_features}));
-    op.bench.push_back(real({1000}));
   }
   table.push_back(op);
 }
 
 // out = alpha op(a) op(b) + beta out
 void add_matmul_into(OpTable& table, const Product& p, double alpha, double beta) {
-  table.push_back({.name = fmt::format("matmul_into_{}{}", p.str(), beta == 0 ? "" : "_add"),
-                   .inputs = {real(p.a()), real(p.b()), real(p.out())},
-                   .run = one_output([=](const VariableList& in) {
-                     // With beta = 0 the old values are not read: here they are NaN.
-                     Tensor out = beta == 0 ? Tensor::empty_like(in[2].value())
-                                            : in[2].value().clone();
-                     ops::matmul_into(in[0].value(), in[1].value(),
-                                      {p.trans_a, p.trans_b, alpha, beta}, out);
-                     return Variable(out);
-                   }),
-                   .reference = one_tensor([=](const TensorList& in) {
-                     const double *a = in[0].data<double>(), *b = in[1].data<double>();
-                     const double* old = in[2].data<double>();
-                     return tabulate(p.out(), [=](int64_t i) {
-                       return alpha * p.at(a, b, i) + (beta == 0 ? 0.0 : beta * old[i]);
-                     });
-                   }),
-                   .terms = static_cast<double>(p.k),
-                   .differentiable = false,
-                   .threads_agree = false});
+  table.push_back(
+      {.name = fmt::format("matmul_into_{}{}", p.str(), beta == 0 ? "" : "_add"),
+       .inputs = {real(p.a()), real(p.b()), real(p.out())},
+       .run = one_output([=](const VariableList& in) {
+         // With beta = 0 the old values are not read: here they are NaN.
+         Tensor out = beta == 0 ? Tensor::empty_like(in[2].value()) : in[2].value().clone();
+         ops::matmul_into(in[0].value(), in[1].value(), {p.trans_a, p.trans_b, alpha, beta}, out);
+         return Variable(out);
+       }),
+       .reference = one_tensor([=](const TensorList& in) {
+         const double *a = in[0].data<double>(), *b = in[1].data<double>();
+         const double* old = in[2].data<double>();
+         return tabulate(p.out(), [=](int64_t i) {
+           return alpha * p.at(a, b, i) + (beta == 0 ? 0.0 : beta * old[i]);
+         });
+       }),
+       .terms = static_cast<double>(p.k),
+       .differentiable = false,
+       .threads_agree = false,
+       .errors = {{"matmul",
+                   [] {
+                     Tensor out = Tensor::zeros({2, 4});
+                     ops::matmul_into(Tensor::zeros({2, 3}), Tensor::zeros({3, 5}), {}, out);
+                   }},
+                  {"matmul", [] {
+                     Tensor out = Tensor::zeros({2, 5}, DType::bf16);
+                     ops::matmul_into(Tensor::zeros({2, 3}), Tensor::zeros({3, 5}), {}, out);
+                   }}}});
 }
 
 // Eigenvalues by cyclic Jacobi rotations (Golub & Van Loan, 8.5), ascending.
@@ -203,26 +224,30 @@ void add_solvers(OpTable& table) {
                      .differentiable = false,
                      .threads_agree = false,
                      .dtypes = kMasterTypes,
-                     .errors = {{"eigvalsh", [] { ops::eigvalsh(Tensor::zeros({2, 3})); }},
+                     .errors = {{"eigvalsh",
+                                 [] {
+                                   ops::eigvalsh(Tensor::zeros({2, 3}));
+                                 }},
                                 {"eigvalsh", [] {
                                    ops::eigvalsh(Tensor::zeros({2, 2}, DType::bf16));
                                  }}}});
     if (n == 1) continue;
-    table.push_back(
-        {.name = fmt::format("average_linkage_{}", n),
-         .inputs = {real({n, 8})},
-         .run = one_output([](const VariableList& in) {
-           return Variable(ops::average_linkage(gram(in[0].value())));
-         }),
-         .reference = one_tensor([n, size](const TensorList& in) {
-           return Tensor::from(greedy_average_linkage(gram_reference(in[0]), size), {n - 1});
-         }),
-         .terms = static_cast<double>(n),
-         .differentiable = false,
-         .threads_agree = false,
-         .dtypes = kMasterTypes,
-         .errors = {
-             {"average_linkage", [] { ops::average_linkage(Tensor::zeros({4, 3})); }}}});
+    table.push_back({.name = fmt::format("average_linkage_{}", n),
+                     .inputs = {real({n, 8})},
+                     .run = one_output([](const VariableList& in) {
+                       return Variable(ops::average_linkage(gram(in[0].value())));
+                     }),
+                     .reference = one_tensor([n, size](const TensorList& in) {
+                       return Tensor::from(greedy_average_linkage(gram_reference(in[0]), size),
+                                           {n - 1});
+                     }),
+                     .terms = static_cast<double>(n),
+                     .differentiable = false,
+                     .threads_agree = false,
+                     .dtypes = kMasterTypes,
+                     .errors = {{"average_linkage", [] {
+                                   ops::average_linkage(Tensor::zeros({4, 3}));
+                                 }}}});
   }
 }
 
@@ -248,6 +273,9 @@ void add_linear_cases(OpTable& table) {
     add_linear(table, 7, 1025, 33, bias);
   }
   add_solvers(table);
+  set_bench(table, "linear_31_33_7_bias", {real({256, 512}), real({1000, 512}), real({1000})});
+  set_bench(table, "eigvalsh_33", {real({256, 256})});
+  set_bench(table, "average_linkage_33", {real({1024, 64})});
 }
 
 }  // namespace facet::test

@@ -19,9 +19,8 @@ void add_softmax(OpTable& table, bool log, const Shape& shape, double range) {
   table.push_back(
       {.name = fmt::format("{}_{}_{}{}", name, shape.rows(), cols, range > 10 ? "_wide" : ""),
        .inputs = {real(shape, -range, range)},
-       .run = one_output([log](const VariableList& in) {
-         return log ? log_softmax(in[0]) : softmax(in[0]);
-       }),
+       .run = one_output(
+           [log](const VariableList& in) { return log ? log_softmax(in[0]) : softmax(in[0]); }),
        .reference = one_tensor([=](const TensorList& in) {
          const double* x = in[0].data<double>();
          return tabulate(shape, [=](int64_t i) {
@@ -36,12 +35,10 @@ void add_softmax(OpTable& table, bool log, const Shape& shape, double range) {
                      const Variable labels(Tensor::zeros({2, 3}, DType::i64));
                      log ? log_softmax(labels) : softmax(labels);
                    }},
-                  {name,
-                   [log] {
+                  {name, [log] {
                      const Variable scalar(Tensor::zeros({}));
                      log ? log_softmax(scalar) : softmax(scalar);
-                   }}},
-       .bench = {real({4096, 1000})}});
+                   }}}});
 }
 
 void add_cross_entropy(OpTable& table, int64_t rows, int64_t classes, double smoothing,
@@ -62,8 +59,8 @@ void add_cross_entropy(OpTable& table, int64_t rows, int64_t classes, double smo
            ++count;
            const double lse = log_sum_exp(x + r * classes, classes);
            for (int64_t k = 0; k < classes; ++k) {
-             const double target = (k == label[r] ? 1 - smoothing : 0.0) +
-                                   smoothing / static_cast<double>(classes);
+             const double target =
+                 (k == label[r] ? 1 - smoothing : 0.0) + smoothing / static_cast<double>(classes);
              sum -= target * (x[r * classes + k] - lse);
            }
          }
@@ -71,29 +68,28 @@ void add_cross_entropy(OpTable& table, int64_t rows, int64_t classes, double smo
        }),
        .terms = static_cast<double>(rows + classes),
        .grad_terms = static_cast<double>(classes),
-       .errors = {{"cross_entropy",
-                   [] {
-                     cross_entropy(Variable(Tensor::zeros({2, 3})),
-                                   Tensor::from({int64_t{0}, int64_t{3}}));
-                   }},
-                  {"cross_entropy",
-                   [] {
-                     cross_entropy(Variable(Tensor::zeros({2, 3})),
-                                   Tensor::from({int64_t{-1}, int64_t{-1}}));
-                   }},
-                  {"cross_entropy",
-                   [] {
-                     cross_entropy(Variable(Tensor::zeros({2, 3})),
-                                   Tensor::zeros({3}, DType::i64));
-                   }},
-                  {"cross_entropy",
-                   [] { cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2})); }},
-                  {"cross_entropy",
-                   [] {
-                     cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2}, DType::i64),
-                                   1.0);
-                   }}},
-       .bench = {real({256, 1000}), integers(256, 0, 1000)}});
+       .errors = {
+           {"cross_entropy",
+            [] {
+              cross_entropy(Variable(Tensor::zeros({2, 3})),
+                            Tensor::from({int64_t{0}, int64_t{3}}));
+            }},
+           {"cross_entropy",
+            [] {
+              cross_entropy(Variable(Tensor::zeros({2, 3})),
+                            Tensor::from({int64_t{-1}, int64_t{-1}}));
+            }},
+           {"cross_entropy",
+            [] {
+              cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({3}, DType::i64));
+            }},
+           {"cross_entropy",
+            [] {
+              cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2}));
+            }},
+           {"cross_entropy", [] {
+              cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2}, DType::i64), 1.0);
+            }}}});
 }
 
 void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const Input& targets) {
@@ -102,9 +98,8 @@ void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const
       {.name = fmt::format("soft_cross_entropy_{}_{}{}", rows, classes,
                            normalised ? "" : "_unnormalised"),
        .inputs = {real({rows, classes}, -4, 4), targets},
-       .run = one_output([](const VariableList& in) {
-         return soft_cross_entropy(in[0], in[1].value());
-       }),
+       .run = one_output(
+           [](const VariableList& in) { return soft_cross_entropy(in[0], in[1].value()); }),
        .reference = one_tensor([=](const TensorList& in) {
          const double *x = in[0].data<double>(), *t = in[1].data<double>();
          double sum = 0;
@@ -121,12 +116,10 @@ void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const
                    [] {
                      soft_cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2, 4}));
                    }},
-                  {"soft_cross_entropy",
-                   [] {
+                  {"soft_cross_entropy", [] {
                      soft_cross_entropy(Variable(Tensor::zeros({2, 3})),
                                         Tensor::zeros({2, 3}, DType::bf16));
-                   }}},
-       .bench = {real({256, 1000}), probability({256, 1000})}});
+                   }}}});
 }
 
 }  // namespace
@@ -148,6 +141,10 @@ void add_loss_cases(OpTable& table) {
     add_soft_cross_entropy(table, rows, cols, probability({rows, cols}));
     add_soft_cross_entropy(table, rows, cols, constant({rows, cols}, -0.5, 1));
   }
+  set_bench(table, "softmax_5_1023", {real({4096, 1000})});
+  set_bench(table, "log_softmax_5_1023", {real({4096, 1000})});
+  set_bench(table, "cross_entropy_31_33", {real({256, 1000}), integers(256, 0, 1000)});
+  set_bench(table, "soft_cross_entropy_33_1025", {real({256, 1000}), probability({256, 1000})});
 }
 
 }  // namespace facet::test

@@ -15,10 +15,10 @@ using Step = std::function<void(Doubles& w, const Doubles& g, Doubles& m, Double
 const std::array<Shape, 4> kShapes = {Shape{1}, Shape{7, 31}, Shape{1025}, Shape{33, 1025}};
 
 // Inputs: for each shape w, g, m, v. Outputs: the same w, m, v after the step.
-OpCase step_case(const std::string& name,
-                 std::function<void(TensorList& w, const TensorList& g, TensorList& m,
-                                    TensorList& v)> run,
-                 const Step& reference) {
+OpCase step_case(
+    const std::string& name,
+    std::function<void(TensorList& w, const TensorList& g, TensorList& m, TensorList& v)> run,
+    const Step& reference) {
   OpCase op{.name = name, .terms = 4, .differentiable = false, .dtypes = kMasterTypes};
   for (const Shape& shape : kShapes)
     op.inputs.insert(op.inputs.end(), {real(shape), real(shape), real(shape), real(shape, 0, 1)});
@@ -191,9 +191,8 @@ void add_random(OpTable& table, int64_t n) {
                      });
                    }),
                    .differentiable = false,
-                   .errors = {{"random_uniform", [] {
-                                 ops::random_uniform({3}, RandomKey{}, 0, 1, DType::i64);
-                               }}}});
+                   .errors = {{"random_uniform",
+                               [] { ops::random_uniform({3}, RandomKey{}, 0, 1, DType::i64); }}}});
   table.push_back({.name = fmt::format("random_normal_{}", n),
                    .inputs = {real({n})},
                    .run = one_output([key](const VariableList& in) {
@@ -213,9 +212,8 @@ void add_random(OpTable& table, int64_t n) {
                      });
                    }),
                    .differentiable = false,
-                   .errors = {{"random_normal", [] {
-                                 ops::random_normal({3}, RandomKey{}, 0, 1, DType::u8);
-                               }}}});
+                   .errors = {{"random_normal",
+                               [] { ops::random_normal({3}, RandomKey{}, 0, 1, DType::u8); }}}});
 }
 
 }  // namespace

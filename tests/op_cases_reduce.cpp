@@ -17,11 +17,16 @@ double reduce_reference(ReduceOp op, const double* x, int64_t n, int64_t stride)
     low = std::min(low, v);
   }
   switch (op) {
-    case ReduceOp::sum: return sum;
-    case ReduceOp::mean: return sum / static_cast<double>(n);
-    case ReduceOp::max: return high;
-    case ReduceOp::min: return low;
-    case ReduceOp::sum_squares: return squares;
+    case ReduceOp::sum:
+      return sum;
+    case ReduceOp::mean:
+      return sum / static_cast<double>(n);
+    case ReduceOp::max:
+      return high;
+    case ReduceOp::min:
+      return low;
+    case ReduceOp::sum_squares:
+      return squares;
   }
   return 0;
 }
@@ -54,11 +59,16 @@ OpCase reduce_case(const std::string& name, ReduceOp op, const Axes& axes) {
 }
 
 const Axes kAxes[] = {
-    {"all_1", {1}, -1, 0},           {"all_31", {31}, -1, 0},
-    {"all_1025", {1025}, -1, 0},     {"all_blocks", {9, 4099}, -1, 0},
-    {"first", {7, 5, 9}, 0, 0},      {"middle", {7, 33, 5}, 1, 1},
-    {"last", {7, 5, 31}, 2, 2},      {"long_rows", {3, 8195}, 1, 1},
-    {"many_rows", {1025, 3}, 1, 1},  {"columns", {1025, 33}, 0, 0},
+    {"all_1", {1}, -1, 0},
+    {"all_31", {31}, -1, 0},
+    {"all_1025", {1025}, -1, 0},
+    {"all_blocks", {9, 4099}, -1, 0},
+    {"first", {7, 5, 9}, 0, 0},
+    {"middle", {7, 33, 5}, 1, 1},
+    {"last", {7, 5, 31}, 2, 2},
+    {"long_rows", {3, 8195}, 1, 1},
+    {"many_rows", {1025, 3}, 1, 1},
+    {"columns", {1025, 33}, 0, 0},
     {"wide_columns", {67, 515}, 0, 0},
 };
 
@@ -83,8 +93,14 @@ void add_reductions(OpTable& table) {
         return Variable(axis < 0 ? ops::reduce(op, x.value()) : ops::reduce(op, x.value(), axis));
       });
       if (axis == 1)
-        row.errors = {{"reduce", [=, op = op] { ops::reduce(op, Tensor::zeros({2, 3}), 2); }},
-                      {"reduce", [=, op = op] { ops::reduce(op, Tensor::zeros({2, 3}), -3); }},
+        row.errors = {{"reduce",
+                       [=, op = op] {
+                         ops::reduce(op, Tensor::zeros({2, 3}), 2);
+                       }},
+                      {"reduce",
+                       [=, op = op] {
+                         ops::reduce(op, Tensor::zeros({2, 3}), -3);
+                       }},
                       {"reduce", [=, op = op] {
                          ops::reduce(op, Tensor::zeros({2, 3}, DType::i64), 1);
                        }}};
@@ -98,9 +114,13 @@ void add_reductions(OpTable& table) {
     together.differentiable = false;
     table.push_back(together);
   }
-  table.back().errors = {
-      {"reduce", [] { ops::reduce(ReduceOp::max, Tensor::zeros({0, 3}), 0); }},
-      {"reduce", [] { ops::reduce(ReduceOp::sum, Tensor::zeros({2, 3, 4}), 2, 1); }}};
+  table.back().errors = {{"reduce",
+                          [] {
+                            ops::reduce(ReduceOp::max, Tensor::zeros({0, 3}), 0);
+                          }},
+                         {"reduce", [] {
+                            ops::reduce(ReduceOp::sum, Tensor::zeros({2, 3, 4}), 2, 1);
+                          }}};
 }
 
 void add_broadcasts(OpTable& table) {
@@ -122,21 +142,23 @@ void add_broadcasts(OpTable& table) {
                    }),
                    .terms = 15,
                    .differentiable = false,
-                   .errors = {{"sum_to", [] { ops::sum_to(Tensor::zeros({2, 3}), {4}); }}}});
-  table.push_back({.name = "broadcast_to",
-                   .inputs = {real({7, 1, 4})},
-                   .run = one_output([](const VariableList& in) {
-                     return Variable(ops::broadcast_to(in[0].value(), {5, 7, 3, 4}));
-                   }),
-                   .reference = one_tensor([](const TensorList& in) {
-                     const double* x = in[0].data<double>();
-                     return tabulate({5, 7, 3, 4},
-                                     [=](int64_t i) { return x[i / 12 % 7 * 4 + i % 4]; });
-                   }),
-                   .differentiable = false,
-                   .errors = {{"broadcast_to", [] {
-                                 ops::broadcast_to(Tensor::zeros({2, 3}), {2, 4});
+                   .errors = {{"sum_to", [] {
+                                 ops::sum_to(Tensor::zeros({2, 3}), {4});
                                }}}});
+  table.push_back(
+      {.name = "broadcast_to",
+       .inputs = {real({7, 1, 4})},
+       .run = one_output([](const VariableList& in) {
+         return Variable(ops::broadcast_to(in[0].value(), {5, 7, 3, 4}));
+       }),
+       .reference = one_tensor([](const TensorList& in) {
+         const double* x = in[0].data<double>();
+         return tabulate({5, 7, 3, 4}, [=](int64_t i) { return x[i / 12 % 7 * 4 + i % 4]; });
+       }),
+       .differentiable = false,
+       .errors = {{"broadcast_to", [] {
+                     ops::broadcast_to(Tensor::zeros({2, 3}), {2, 4});
+                   }}}});
 }
 
 // Positions of a row by descending value, equals by position.
@@ -163,46 +185,50 @@ void add_selections(OpTable& table) {
                        return Tensor::from(best, {n});
                      }),
                      .differentiable = false,
-                     .errors = {{"argmax", [] { ops::argmax(Tensor::zeros({3, 0})); }},
-                                {"argmax", [] { ops::argmax(Tensor::zeros({3}, DType::i64)); }}},
-                     .bench = {real({4096, 1000})}});
+                     .errors = {{"argmax",
+                                 [] {
+                                   ops::argmax(Tensor::zeros({3, 0}));
+                                 }},
+                                {"argmax", [] { ops::argmax(Tensor::zeros({3}, DType::i64)); }}}});
     for (const int64_t k : {int64_t{1}, (c + 1) / 2, c}) {
       if (k == 1 && c == 1) continue;
-      table.push_back(
-          {.name = fmt::format("topk_{}_{}_of_{}", n, k, c),
-           .inputs = {real({n, c})},
-           .run = [k](const VariableList& in) -> VariableList {
-             ops::TopK top = ops::topk(in[0].value(), k);
-             return {Variable(top.values), Variable(top.indices)};
-           },
-           .reference = [=](const TensorList& in) -> TensorList {
-             std::vector<double> values;
-             std::vector<int64_t> indices;
-             for (int64_t r = 0; r < n; ++r) {
-               const double* row = in[0].data<double>() + r * c;
-               const std::vector<int64_t> order = ranking(row, c);
-               for (int64_t i = 0; i < k; ++i) {
-                 indices.push_back(order[static_cast<size_t>(i)]);
-                 values.push_back(row[indices.back()]);
-               }
-             }
-             return {Tensor::from(values, {n, k}), Tensor::from(indices, {n, k})};
-           },
-           .differentiable = false,
-           .errors = {{"topk", [] { ops::topk(Tensor::zeros({2, 3}), 4); }},
-                      {"topk", [] { ops::topk(Tensor::zeros({2, 3}), 0); }}}});
+      table.push_back({.name = fmt::format("topk_{}_{}_of_{}", n, k, c),
+                       .inputs = {real({n, c})},
+                       .run = [k](const VariableList& in) -> VariableList {
+                         ops::TopK top = ops::topk(in[0].value(), k);
+                         return {Variable(top.values), Variable(top.indices)};
+                       },
+                       .reference = [=](const TensorList& in) -> TensorList {
+                         std::vector<double> values;
+                         std::vector<int64_t> indices;
+                         for (int64_t r = 0; r < n; ++r) {
+                           const double* row = in[0].data<double>() + r * c;
+                           const std::vector<int64_t> order = ranking(row, c);
+                           for (int64_t i = 0; i < k; ++i) {
+                             indices.push_back(order[static_cast<size_t>(i)]);
+                             values.push_back(row[indices.back()]);
+                           }
+                         }
+                         return {Tensor::from(values, {n, k}), Tensor::from(indices, {n, k})};
+                       },
+                       .differentiable = false,
+                       .errors = {{"topk",
+                                   [] {
+                                     ops::topk(Tensor::zeros({2, 3}), 4);
+                                   }},
+                                  {"topk", [] {
+                                     ops::topk(Tensor::zeros({2, 3}), 0);
+                                   }}}});
     }
   }
   // Equal entries: the first wins, also after rounding to bf16.
-  table.push_back({.name = "argmax_of_equals",
-                   .inputs = {real({5, 33}, 0.5, 0.5)},
-                   .run = one_output([](const VariableList& in) {
-                     return Variable(ops::argmax(in[0].value()));
-                   }),
-                   .reference = one_tensor([](const TensorList&) {
-                     return Tensor::zeros({5}, DType::i64);
-                   }),
-                   .differentiable = false});
+  table.push_back(
+      {.name = "argmax_of_equals",
+       .inputs = {real({5, 33}, 0.5, 0.5)},
+       .run =
+           one_output([](const VariableList& in) { return Variable(ops::argmax(in[0].value())); }),
+       .reference = one_tensor([](const TensorList&) { return Tensor::zeros({5}, DType::i64); }),
+       .differentiable = false});
   for (const int64_t where : {-1, 0, 2}) {
     table.push_back(
         {.name = fmt::format("find_nonfinite_{}", where < 0 ? "none" : std::to_string(where)),
@@ -229,6 +255,8 @@ void add_reduce_cases(OpTable& table) {
   add_reductions(table);
   add_broadcasts(table);
   add_selections(table);
+  set_bench(table, "argmax_33_1025", {real({4096, 1000})});
+  set_bench(table, "topk_33_1_of_1025", {real({4096, 1000})});
 }
 
 }  // namespace facet::test

@@ -35,8 +35,8 @@ bool has(const OpCase& op, DType dtype) {
   return std::find(op.dtypes.begin(), op.dtypes.end(), dtype) != op.dtypes.end();
 }
 
-// |got - want| <= tolerance * (|want| + min(1, largest |want|)), the last term 1 where everything is
-// 0 by cancellation; integers exactly.
+// |got - want| <= tolerance * (|want| + min(1, largest |want|)), the last term 1 where everything
+// is 0 by cancellation; integers exactly.
 std::string compare(const Tensor& got, const Tensor& want, double tolerance,
                     const std::string& what) {
   if (got.shape() != want.shape())
@@ -47,8 +47,7 @@ std::string compare(const Tensor& got, const Tensor& want, double tolerance,
     if (std::isfinite(v)) largest = std::max(largest, std::fabs(v));
   const double floor = largest > 0 ? std::min(1.0, largest) : 1.0;
   for (size_t i = 0; i < a.size(); ++i) {
-    const double allowed =
-        is_floating(got.dtype()) ? tolerance * (std::fabs(b[i]) + floor) : 0.0;
+    const double allowed = is_floating(got.dtype()) ? tolerance * (std::fabs(b[i]) + floor) : 0.0;
     if (a[i] == b[i] || std::fabs(a[i] - b[i]) <= allowed) continue;
     return fmt::format("{} at {}: expected {:.12g}, got {:.12g} (allowed {:.3g})", what, i, b[i],
                        a[i], allowed);
@@ -114,8 +113,7 @@ std::string check_bf16(const OpCase& op) {
                                bool round, const std::string& what) -> std::string {
     if (!is_floating(ours.dtype())) return compare(ours, plain, 0.0, what);
     const std::vector<double> a = ours.to_vector<double>(), c = exact.to_vector<double>();
-    const std::vector<double> b =
-        (round ? plain.cast(DType::bf16) : plain).to_vector<double>();
+    const std::vector<double> b = (round ? plain.cast(DType::bf16) : plain).to_vector<double>();
     double ours_squares = 0, naive_squares = 0, ours_largest = 0, naive_largest = 0, scale = 0;
     for (size_t i = 0; i < a.size(); ++i) {
       const double e = a[i] == c[i] ? 0.0 : std::fabs(a[i] - c[i]);
@@ -136,9 +134,9 @@ std::string check_bf16(const OpCase& op) {
                        what, rms, ours_largest, naive_rms, naive_largest);
   };
   for (size_t i = 0; i < got.outputs.size(); ++i)
-    if (auto failure = compare_one(got.outputs[i], naive.outputs[i], truth.outputs[i],
-                                   got.outputs[i].dtype() == DType::bf16,
-                                   fmt::format("output {}", i));
+    if (auto failure =
+            compare_one(got.outputs[i], naive.outputs[i], truth.outputs[i],
+                        got.outputs[i].dtype() == DType::bf16, fmt::format("output {}", i));
         !failure.empty())
       return failure;
   size_t g = 0;
@@ -156,8 +154,7 @@ std::string check_bf16(const OpCase& op) {
 
 std::string check_gradient(const OpCase& op) {
   if (!op.differentiable) return "";
-  const VariableList leaves =
-      make_variables(op, draw_inputs(op, op.inputs), DType::f64, Device{});
+  const VariableList leaves = make_variables(op, draw_inputs(op, op.inputs), DType::f64, Device{});
   return gradcheck([&] { return op.run(leaves)[0]; }, leaves);
 }
 
@@ -271,9 +268,12 @@ std::vector<Device> other_devices() {
 
 const std::vector<OpCheck>& op_checks() {
   static const std::vector<OpCheck> checks = {
-      {"f64 against the reference", check_f64}, {"f32 against the reference", check_f32},
-      {"bf16", check_bf16},                     {"gradient", check_gradient},
-      {"repeatability", check_repeat},          {"error inputs", check_errors},
+      {"f64 against the reference", check_f64},
+      {"f32 against the reference", check_f32},
+      {"bf16", check_bf16},
+      {"gradient", check_gradient},
+      {"repeatability", check_repeat},
+      {"error inputs", check_errors},
       {"other devices", check_devices},
   };
   return checks;
@@ -291,6 +291,13 @@ std::string run_op_check(const OpCheck& check, const OpCase& op) {
   guard_storage(false);
   if (overwritten_guards() != before) failure += " wrote outside a tensor";
   return failure;
+}
+
+void set_bench(OpTable& table, const std::string& name, std::vector<Input> inputs) {
+  const auto row =
+      std::find_if(table.begin(), table.end(), [&](const OpCase& op) { return op.name == name; });
+  FACET_CHECK(row != table.end(), "set_bench", "no row is called {}", name);
+  row->bench = std::move(inputs);
 }
 
 const OpTable& op_cases() {

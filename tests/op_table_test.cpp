@@ -54,7 +54,9 @@ class RecordingBackend final : public Backend {
   void note(const Any&...) {
     insert(-1);
   }
-  void insert(int op) { seen.insert(op < 0 ? method_ : fmt::format("{} {}", method_, op)); }
+  void insert(int op) {
+    seen.insert(op < 0 ? method_ : fmt::format("{} {}", method_, op));
+  }
 
   Backend& inner_;
   std::string method_;
@@ -90,7 +92,7 @@ TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
       ;
   const std::set<std::string> by_line = {"unary", "unary_backward", "binary", "binary_backward",
                                          "reduce"};
-#define BACKEND_METHOD(name, parameters, arguments)    \
+#define BACKEND_METHOD(name, parameters, arguments) \
   EXPECT_TRUE(by_line.count(#name) || recorder.seen.count(#name)) << "no row reaches " #name;
 #include "tensor/backend.def"
 #undef BACKEND_METHOD
@@ -108,6 +110,26 @@ TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
 TEST(OpTable, NamesAreUnique) {
   std::set<std::string> names;
   for (const OpCase& op : op_cases()) EXPECT_TRUE(names.insert(op.name).second) << op.name;
+}
+
+TEST(OpTable, BenchmarkInputsFitTheirRows) {
+  int timed = 0;
+  for (const OpCase& op : op_cases()) {
+    if (op.bench.empty()) continue;
+    ++timed;
+    ASSERT_EQ(op.bench.size(), op.inputs.size()) << op.name;
+    for (size_t i = 0; i < op.bench.size(); ++i)
+      EXPECT_TRUE(op.bench[i].kind == op.inputs[i].kind && op.bench[i].acc == op.inputs[i].acc)
+          << op.name;
+    int64_t elements = 0;
+    for (const Input& input : op.bench) elements += input.shape.numel();
+    if (elements > 1 << 18) continue;  // too slow to try here
+    VariableList inputs;
+    for (const Tensor& t : draw_inputs(op, op.bench))
+      inputs.emplace_back(is_floating(t.dtype()) ? t.cast(DType::f32) : t);
+    EXPECT_NO_THROW(op.run(inputs)) << op.name;
+  }
+  EXPECT_GT(timed, 30);
 }
 
 // A table that cannot fail tests nothing: each check must notice a row that is wrong in its way.

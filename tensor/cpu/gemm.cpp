@@ -56,10 +56,12 @@ void CpuBackend::matmul(const Tensor& a, const Tensor& b, const Tensor& bias,
                         const MatmulArgs& args, Tensor& out) {
   if (a.dtype() == DType::f64) return multiply<double>(a, b, bias, args, out);
   if (a.dtype() == DType::f32) return multiply<float>(a, b, bias, args, out);
-  Tensor wide = args.beta == 0.0 ? Tensor::empty(out.shape(), DType::f32) : out.cast(DType::f32);
+  const bool rounds = out.dtype() == DType::bf16;
+  Tensor wide = rounds && args.beta == 0.0 ? Tensor::empty(out.shape(), DType::f32)
+                                           : out.cast(DType::f32);
   multiply<float>(a.cast(DType::f32), b.cast(DType::f32),
                   bias.defined() ? bias.cast(DType::f32) : bias, args, wide);
-  cast(wide, out);
+  if (rounds) cast(wide, out);
 }
 
 }  // namespace facet
