@@ -36,7 +36,7 @@ struct Min {
 };
 
 constexpr int64_t kColumns = 1024;  // of a tile: its partial results stay in the first cache
-constexpr int64_t kRows = 256;      // summed one after the other; tiles are combined pairwise
+constexpr int64_t kRows = 64;       // summed one after the other; tiles are combined pairwise
 
 // Of x[0 ... n).
 template <typename Op, typename T, typename A = acc_t<T>>

@@ -1,0 +1,74 @@
+// Counts and times of the backend's methods: a backend that stands before another one.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tensor/backend.h"
+
+namespace facet {
+
+class ProfilingBackend final : public Backend {
+ public:
+  struct Row {
+    std::string name;  // of the method, with by_shape followed by the shapes of its tensors
+    int64_t calls = 0;
+    double seconds = 0.0;
+  };
+
+  explicit ProfilingBackend(Backend& inner, bool by_shape = false)
+      : inner_(inner), by_shape_(by_shape) {}
+
+  // Slowest first.
+  std::vector<Row> rows() const;
+  void reset();
+  // The methods of backend.def that were never called since the last reset.
+  std::vector<std::string> unreached() const;
+  static const std::vector<std::string>& methods();
+
+#define BACKEND_METHOD(name, parameters, arguments) void name parameters override;
+#include "tensor/backend.def"
+#undef BACKEND_METHOD
+
+ private:
+  struct Count {
+    int64_t calls = 0;
+    double seconds = 0.0;
+  };
+
+  template <typename Call>
+  void record(const char* method, const std::string& shapes, const Call& call);
+
+  Backend& inner_;
+  bool by_shape_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::map<std::string, Count>> counts_;  // by method, then by shapes
+};
+
+// Profiles what the thread that makes it and all others ask of a device's backend during its life:
+//   Profile profile;
+//   train_step();
+//   for (const auto& row : profile.rows()) ...
+// With work that runs behind the caller's back (CUDA streams) the seconds are those of the launch.
+// Not to be made or destroyed while other threads compute; nested ones must end in reverse order.
+class Profile {
+ public:
+  explicit Profile(DeviceType type = DeviceType::cpu, bool by_shape = false);
+  ~Profile();
+  Profile(const Profile&) = delete;
+  Profile& operator=(const Profile&) = delete;
+
+  std::vector<ProfilingBackend::Row> rows() const { return backend_->rows(); }
+  std::vector<std::string> unreached() const { return backend_->unreached(); }
+  void reset() { backend_->reset(); }
+
+ private:
+  DeviceType type_;
+  Backend* before_;
+  std::unique_ptr<ProfilingBackend> backend_;
+};
+
+}  // namespace facet

@@ -1,0 +1,186 @@
+// The optimiser steps of the backend against values of the official implementations.
+#include <gtest/gtest.h>
+
+#include "generators.h"
+#include "tensor/ops.h"
+#include "tensor/parallel.h"
+
+namespace facet {
+namespace {
+
+using test::wave;
+
+constexpr double kTolerance = 5e-12;  // the printed digits
+
+void expect_start(const Tensor& x, const std::vector<double>& expected,
+                  double tolerance = kTolerance) {
+  const std::vector<double> values = x.to_vector<double>();
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(values[i], expected[i], tolerance) << i;
+}
+
+struct LarsRun {
+  Tensor w, b;
+};
+
+// Two steps with the same gradients; weights adapt, biases as given.
+LarsRun run_lars(LarsForm form, const std::vector<double>& rates, bool bias_adapts) {
+  std::vector<Tensor> params = {wave({3, 4}, .5), wave({3}, 2.5)};
+  const std::vector<Tensor> grads = {ops::affine(.01, wave({3, 4}, 1.5), 0),
+                                     ops::affine(.01, wave({3}, 3.5), 0)};
+  // Filled with what must not be read at the first step.
+  std::vector<Tensor> momentum = {Tensor::full({3, 4}, 1e30, DType::f64),
+                                  Tensor::full({3}, 1e30, DType::f64)};
+  bool first = true;
+  for (const double lr : rates) {
+    LarsArgs args{.lr = lr,
+                  .momentum = .9,
+                  .weight_decay = 1e-4,
+                  .trust = 1e-3,
+                  .form = form,
+                  .first = first};
+    LarsArgs bias = args;
+    bias.adapt = bias_adapts;
+    if (!bias_adapts) bias.weight_decay = 0;
+    params[0].backend().lars_step(params, grads, momentum, std::vector{args, bias});
+    first = false;
+  }
+  return {params[0], params[1]};
+}
+
+TEST(Lars, ThreeForms) {
+  for (const LarsForm form : {LarsForm::simclr, LarsForm::moco_v3}) {
+    const LarsRun run = run_lars(form, {.3, .3}, false);
+    expect_start(run.w, {0.478653208899, 0.563867885327, 0.782591687196});
+    expect_start(run.b, {0.601523958185, 0.519351299678, 0.245232894799});
+  }
+  const LarsRun run = run_lars(LarsForm::larc, {.3, .3}, true);
+  expect_start(run.w, {0.478655523541, 0.563870206737, 0.782593890629});
+  expect_start(run.b, {0.598747819456, 0.51585105683, 0.239797303242});
+}
+
+TEST(Lars, FormsSplitWhenTheRateChanges) {
+  expect_start(run_lars(LarsForm::moco_v3, {.3, .15}, false).w, {0.478906204323});
+  expect_start(run_lars(LarsForm::simclr, {.3, .15}, false).w, {0.478786351837});
+}
+
+TEST(Lars, ZeroNormsDoNotAdapt) {
+  for (const LarsForm form : {LarsForm::simclr, LarsForm::moco_v3, LarsForm::larc}) {
+    std::vector<Tensor> params = {Tensor::zeros({4}, DType::f64), Tensor::full({4}, 2, DType::f64)};
+    const std::vector<Tensor> grads = {Tensor::full({4}, .5, DType::f64),
+                                       Tensor::zeros({4}, DType::f64)};
+    std::vector<Tensor> momentum = {Tensor::zeros({4}, DType::f64), Tensor::zeros({4}, DType::f64)};
+    const LarsArgs args{
+        .lr = .1, .weight_decay = form == LarsForm::larc ? .1 : 0., .form = form, .first = true};
+    params[0].backend().lars_step(params, grads, momentum, std::vector{args, args});
+    expect_start(params[0], {-.05, -.05, -.05, -.05});  // trust ratio 1
+    expect_start(params[1], {2, 2, 2, 2});              // LARC does not even decay
+  }
+}
+
+TEST(AdamW, Golden) {
+  std::vector<Tensor> params = {wave({4}, .5)};
+  std::vector<Tensor> mean = {Tensor::zeros({4}, DType::f64)};
+  std::vector<Tensor> square = {Tensor::zeros({4}, DType::f64)};
+  for (int64_t step = 1; step <= 2; ++step) {
+    const std::vector<Tensor> grads = {
+        ops::affine(.1 * static_cast<double>(step), wave({4}, 1.5), 0)};
+    params[0].backend().adamw_step(
+        params, grads, mean, square,
+        std::vector{AdamArgs{.lr = 1e-3, .beta2 = .95, .weight_decay = .05, .step = step}});
+  }
+  expect_start(params[0], {0.47741966154, 0.56262807485, 0.781290643195, 0.983393251847});
+}
+
+// torch.optim.Adam by hand: the decay joins the gradient.
+TEST(Adam, L2Form) {
+  std::vector<Tensor> params = {Tensor::from({2.0})};
+  const std::vector<Tensor> grads = {Tensor::from({0.5})};
+  std::vector<Tensor> mean = {Tensor::from({0.1})}, square = {Tensor::from({0.2})};
+  params[0].backend().adamw_step(
+      params, grads, mean, square,
+      std::vector{AdamArgs{.lr = .01, .weight_decay = .1, .decoupled = false, .step = 3}});
+  const double d = .5 + .1 * 2.0, m = .9 * .1 + .1 * d, v = .999 * .2 + .001 * d * d;
+  const double bias1 = 1 - std::pow(.9, 3), bias2 = 1 - std::pow(.999, 3);
+  expect_start(params[0], {2.0 - .01 / bias1 * m / (std::sqrt(v) / std::sqrt(bias2) + 1e-8)});
+  expect_start(mean[0], {m});
+  expect_start(square[0], {v});
+}
+
+TEST(Sgd, NesterovGolden) {
+  std::vector<Tensor> params = {wave({4}, .5)};
+  std::vector<Tensor> momentum = {Tensor::full({4}, 1e30, DType::f64)};
+  for (int step = 1; step <= 2; ++step) {
+    const std::vector<Tensor> grads = {ops::affine(.1 * step, wave({4}, 1.5), 0)};
+    params[0].backend().sgd_step(
+        params, grads, momentum,
+        std::vector{SgdArgs{
+            .lr = .1, .momentum = .9, .weight_decay = 1e-4, .nesterov = true, .first = step == 1}});
+  }
+  expect_start(params[0], {0.414466873728, 0.499544562869, 0.721687004446, 0.9414318919});
+}
+
+TEST(Sgd, WithoutMomentumNeedsNoBuffer) {
+  std::vector<Tensor> params = {Tensor::from({2.0, -1.0})};
+  const std::vector<Tensor> grads = {Tensor::from({0.5, 0.25})};
+  std::vector<Tensor> momentum(1);
+  params[0].backend().sgd_step(params, grads, momentum,
+                               std::vector{SgdArgs{.lr = .1, .weight_decay = .5}});
+  expect_start(params[0], {2.0 - .1 * 1.5, -1.0 - .1 * -.25});
+}
+
+// Many tensors of odd sizes in one call, for several numbers of threads: bit for bit what each
+// tensor gives alone on one thread.
+TEST(MultiTensor, SameAsOneByOne) {
+  const std::vector<int64_t> sizes = {1, 5, 4095, 4096, 4097, 0, 33, 100003, 7};
+  const auto make = [&](uint64_t stream) {
+    std::vector<Tensor> tensors;
+    for (size_t i = 0; i < sizes.size(); ++i)
+      tensors.push_back(ops::random_normal({sizes[i]}, RandomKey{stream, 0}.child(i)));
+    return tensors;
+  };
+  const auto step = [](std::span<Tensor> w, std::span<const Tensor> g, std::span<Tensor> m,
+                       std::span<double> squares) {
+    const std::vector<LarsArgs> args(w.size(), {.lr = .1, .weight_decay = 1e-2});
+    w[0].backend().lars_step(w, g, m, args);
+    w[0].backend().ema_step(m, g, .9);
+    w[0].backend().scale(m, std::vector<double>(w.size(), 1.5));
+    w[0].backend().sum_squares(m, squares);
+  };
+  const std::vector<Tensor> grads = make(1);
+  std::vector<Tensor> expected_w = make(2), expected_m = make(3);
+  std::vector<double> expected_squares(sizes.size());
+  const int threads = num_threads();
+  set_num_threads(1);
+  for (size_t i = 0; i < sizes.size(); ++i)
+    step(std::span(expected_w).subspan(i, 1), std::span(grads).subspan(i, 1),
+         std::span(expected_m).subspan(i, 1), std::span(expected_squares).subspan(i, 1));
+  for (const int n : {1, 2, 3, 4}) {
+    set_num_threads(n);
+    std::vector<Tensor> w = make(2), m = make(3);
+    std::vector<double> squares(sizes.size());
+    step(w, grads, m, squares);
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      EXPECT_EQ(w[i].to_vector<float>(), expected_w[i].to_vector<float>()) << i;
+      EXPECT_EQ(m[i].to_vector<float>(), expected_m[i].to_vector<float>()) << i;
+      EXPECT_EQ(squares[i], expected_squares[i]) << i;
+    }
+  }
+  set_num_threads(threads);
+}
+
+TEST(MultiTensor, EmaScaleAndSums) {
+  std::vector<Tensor> average = {Tensor::from({1.0, 2.0}), Tensor::from({3.0})};
+  const std::vector<Tensor> value = {Tensor::from({5.0, 6.0}), Tensor::from({7.0})};
+  average[0].backend().ema_step(average, value, .75);
+  expect_start(average[0], {2.0, 3.0});
+  expect_start(average[1], {4.0});
+  average[0].backend().scale(average, std::vector{2.0, .5});
+  expect_start(average[0], {4.0, 6.0});
+  expect_start(average[1], {2.0});
+  std::vector<double> sums(2);
+  average[0].backend().sum_squares(average, sums);
+  EXPECT_EQ(sums, (std::vector{52.0, 4.0}));
+}
+
+}  // namespace
+}  // namespace facet
