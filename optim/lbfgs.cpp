@@ -68,9 +68,11 @@ class LineSearch {
 
   // low: the best point that decreases enough; the interval to high holds an acceptable one.
   Trial zoom(Trial low, Trial high) {
-    while (budget_ > 0 && std::fabs(high.step - low.step) > 1e-12 * high.step) {
+    // Where the interval promises less than the rounding error, values tell nothing.
+    while (budget_ > 0 && std::fabs(low.slope * (high.step - low.step)) > slack_) {
       const bool finite = std::isfinite(high.value) && std::isfinite(high.slope);
-      const Trial now = evaluate(finite ? interpolate(low, high) : 0.1 * high.step);
+      const Trial now =
+          evaluate(finite ? interpolate(low, high) : low.step + 0.1 * (high.step - low.step));
       if (!decreases(now) || now.value > low.value + slack_) {
         high = now;
         continue;
@@ -252,8 +254,9 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     Trial end;
     if (start.slope < 0.0) end = LineSearch(at, start, noise, options.max_line_search).run(first);
     if (end.step <= 0.0) {
-      if (history.empty()) {
-        result.stop = LbfgsStop::line_search;
+      const bool lost = -start.slope * first <= 100.0 * noise * std::fabs(start.value);
+      if (history.empty() || lost) {
+        result.stop = lost ? LbfgsStop::decrease : LbfgsStop::line_search;
         return result;
       }
       gradient.copy_(history.gradient());  // once more from here by steepest descent

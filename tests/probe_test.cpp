@@ -107,6 +107,26 @@ TEST(Lbfgs, BacksOffWhereTheFunctionIsNotFinite) {
   EXPECT_THROW(minimize_lbfgs(x, barrier), NonFiniteError);
 }
 
+// Values rounded to f32 around 1000: the search must end where they stop telling anything.
+TEST(Lbfgs, DoesNotSearchBelowTheRoundingError) {
+  Tensor x = Tensor::full({30}, 2.0);
+  const auto rounded = [](const Tensor& at, Tensor& gradient) {
+    double value = 1000.0;
+    for (int64_t i = 0; i < at.numel(); ++i) {
+      const double scale = 1.0 + static_cast<double>(i * i), d = at.data<float>()[i] - 0.3;
+      value += 0.5 * scale * d * d;
+      gradient.data<float>()[i] = static_cast<float>(scale * d);
+    }
+    return static_cast<double>(static_cast<float>(value));
+  };
+  LbfgsOptions options;
+  options.gradient_tolerance = 0.0;
+  const LbfgsResult result = minimize_lbfgs(x, rounded, options);
+  EXPECT_EQ(result.stop, LbfgsStop::decrease);
+  EXPECT_NEAR(result.value, 1000.0, 1e-3);
+  EXPECT_LT(result.evaluations, 2 * result.iterations + 20);
+}
+
 // The exact minimum (Newton's method to |gradient| < 1e-13 in NumPy). scikit-learn 1.2 stops a
 // little before, by SciPy's ftol, at coefficients up to 1e-5 away whose objective is 4e-10 higher.
 TEST(LogisticRegression, Golden) {
