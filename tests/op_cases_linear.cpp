@@ -210,7 +210,7 @@ std::vector<double> gram_reference(const Tensor& x) {
 }
 
 void add_solvers(OpTable& table) {
-  for (const int64_t n : {1, 2, 7, 31, 33}) {
+  for (const int64_t n : {1, 2, 7, 31, 33, 67, 101}) {
     const auto size = static_cast<size_t>(n);
     table.push_back({.name = fmt::format("eigvalsh_{}", n),
                      .inputs = {real({n, n + 3})},

@@ -12,7 +12,7 @@ using Doubles = std::vector<double>;
 using Step = std::function<void(Doubles& w, const Doubles& g, Doubles& m, Doubles& v)>;
 
 // The tensors of a multi-tensor call: as many sizes as there are inputs of one kind.
-const std::array<Shape, 4> kShapes = {Shape{1}, Shape{7, 31}, Shape{1025}, Shape{33, 1025}};
+const std::array<Shape, 4> kShapes = {Shape{1}, Shape{7, 31}, Shape{1025}, Shape{67, 1025}};
 
 // Inputs: for each shape w, g, m, v. Outputs: the same w, m, v after the step.
 OpCase step_case(
@@ -138,7 +138,7 @@ void add_other_steps(OpTable& table) {
         for (double& v : w) v *= -0.3;
       }));
   table.push_back({.name = "sum_squares",
-                   .inputs = {real({1}), real({31}), real({33, 1025})},
+                   .inputs = {real({1}), real({31}), real({67, 1025})},
                    .run = one_output([](const VariableList& in) {
                      TensorList tensors;
                      for (const Variable& v : in) tensors.push_back(v.value());
@@ -154,7 +154,7 @@ void add_other_steps(OpTable& table) {
                      }
                      return Tensor::from(sums, {3});
                    }),
-                   .terms = 33 * 1025,
+                   .terms = 67 * 1025,
                    .differentiable = false,
                    .dtypes = kMasterTypes});
 }
@@ -240,7 +240,7 @@ void add_optim_cases(OpTable& table) {
     add_lars(table, name + "_without_trust", plain);
   }
   add_other_steps(table);
-  for (const int64_t n : {1, 7, 1025, 33000}) add_random(table, n);
+  for (const int64_t n : {1, 7, 1025, 70001}) add_random(table, n);
 }
 
 }  // namespace facet::test

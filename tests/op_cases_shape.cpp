@@ -193,6 +193,8 @@ void add_shape_cases(OpTable& table) {
   add_permute(table, {7, 5, 33}, {0, 2, 1});
   add_permute(table, {7, 5, 33}, {2, 0, 1});
   add_permute(table, {2, 3, 31, 33}, {0, 2, 3, 1});
+  add_permute(table, {4, 67, 7, 40}, {0, 3, 2, 1});
+  add_permute(table, {4, 17, 31, 33}, {2, 1, 0, 3});
   add_permute(table, {2, 31, 33, 3}, {0, 3, 1, 2});
   add_permute(table, {2, 3, 4, 5, 7}, {3, 1, 4, 0, 2});
   add_permute(table, {2, 7, 3, 5, 8}, {2, 0, 3, 1, 4});
@@ -201,6 +203,7 @@ void add_shape_cases(OpTable& table) {
   add_gather_and_scatter(table, 33, 7, 31);
   add_gather_and_scatter(table, 31, 1025, 7);
   add_gather_and_scatter(table, 7, 33, 1025);
+  add_gather_and_scatter(table, 70, 67, 1025);
   set_bench(table, "permute_0_2_3_1_of_6138", {real({32, 64, 56, 56})});
   set_bench(table, "gather_rows_31_of_1025_7", {real({65536, 128}), integers(4096, 0, 65536)});
 }
