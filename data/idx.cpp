@@ -43,8 +43,6 @@ class GzFile {
   gzFile file_;
 };
 
-std::string shape_text(const Shape& shape) { return shape.str(); }
-
 fs::path find_file(const fs::path& folder, const std::string& stem, int rank) {
   const std::string kinds[] = {fmt::format("{}-idx{}-ubyte", stem, rank),
                                fmt::format("{}.idx{}-ubyte", stem, rank)};
@@ -89,20 +87,20 @@ Tensor read_idx(const fs::path& path, int rank) {
     const int64_t extent = int64_t{p[0]} << 24 | int64_t{p[1]} << 16 | int64_t{p[2]} << 8 | p[3];
     shape.push_back(extent);
     numel *= std::max<int64_t>(extent, 1);
-    if (extent == 0 || numel > (int64_t{1} << 34))
+    if (extent == 0 || numel > (int64_t{1} << 32))
       throw FileError(fmt::format("{}: the header claims {} values, which no {} file holds",
-                                  path.string(), shape_text(shape), kind));
+                                  path.string(), shape, kind));
   }
-  // Read in pieces, so that a lying header of a small file does not take the memory.
+  // A header that lies costs address space only: pages beyond the real data are never touched.
   Tensor values = Tensor::empty(shape, DType::u8);
   const size_t read = file.read(values.raw(), values.bytes());
   if (read < values.bytes())
     throw FileError(fmt::format("{}: expected {} bytes for {}, got {}; the file is truncated",
-                                path.string(), values.bytes(), shape_text(shape), read));
+                                path.string(), values.bytes(), shape, read));
   char extra = 0;
   if (file.read(&extra, 1) != 0)
     throw FileError(fmt::format("{}: more data than the {} bytes that its header {} announces",
-                                path.string(), values.bytes(), shape_text(shape)));
+                                path.string(), values.bytes(), shape));
   return values;
 }
 
