@@ -1,7 +1,8 @@
 #include "nn/init.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "nn/resnet.h"
 
 namespace facet {
 namespace {
@@ -13,45 +14,51 @@ uint64_t hash_name(const std::string& name) {
   return h;
 }
 
+RandomKey key_of(uint64_t seed, const std::string& parameter) {
+  return random_key(seed, RandomPurpose::init).child(hash_name(parameter));
+}
+
+double linear_bound(int64_t fan_in) {
+  return 1.0 / std::sqrt(static_cast<double>(fan_in));
+}
+
 }  // namespace
 
-Tensor init_normal(const Shape& shape, const RandomKey& key, double stddev) {
-  return ops::random_normal(shape, key, 0.0, stddev);
-}
-
-Tensor init_uniform(const Shape& shape, const RandomKey& key, double bound) {
-  return ops::random_uniform(shape, key, -bound, bound);
-}
-
 void initialize(Module& module, uint64_t seed, bool zero_init_residual) {
-  const RandomKey key = random_key(seed, RandomPurpose::init);
-  int64_t linear_fan_in = 1;  // of the weight just seen: its bias follows it
+  int64_t fan_in = 0;  // of the weight just seen, whose bias follows it; 0 for a norm's
   for (NamedParameter& p : parameters(module)) {
     Tensor& value = p.value.value();
-    const RandomKey own = key.child(hash_name(p.name));
-    if (value.rank() == 4) {
-      const double fan_out = static_cast<double>(value.dim(0) * value.dim(1) * value.dim(2));
-      value.copy_(init_normal(value.shape(), own, std::sqrt(2.0 / fan_out)));
-    } else if (value.rank() == 2) {
-      linear_fan_in = value.dim(1);
-      value.copy_(init_uniform(value.shape(), own, 1.0 / std::sqrt(static_cast<double>(linear_fan_in))));
-    } else if (p.name.ends_with("weight")) {  // a norm; what follows is its bias
-      linear_fan_in = 0;
+    const RandomKey key = key_of(seed, p.name);
+    const auto uniform = [&](double bound) {
+      value.copy_(ops::random_uniform(value.shape(), key, -bound, bound));
+    };
+    if (value.rank() > 1) {
+      fan_in = value.numel() / value.dim(0);
+      if (value.rank() == 4) {
+        const double fan_out = static_cast<double>(value.dim(0) * value.dim(1) * value.dim(2));
+        value.copy_(ops::random_normal(value.shape(), key, 0.0, std::sqrt(2.0 / fan_out)));
+      } else {
+        uniform(linear_bound(fan_in));
+      }
+    } else if (p.name.ends_with("weight")) {
+      fan_in = 0;
       value.fill_(1.0);
-    } else if (linear_fan_in > 0) {
-      value.copy_(init_uniform(value.shape(), own, 1.0 / std::sqrt(static_cast<double>(linear_fan_in))));
+    } else if (fan_in > 0) {
+      uniform(linear_bound(fan_in));
     } else {
       value.zero_();
     }
   }
   if (!zero_init_residual) return;
-  std::vector<NamedParameter> all = parameters(module);
-  // The last norm of a basic block is bn2, of a bottleneck bn3.
-  const bool bottleneck = std::any_of(all.begin(), all.end(), [](const NamedParameter& p) {
-    return p.name.ends_with(".bn3.weight");
+  for_each_module(module, [](Module& m) {
+    if (auto* net = dynamic_cast<ResNet*>(&m)) net->zero_residual_branches();
   });
-  for (NamedParameter& p : all)
-    if (p.name.ends_with(bottleneck ? ".bn3.weight" : ".bn2.weight")) p.value.value().zero_();
+}
+
+void initialize_normal(Linear& layer, uint64_t seed, double stddev) {
+  Tensor& weight = layer.weight.value();
+  weight.copy_(ops::random_normal(weight.shape(), key_of(seed, "normal"), 0.0, stddev));
+  if (layer.bias.defined()) layer.bias.value().zero_();
 }
 
 }  // namespace facet

@@ -2,7 +2,9 @@
 
 namespace facet {
 namespace {
-Variable parameter_of(Tensor value) { return Variable(std::move(value), true); }
+Variable parameter_of(Tensor value) {
+  return Variable(std::move(value), true);
+}
 }  // namespace
 
 Linear::Linear(int64_t in, int64_t out, bool has_bias)
@@ -18,7 +20,9 @@ void Linear::visit(ModuleVisitor& v) {
 Conv2d::Conv2d(int64_t in, int64_t out, int kernel, const ConvArgs& args)
     : weight(parameter_of(Tensor::zeros({out, kernel, kernel, in / args.groups}))), args_(args) {}
 
-void Conv2d::visit(ModuleVisitor& v) { v("weight", weight); }
+void Conv2d::visit(ModuleVisitor& v) {
+  v("weight", weight);
+}
 
 BatchNorm::BatchNorm(int64_t channels, bool relu, bool offset)
     : weight(parameter_of(Tensor::full({channels}, 1.0))),
@@ -30,14 +34,10 @@ BatchNorm::BatchNorm(int64_t channels, bool relu, bool offset)
 }
 
 Variable BatchNorm::operator()(const Variable& x, const Variable& residual) {
-  BatchNormArgs args = args_;
-  const bool batch_statistics = training() && mode_ != NormMode::frozen;
-  args.update_running = mode_ == NormMode::training;
-  if (batch_statistics && args.update_running && !recomputing())
+  if (training() && args_.update_running && !recomputing())
     num_batches_tracked.fill_(num_batches_tracked.item() + 1.0);
-  const Variable shift =
-      bias.defined() ? bias : Variable(Tensor::zeros_like(weight.value()));
-  return batch_norm(x, weight, shift, running_mean, running_var, batch_statistics, args, residual);
+  const Variable shift = bias.defined() ? bias : Variable(Tensor::zeros_like(weight.value()));
+  return batch_norm(x, weight, shift, running_mean, running_var, training(), args_, residual);
 }
 
 void BatchNorm::visit(ModuleVisitor& v) {
@@ -48,9 +48,9 @@ void BatchNorm::visit(ModuleVisitor& v) {
   v("num_batches_tracked", num_batches_tracked);
 }
 
-void set_norm_mode(Module& module, NormMode mode) {
-  for_each_module(module, [mode](Module& m) {
-    if (auto* norm = dynamic_cast<BatchNorm*>(&m)) norm->set_mode(mode);
+void set_update_running(Module& module, bool on) {
+  for_each_module(module, [on](Module& m) {
+    if (auto* norm = dynamic_cast<BatchNorm*>(&m)) norm->set_update_running(on);
   });
 }
 

@@ -28,31 +28,25 @@ class Conv2d final : public Module {
   ConvArgs args_;
 };
 
-// What a batch norm does with its statistics; `training` follows Module::training().
-enum class NormMode : uint8_t {
-  training,         // batch statistics, running ones updated when training; running ones in eval
-  frozen,           // running statistics always
-  batch_no_update,  // batch statistics when training, running ones left alone
-};
-
-// Over the last axis: images (N, H, W, C) and rows (N, C) alike.
+// Over the last axis: images (N, H, W, C) and rows (N, C) alike. Batch statistics in training, the
+// running ones in eval.
 class BatchNorm final : public Module {
  public:
   explicit BatchNorm(int64_t channels, bool relu = false, bool offset = true);
   // relu?(norm(x) + residual)
   Variable operator()(const Variable& x, const Variable& residual = {});
   void visit(ModuleVisitor& v) override;
-  void set_mode(NormMode mode) { mode_ = mode; }
+  // Whether training forwards move the running statistics (the default).
+  void set_update_running(bool on) { args_.update_running = on; }
 
   Variable weight, bias;
   Tensor running_mean, running_var, num_batches_tracked;  // the last: i64 scalar
 
  private:
   BatchNormArgs args_;
-  NormMode mode_ = NormMode::training;
 };
 
-// Sets the mode of every batch norm in the module.
-void set_norm_mode(Module& module, NormMode mode);
+// The same for every batch norm in the module.
+void set_update_running(Module& module, bool on);
 
 }  // namespace facet

@@ -36,6 +36,8 @@ class ResidualBlock final : public Module {
     return (*norm_.back())((*conv_.back())(y), shortcut);
   }
 
+  BatchNorm& last_norm() { return *norm_.back(); }
+
   void visit(ModuleVisitor& v) override {
     for (size_t i = 0; i < conv_.size(); ++i) {
       v("conv" + std::to_string(i + 1), *conv_[i]);
@@ -109,9 +111,8 @@ ResNet::~ResNet() = default;
 
 Variable ResNet::stem(const Variable& x) {
   Variable y = bn1_(conv1_(x));
-  return options_.stem == Stem::imagenet
-             ? max_pool2d(y, {.kernel = 3, .stride = 2, .padding = 1})
-             : y;
+  return options_.stem == Stem::imagenet ? max_pool2d(y, {.kernel = 3, .stride = 2, .padding = 1})
+                                         : y;
 }
 
 VariableList ResNet::stages(const Variable& x) {
@@ -134,6 +135,11 @@ Variable ResNet::features(const Variable& x) {
 Variable ResNet::logits(const Variable& x) {
   FACET_CHECK(fc_, "ResNet", "{} was built without classes", options_.arch);
   return (*fc_)(features(x));
+}
+
+void ResNet::zero_residual_branches() {
+  for (auto& layer : layers_)
+    for (auto& block : layer) block->last_norm().weight.value().zero_();
 }
 
 void ResNet::visit(ModuleVisitor& v) {

@@ -18,8 +18,8 @@ enum class Stem : uint8_t {
 struct ResNetOptions {
   std::string arch = "resnet50";  // resnet18, resnet34 or resnet50
   Stem stem = Stem::imagenet;
-  int64_t width = 64;         // channels of the first stage; torchvision's networks have 64
-  int64_t num_classes = 0;    // 0: no fc layer
+  int64_t width = 64;       // channels of the first stage; torchvision's networks have 64
+  int64_t num_classes = 0;  // 0: no fc layer
   int64_t channels = 3;
 };
 
@@ -43,6 +43,9 @@ class ResNet final : public Encoder {
   // Outputs of the four stages (N, H, W, C), for CKA.
   VariableList stages(const Variable& x);
   int64_t feature_dim() const override { return feature_dim_; }
+  // Weight 0 for the last norm of every block, so that each starts as its shortcut (Goyal et al.
+  // 2017).
+  void zero_residual_branches();
   const ResNetOptions& options() const { return options_; }
   void visit(ModuleVisitor& v) override;
 

@@ -3,22 +3,27 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
+#include <utility>
 
 namespace facet {
 
 Algorithm parse_algorithm(const std::string& text) {
   for (const Algorithm a : {Algorithm::sgd, Algorithm::adamw, Algorithm::adam, Algorithm::lars})
     if (text == name(a)) return a;
-  throw UsageError(
-      fmt::format("unknown optimiser '{}': expected sgd, adamw, adam or lars", text));
+  throw UsageError(fmt::format("unknown optimiser '{}': expected sgd, adamw, adam or lars", text));
 }
 
 const char* name(Algorithm algorithm) {
   switch (algorithm) {
-    case Algorithm::sgd: return "sgd";
-    case Algorithm::adamw: return "adamw";
-    case Algorithm::adam: return "adam";
-    case Algorithm::lars: return "lars";
+    case Algorithm::sgd:
+      return "sgd";
+    case Algorithm::adamw:
+      return "adamw";
+    case Algorithm::adam:
+      return "adam";
+    case Algorithm::lars:
+      return "lars";
   }
   return "?";
 }
@@ -37,24 +42,54 @@ bool Optimizer::is_due(size_t group, int64_t t) const {
   return cycle != 0 && t % cycle == 0;
 }
 
-// Replaces the gradients of a due step by the mean or sum over the cycle, or puts them aside.
-void Optimizer::accumulate(ParamGroup& group, std::vector<Slot>& slots, bool due) {
+bool Optimizer::is_adam() const {
+  return options_.algorithm == Algorithm::adamw || options_.algorithm == Algorithm::adam;
+}
+
+namespace {
+
+std::vector<double> squares_of(std::span<const Tensor> grads) {
+  std::vector<double> squares(grads.size());
+  if (!grads.empty()) grads[0].backend().sum_squares(grads, squares);
+  return squares;
+}
+
+double limit_norm(std::span<Tensor> grads, double max_norm) {
+  std::vector<double> squares = squares_of(grads);
+  // Ascending, so that the sum does not depend on how parameters are cut into groups.
+  std::sort(squares.begin(), squares.end());
+  const double norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
+  if (norm > max_norm) {
+    const std::vector<double> factors(grads.size(), max_norm / (norm + 1e-6));
+    grads[0].backend().scale(grads, factors);
+  }
+  return norm;
+}
+
+}  // namespace
+
+// Adds up the gradients of a cycle; its due step gets their sum or mean.
+void Optimizer::accumulate(ParamGroup& group, std::vector<Slot>& slots, int64_t t) {
+  const bool opens = t % group.cycle == 1, due = t % group.cycle == 0;
+  // Where counting starts with a due step 0, that one is a cycle of its own.
+  const double length = t == 0 ? 1.0 : static_cast<double>(group.cycle);
   for (size_t i = 0; i < slots.size(); ++i) {
     Variable& p = group.parameters[i].value;
-    if (!p.grad().defined()) continue;
     Tensor& sum = slots[i].accumulated;
-    if (sum.defined())
-      ops::add_(sum, p.grad());
-    else
-      sum = p.grad().clone();
-    if (!due) continue;
-    if (group.skipped == SkippedStep::accumulate_mean)
-      ops::scale_(sum, 1.0 / static_cast<double>(group.cycle));
+    if (opens) sum = Tensor();  // what an epoch left of an unfinished cycle when t starts anew
+    if (p.grad().defined()) {
+      if (sum.defined())
+        ops::add_(sum, p.grad());
+      else
+        sum = p.grad().clone();
+    }
+    if (!due || !sum.defined()) continue;
+    if (group.skipped == SkippedStep::accumulate_mean) ops::scale_(sum, 1.0 / length);
     p.grad() = std::exchange(sum, Tensor());
   }
 }
 
-void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
+void Optimizer::step(double lr, int64_t t, double clip, const GroupFilter& only) {
   TensorList params, grads, first, second;
   std::vector<SgdArgs> sgd;
   std::vector<AdamArgs> adam;
@@ -66,7 +101,7 @@ void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
     const bool accumulates = group.skipped == SkippedStep::accumulate_mean ||
                              group.skipped == SkippedStep::accumulate_sum;
     if (never || (only && !only(group))) continue;
-    if (accumulates && group.cycle > 1) accumulate(group, slots_[g], due);
+    if (accumulates && group.cycle > 1) accumulate(group, slots_[g], t);
     if (!due && group.skipped != SkippedStep::zero_grad) continue;
     for (size_t i = 0; i < group.parameters.size(); ++i) {
       Variable& p = group.parameters[i].value;
@@ -75,12 +110,9 @@ void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
       // PyTorch before 2.0 zeroes gradients in place: until the first one exists there is none.
       if (!due) grad = slot.steps > 0 ? Tensor::zeros_like(p.value()) : Tensor();
       if (!grad.defined()) continue;
-      const bool is_adam =
-          options_.algorithm == Algorithm::adamw || options_.algorithm == Algorithm::adam;
-      const bool needs_state = options_.algorithm != Algorithm::sgd || options_.momentum != 0.0;
-      if (needs_state && !slot.first.defined()) {
+      if (has_momentum() && !slot.first.defined()) {
         slot.first = Tensor::zeros_like(p.value());
-        if (is_adam) slot.second = Tensor::zeros_like(p.value());
+        if (is_adam()) slot.second = Tensor::zeros_like(p.value());
       }
       ++slot.steps;
       params.push_back(p.value());
@@ -89,7 +121,7 @@ void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
       second.push_back(slot.second);
       const double rate = lr * group.lr_scale;
       const bool is_first = slot.steps == 1;
-      if (is_adam)
+      if (is_adam())
         adam.push_back({rate, options_.beta1, options_.beta2, options_.eps, group.weight_decay,
                         options_.algorithm == Algorithm::adamw, slot.steps});
       else if (options_.algorithm == Algorithm::lars)
@@ -100,6 +132,7 @@ void Optimizer::step(double lr, int64_t t, const GroupFilter& only) {
     }
   }
   if (params.empty()) return;
+  if (clip > 0) limit_norm(grads, clip);
   Backend& backend = params[0].backend();
   if (!adam.empty())
     backend.adamw_step(params, grads, first, second, adam);
@@ -123,8 +156,7 @@ std::vector<NamedTensor> Optimizer::state() const {
       if (slot.first.defined()) values.push_back({"momentum." + of, slot.first});
       if (slot.second.defined()) values.push_back({"second." + of, slot.second});
       if (slot.accumulated.defined()) values.push_back({"accumulated." + of, slot.accumulated});
-      if (slot.steps > 0)
-        values.push_back({"steps." + of, Tensor::from<int64_t>({slot.steps})});
+      if (slot.steps > 0) values.push_back({"steps." + of, Tensor::from<int64_t>({slot.steps})});
     }
   return values;
 }
@@ -145,15 +177,22 @@ void Optimizer::load(const std::vector<NamedTensor>& values) {
       Slot slot;
       const auto take_like = [&](const char* kind) {
         const Tensor value = take(kind + of);
-        FACET_CHECK(!value.defined() || value.shape() == parameter.shape(), "Optimizer",
+        if (!value.defined()) return value;
+        FACET_CHECK(value.shape() == parameter.shape(), "Optimizer",
                     "state of {}: expected {}, got {}", of, parameter.shape(), value.shape());
-        return value.defined() ? value.clone() : value;
+        Tensor copy = Tensor::empty(value.shape(), value.dtype(), parameter.device());
+        copy.copy_(value);
+        return copy;
       };
       slot.first = take_like("momentum.");
       slot.second = take_like("second.");
       slot.accumulated = take_like("accumulated.");
       const Tensor steps = take("steps." + of);
       if (steps.defined()) slot.steps = steps.to_vector<int64_t>()[0];
+      FACET_CHECK(
+          slot.steps == 0 ||
+              (slot.first.defined() == has_momentum() && slot.second.defined() == is_adam()),
+          "Optimizer", "state of {} is not that of {}", of, facet::name(options_.algorithm));
       slots_[g][i] = slot;
     }
   FACET_CHECK(by_name.empty(), "Optimizer", "state of an unknown parameter: {}",
@@ -185,31 +224,18 @@ TensorList gradients_of(std::span<const Variable> parameters) {
   return grads;
 }
 
-std::vector<double> norms_of(const TensorList& grads) {
-  std::vector<double> norms(grads.size());
-  if (!grads.empty()) grads[0].backend().sum_squares(grads, norms);
-  for (double& v : norms) v = std::sqrt(v);
-  return norms;
-}
 }  // namespace
 
 double clip_grad_norm(std::span<const Variable> parameters, double max_norm) {
   TensorList grads = gradients_of(parameters);
-  double total = 0;
-  for (const double v : norms_of(grads)) total += v * v;
-  total = std::sqrt(total);
-  if (total > max_norm) {
-    const std::vector<double> factors(grads.size(), max_norm / (total + 1e-6));
-    grads[0].backend().scale(grads, factors);
-  }
-  return total;
+  return limit_norm(grads, max_norm);
 }
 
 void clip_grad_norm_each(std::span<const Variable> parameters, double max_norm) {
   TensorList grads = gradients_of(parameters);
   if (grads.empty()) return;
-  std::vector<double> factors = norms_of(grads);
-  for (double& v : factors) v = std::min(1.0, max_norm / (v + 1e-6));
+  std::vector<double> factors = squares_of(grads);
+  for (double& v : factors) v = std::min(1.0, max_norm / (std::sqrt(v) + 1e-6));
   grads[0].backend().scale(grads, factors);
 }
 

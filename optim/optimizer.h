@@ -49,11 +49,13 @@ class Optimizer {
   Optimizer(OptimizerOptions options, std::vector<ParamGroup> groups);
 
   // One step with learning rate `lr` (times each group's scale) at 1-based global step t. A
-  // parameter without a gradient is left out altogether.
-  // With `only`, groups that it refuses are left alone, as if the call had not been for them.
+  // parameter without a gradient is left out altogether. clip > 0 limits the common norm of the
+  // gradients that step. With `only`, groups that it refuses are left alone, as if the call had
+  // not been for them.
   using GroupFilter = std::function<bool(const ParamGroup&)>;
-  void step(double lr, int64_t t, const GroupFilter& only = {});
-  // Whether a group's weights move at step t, so that the caller can run the rest without gradients.
+  void step(double lr, int64_t t, double clip = 0.0, const GroupFilter& only = {});
+  // Whether a group's weights move at step t, so that the caller can run the rest without
+  // gradients.
   bool is_due(size_t group, int64_t t) const;
   void clear_grads();
 
@@ -61,7 +63,7 @@ class Optimizer {
   std::vector<ParamGroup>& groups() { return groups_; }
 
   // State by name ("momentum.layer1.0.conv1.weight", "steps.fc.bias" ...) for checkpoints. load()
-  // expects exactly what state() of a like optimiser gave.
+  // expects exactly what state() of a like optimiser gave, on whatever device.
   std::vector<NamedTensor> state() const;
   void load(const std::vector<NamedTensor>& values);
 
@@ -71,7 +73,11 @@ class Optimizer {
     Tensor accumulated;    // gradients of an open cycle
     int64_t steps = 0;
   };
-  void accumulate(ParamGroup& group, std::vector<Slot>& slots, bool due);
+  void accumulate(ParamGroup& group, std::vector<Slot>& slots, int64_t t);
+  bool is_adam() const;
+  bool has_momentum() const {
+    return options_.algorithm != Algorithm::sgd || options_.momentum != 0;
+  }
 
   OptimizerOptions options_;
   std::vector<ParamGroup> groups_;

@@ -1,20 +1,16 @@
 #include "ssl/label_injection.h"
 
+#include "nn/init.h"
+
 namespace facet {
 
 LabelInjection::LabelInjection(std::unique_ptr<Encoder> encoder, int64_t num_classes,
                                const InjectionOptions& options)
     : Supervised(std::move(encoder), num_classes, options.smoothing), options_(options) {
-  using Norm = InjectionOptions::Norm;
   FACET_CHECK(options.cycle >= 0, "inject", "expected a control cycle T >= 1 or infinity, got {}",
               options.cycle);
   FACET_CHECK(options.phase != InjectionOptions::Phase::per_epoch || options.steps_per_epoch > 0,
               "inject", "counting the cycle per epoch needs the steps of an epoch");
-  const bool frozen = options.norm == Norm::eval ||
-                      (options.norm == Norm::automatic && options.cycle == 0);
-  set_norm_mode(this->encoder(), frozen                                  ? NormMode::frozen
-                                 : options.norm == Norm::batch_no_update ? NormMode::batch_no_update
-                                                                         : NormMode::training);
 }
 
 std::vector<ParamGroup> LabelInjection::groups(double weight_decay) {
@@ -35,9 +31,12 @@ std::vector<ParamGroup> LabelInjection::groups(double weight_decay) {
 
 int64_t LabelInjection::cycle_step(int64_t step) const {
   switch (options_.phase) {
-    case InjectionOptions::Phase::zero_based: return step;
-    case InjectionOptions::Phase::per_epoch: return step % options_.steps_per_epoch + 1;
-    default: return step + 1;
+    case InjectionOptions::Phase::zero_based:
+      return step;
+    case InjectionOptions::Phase::per_epoch:
+      return step % options_.steps_per_epoch + 1;
+    default:
+      return step + 1;
   }
 }
 
@@ -55,48 +54,82 @@ bool LabelInjection::needs_backbone_gradient(int64_t step) const {
 Variable LabelInjection::features(const Batch& batch, bool with_gradient) {
   FACET_CHECK(batch.views.size() == 1, "inject", "expected one view a sample, got {}",
               batch.views.size());
+  using Norm = InjectionOptions::Norm;
+  Norm norm = options_.norm;
+  if (norm == Norm::automatic) norm = options_.cycle == 0 ? Norm::eval : Norm::train;
+  if (with_gradient) norm = Norm::train;
+  encoder().train(training() && norm != Norm::eval);
+  set_update_running(encoder(), norm != Norm::batch_no_update);
   const GradScope scope(with_gradient && grad_enabled());
-  return encoder().features(Variable(batch.views[0]));
+  const Variable y = encoder().features(Variable(batch.views[0]));
+  encoder().train(training());
+  set_update_running(encoder(), true);
+  return y;
 }
 
 Variable LabelInjection::loss(const Batch& batch, int64_t step) {
   return classify(features(batch, needs_backbone_gradient(step)), batch.labels);
 }
 
-double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, double lr,
-                                  int64_t step, double clip) {
+double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
+                                  double clip) {
   const int64_t t = cycle_step(step);
   optimizer.clear_grads();
   const bool backbone = needs_backbone_gradient(step);
   const Variable feature = features(batch, backbone);
   if (options_.order == InjectionOptions::Order::joint || !backbone) {
-    const double value =
-        guarded_backward(classify(feature, batch.labels), optimizer, t, clip);
-    optimizer.step(lr, t);
+    const double value = guarded_backward(classify(feature, batch.labels), optimizer, t);
+    optimizer.step(lr, t, clip);
     return value;
   }
   // The head first, on features cut off from the backbone; then the backbone against the new head.
   const auto is_head = [](const ParamGroup& group) { return group.name.starts_with("head"); };
   const auto is_backbone = [&](const ParamGroup& group) { return !is_head(group); };
-  const double value =
-      guarded_backward(classify(feature.detach(), batch.labels), optimizer, t, clip);
-  optimizer.step(lr, t, is_head);
+  const double value = guarded_backward(classify(feature.detach(), batch.labels), optimizer, t);
+  optimizer.step(lr, t, clip, is_head);
   optimizer.clear_grads();
-  guarded_backward(classify(feature, batch.labels), optimizer, t, clip);
-  optimizer.step(lr, t, is_backbone);
+  guarded_backward(cross_entropy(classifier()(feature), batch.labels, options_.smoothing),
+                   optimizer, t);
+  optimizer.step(lr, t, clip, is_backbone);
   return value;
 }
 
+void LabelInjection::reset_head(uint64_t seed, double stddev) {
+  initialize_normal(classifier(), seed, stddev);
+}
+
 Tensor class_centroids(const Tensor& features, const Tensor& labels, int64_t num_classes,
-                       bool unit_rows) {
-  FACET_CHECK(features.rank() == 2, "class_centroids", "expected (N, D), got {}",
-              features.shape());
-  const Tensor x = unit_rows ? ops::l2_normalize(features).y : features;
-  const Tensor sums = ops::scatter_add_rows(x, labels, {num_classes, x.dim(1)});
+                       const CentroidOptions& options) {
+  FACET_CHECK(features.rank() == 2 && labels.shape() == Shape{features.dim(0)}, "class_centroids",
+              "expected features (N, D) with labels (N), got {} and {}", features.shape(),
+              labels.shape());
+  std::vector<int64_t> rows, classes;
   std::vector<double> share(static_cast<size_t>(num_classes), 0.0);
-  for (const int64_t label : labels.to_vector<int64_t>()) share[static_cast<size_t>(label)] += 1;
+  const std::vector<int64_t> all = labels.to_vector<int64_t>();
+  for (size_t i = 0; i < all.size(); ++i) {
+    FACET_CHECK(all[i] < num_classes, "class_centroids", "expected labels below {}, got {}",
+                num_classes, all[i]);
+    if (all[i] < 0) continue;
+    rows.push_back(static_cast<int64_t>(i));
+    classes.push_back(all[i]);
+    share[static_cast<size_t>(all[i])] += 1;
+  }
   for (double& v : share) v = v > 0 ? 1.0 / v : 0.0;
-  return ops::mul(sums, Tensor::from(share, {num_classes, 1}).cast(x.dtype()).to(x.device()));
+  const auto n = static_cast<int64_t>(rows.size());
+  const auto index = [&](const std::vector<int64_t>& v) {
+    return Tensor::from(v, {n}).to(features.device());
+  };
+  const Tensor labelled = n == features.dim(0) ? features : ops::gather_rows(features, index(rows));
+  const Tensor x = options.unit_features ? ops::l2_normalize(labelled).y : labelled;
+  const Tensor sums = ops::scatter_add_rows(x, index(classes), {num_classes, x.dim(1)});
+  Tensor means =
+      ops::mul(sums, Tensor::from(share, {num_classes, 1}).cast(x.dtype()).to(x.device()));
+  if (options.unit_rows) means = ops::l2_normalize(means).y;
+  return options.scale == 1.0 ? means : ops::affine(options.scale, means, 0.0);
+}
+
+Tensor nearest_centroid_bias(const Tensor& centroids) {
+  return ops::affine(-0.5, ops::reduce(ReduceOp::sum_squares, centroids, 1), 0.0);
 }
 
 }  // namespace facet

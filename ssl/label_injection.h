@@ -1,5 +1,5 @@
-// Controlled Label Injection (Nayman et al., "Diverse Imagenet Models Transfer Better", algorithm 1):
-// supervised training in which the head steps every time and the backbone once every T steps.
+// Controlled Label Injection (Nayman et al., "Diverse Imagenet Models Transfer Better", algorithm
+// 1): supervised training in which the head steps every time and the backbone once every T steps.
 // T = 1 is fine-tuning, T = infinity linear probing.
 #pragma once
 
@@ -22,11 +22,11 @@ struct InjectionOptions {
     sequential,  // the one after it: the head alone is run again on the same features
   } order = Order::joint;
 
-  // Batch norm of the backbone.
+  // How the backbone runs on the steps that only the head takes; with a gradient it always trains.
   enum class Norm : uint8_t {
     automatic,        // train for finite T, eval for T = infinity
-    train,            // batch statistics; running ones updated on every step
-    eval,             // running statistics, never updated
+    train,            // batch statistics; running ones updated as on every other step
+    eval,             // running statistics: each such step is one of linear probing
     batch_no_update,  // batch statistics; running ones kept
   } norm = Norm::automatic;
 
@@ -56,6 +56,9 @@ class LabelInjection final : public Supervised {
   double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                     double clip) override;
 
+  // A head of N(0, stddev) without offset.
+  void reset_head(uint64_t seed, double stddev = 0.01);
+
   // The count that control cycles are measured with at 0-based step `step`.
   int64_t cycle_step(int64_t step) const;
   bool backbone_steps(int64_t step) const;
@@ -67,9 +70,18 @@ class LabelInjection final : public Supervised {
   InjectionOptions options_;
 };
 
-// Rows are the class means of features (N, D) in f32; a class without samples gets a zero row.
-// With unit_rows the features are L2-normalised first.
+// What the centroids are made into before they become a head's weight (appendix G says nothing).
+struct CentroidOptions {
+  bool unit_features = false;  // L2-normalise each feature row before the mean
+  bool unit_rows = false;      // ... each centroid after it
+  double scale = 1.0;
+};
+
+// Rows (classes, D) are the class means of features (N, D); negative labels
+// (unlabelled) are left out, and a class without samples gets a zero row.
 Tensor class_centroids(const Tensor& features, const Tensor& labels, int64_t num_classes,
-                       bool unit_rows = false);
+                       const CentroidOptions& options = {});
+// The bias -|w|^2 / 2 a row, with which the largest logit is that of the nearest centroid.
+Tensor nearest_centroid_bias(const Tensor& centroids);
 
 }  // namespace facet

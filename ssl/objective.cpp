@@ -14,8 +14,7 @@ std::vector<ParamGroup> Objective::groups(double weight_decay) {
   return decay_groups(trained, prototype);
 }
 
-double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t,
-                                   double clip) {
+double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t) {
   const double value = loss.item();
   if (!std::isfinite(value))
     throw NonFiniteError(fmt::format(
@@ -29,22 +28,14 @@ double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, i
         "gradient of {} is not finite at step {}: the weights were left as they were; try a "
         "smaller learning rate or gradient clipping",
         bad, t));
-  if (clip > 0) {
-    VariableList stepping;
-    for (size_t g = 0; g < optimizer.groups().size(); ++g)
-      if (optimizer.is_due(g, t))
-        for (const NamedParameter& p : optimizer.groups()[g].parameters)
-          stepping.push_back(p.value);
-    clip_grad_norm(stepping, clip);
-  }
   return value;
 }
 
 double Objective::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                              double clip) {
   optimizer.clear_grads();
-  const double value = guarded_backward(loss(batch, step), optimizer, step + 1, clip);
-  optimizer.step(lr, step + 1);
+  const double value = guarded_backward(loss(batch, step), optimizer, step + 1);
+  optimizer.step(lr, step + 1, clip);
   after_step(step);
   return value;
 }
@@ -63,9 +54,11 @@ std::vector<NamedMetric> embedding_spread(const Tensor& embeddings) {
           .to_vector<double>();
   double total = 0, entropy = 0;
   for (const double v : eigenvalues) total += std::max(v, 0.0);
+  // Equal unit rows differ by rounding, about 1e-14 of squared distance each, in all directions.
+  const bool spread = total > 1e-10 * static_cast<double>(z.dim(0));
   for (const double v : eigenvalues)
-    if (v > 0 && total > 0) entropy -= v / total * std::log(v / total);
-  return {{"embedding_std", deviation}, {"effective_rank", total > 0 ? std::exp(entropy) : 0.0}};
+    if (spread && v > 0) entropy -= v / total * std::log(v / total);
+  return {{"embedding_std", deviation}, {"effective_rank", spread ? std::exp(entropy) : 0.0}};
 }
 
 }  // namespace facet

@@ -38,14 +38,14 @@ class Objective : public Module {
                             double clip = 0.0);
 
  protected:
-  // backward() with the guards and clipping of train_step; t is the optimiser's step count.
-  static double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t,
-                                 double clip);
+  // backward() with the guards of train_step; t is the optimiser's step count.
+  static double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t);
 };
 
 // Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the
 // normalised rows (about 1/sqrt(D) when healthy, 0 when collapsed), and the effective rank
-// exp(entropy of the normalised eigenvalues of the covariance) (Roy & Vetterli 2007).
+// exp(entropy of the normalised eigenvalues of the covariance) (Roy & Vetterli 2007), 0 where the
+// rows are equal up to rounding.
 std::vector<NamedMetric> embedding_spread(const Tensor& embeddings);
 
 }  // namespace facet

@@ -9,16 +9,35 @@ Variable nt_xent(const Variable& h, double temperature) {
               "expected (2N, D) with N >= 2, got {}", h.shape());
   FACET_CHECK(temperature > 0, "nt_xent", "expected a positive temperature, got {}", temperature);
   const int64_t rows = h.dim(0), n = rows / 2;
-  std::vector<int64_t> positive(static_cast<size_t>(rows));
-  for (int64_t i = 0; i < rows; ++i) positive[static_cast<size_t>(i)] = (i + n) % rows;
-  // An anchor is no candidate of its own: the official code subtracts 1e9 there.
-  std::vector<double> self(static_cast<size_t>(rows * rows), 0.0);
-  for (int64_t i = 0; i < rows; ++i) self[static_cast<size_t>(i * rows + i)] = -1e9;
-  const Variable z = l2_normalize(h);
-  const Variable similarity = matmul(affine(1.0 / temperature, z), z, false, true);
-  const Tensor mask = Tensor::from(self, {rows, rows}).cast(h.dtype()).to(h.device());
-  return cross_entropy(add(similarity, Variable(mask)),
-                       Tensor::from(positive, {rows}).to(h.device()));
+  std::vector<int64_t> partner(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) partner[static_cast<size_t>(i)] = (i + n) % rows;
+  const Tensor positive = Tensor::from(partner, {rows}).to(h.device());
+  const ops::Normalized unit = ops::l2_normalize(h.value().cast(acc_dtype(h.dtype())));
+  const Tensor& z = unit.y;
+  // An anchor is no candidate of its own: the official code subtracts 1e9 there. The diagonal of
+  // a square matrix is every (rows + 1)-th element.
+  std::vector<double> row(static_cast<size_t>(rows + 1), 0.0);
+  row[0] = -1e9;
+  const Tensor first_masked = Tensor::from(row, {rows + 1}).cast(z.dtype()).to(h.device());
+  Tensor logits = ops::broadcast_to(first_masked, {rows, rows + 1})
+                      .flatten()
+                      .narrow(0, rows * rows)
+                      .reshape({rows, rows});
+  const double scale = 1.0 / temperature;
+  ops::matmul_into(z, z, {.trans_b = true, .alpha = scale, .beta = 1.0}, logits);
+  const auto [loss, lse] = ops::cross_entropy(logits, positive);
+  return Variable::result(
+      "nt_xent", ops::reduce(ReduceOp::mean, loss), {h},
+      [=, lse = lse, type = h.dtype()](const Tensor& dy) -> TensorList {
+        const Tensor each =
+            Tensor::full({rows}, dy.item() / static_cast<double>(rows), lse.dtype(), lse.device());
+        const Tensor dlogits = ops::cross_entropy_backward(logits, positive, 0.0, lse, each);
+        // logits = z z^T / T: both factors get their share.
+        Tensor dz = Tensor::empty_like(unit.y);
+        ops::matmul_into(dlogits, unit.y, {.alpha = scale}, dz);
+        ops::matmul_into(dlogits, unit.y, {.trans_a = true, .alpha = scale, .beta = 1.0}, dz);
+        return {ops::l2_normalize_backward(unit.y, unit.norm, dz).cast(type)};
+      });
 }
 
 Simclr::Simclr(std::unique_ptr<Encoder> encoder, const SimclrOptions& options)

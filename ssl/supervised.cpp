@@ -8,17 +8,13 @@ Supervised::Supervised(std::unique_ptr<Encoder> encoder, int64_t num_classes, do
     : encoder_(std::move(encoder)),
       classifier_(encoder_->feature_dim(), num_classes),
       smoothing_(smoothing) {
-  FACET_CHECK(num_classes >= 2, "supervised", "expected at least two classes, got {}",
-              num_classes);
+  FACET_CHECK(num_classes >= 2, "supervised", "expected at least two classes, got {}", num_classes);
 }
 
 Variable Supervised::classify(const Variable& features, const Tensor& labels) {
   const Variable logits = classifier_(features);
-  const auto guess = ops::argmax(logits.value()).to_vector<int64_t>();
-  const auto truth = labels.to_vector<int64_t>();
-  int64_t hits = 0;
-  for (size_t i = 0; i < truth.size(); ++i) hits += guess[i] == truth[i];
-  accuracy_ = static_cast<double>(hits) / static_cast<double>(truth.size());
+  last_logits_ = logits.value();
+  last_labels_ = labels;
   return cross_entropy(logits, labels, smoothing_);
 }
 
@@ -32,7 +28,18 @@ double Supervised::collapse_loss(int64_t) const {
   return std::log(static_cast<double>(num_classes()));
 }
 
-std::vector<NamedMetric> Supervised::metrics() const { return {{"train_accuracy", accuracy_}}; }
+std::vector<NamedMetric> Supervised::metrics() const {
+  if (!last_logits_.defined()) return {};
+  const auto guess = ops::argmax(last_logits_).to_vector<int64_t>();
+  const auto truth = last_labels_.to_vector<int64_t>();
+  double hits = 0, rows = 0;
+  for (size_t i = 0; i < truth.size(); ++i) {
+    if (truth[i] < 0) continue;  // masked in the loss, too
+    ++rows;
+    hits += guess[i] == truth[i];
+  }
+  return {{"train_accuracy", hits / rows}};
+}
 
 void Supervised::visit(ModuleVisitor& v) {
   v("encoder", *encoder_);

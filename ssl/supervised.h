@@ -21,14 +21,14 @@ class Supervised : public Objective {
   void visit(ModuleVisitor& v) override;
 
  protected:
-  // The loss of these logits; remembers the batch accuracy.
+  // The loss on these features; remembers the logits for metrics().
   Variable classify(const Variable& features, const Tensor& labels);
 
  private:
   std::unique_ptr<Encoder> encoder_;
   Linear classifier_;
   double smoothing_;
-  double accuracy_ = 0.0;
+  Tensor last_logits_, last_labels_;
 };
 
 }  // namespace facet
