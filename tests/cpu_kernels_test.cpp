@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 
 #include "tensor/cpu/allocator.h"
 #include "tensor/cpu/conv.h"
@@ -296,6 +298,35 @@ TEST(BatchNorm, IsTheSameWithAnyNumberOfThreads) {
   set_num_threads(threads);
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
+}
+
+// Large outputs are written past the caches, by other instructions: the numbers stay the same.
+TEST(BatchNorm, StreamsLargeTensorsUnchanged) {
+  const int64_t rows = 52000, cols = 128;  // 26.6 MB in f32
+  const Tensor x = random({rows, cols}, 1).cast(DType::f32);
+  const Tensor residual = random({rows, cols}, 2).cast(DType::f32);
+  const Tensor gamma = random({cols}, 3, 0.5, 1.5).cast(DType::f32);
+  const Tensor beta = random({cols}, 4).cast(DType::f32);
+  const Tensor mean = random({cols}, 5).cast(DType::f32);
+  const Tensor var = random({cols}, 6, 0.5, 1.5).cast(DType::f32);
+  BatchNormArgs args;
+  args.relu = true;
+  args.batch_statistics = false;  // every row for itself
+  const auto run = [&](int64_t start, int64_t length) {
+    const Tensor part = x.narrow(start, length), added = residual.narrow(start, length);
+    const auto forward = ops::batch_norm_eval(part, added, gamma, beta, mean, var, args);
+    const auto back = ops::batch_norm_backward(part, added, gamma, forward.mean, forward.rstd,
+                                               forward.mask, true, args);
+    return std::array<Tensor, 3>{forward.y, back.dx, back.dresidual};
+  };
+  const auto whole = run(0, rows);
+  for (const int64_t start : {int64_t{0}, rows / 2}) {
+    const auto half = run(start, rows / 2);
+    for (size_t i = 0; i < whole.size(); ++i)
+      EXPECT_EQ(std::memcmp(whole[i].narrow(start, rows / 2).raw(), half[i].raw(), half[i].bytes()),
+                0)
+          << "tensor " << i << " from row " << start;
+  }
 }
 
 TEST(Allocator, ReusesBlocksAndCountsThem) {
