@@ -8,6 +8,8 @@
 #include <map>
 
 #include "nn/init.h"
+#include "optim/ema.h"
+#include "tensor/cpu/allocator.h"
 #include "tests/fill.h"
 
 namespace facet {
@@ -133,8 +135,10 @@ State snapshot(Module& module) {
 
 OptimizerOptions momentum_sgd() { return {.algorithm = Algorithm::sgd, .nesterov = true}; }
 
+constexpr double kClip = .5;
+
 void steps(Objective& method, Optimizer& optimizer, int64_t from, int64_t to) {
-  for (int64_t s = from; s < to; ++s) method.train_step(batch_of(s), optimizer, .05, s, 1.0);
+  for (int64_t s = from; s < to; ++s) method.train_step(batch_of(s), optimizer, .05, s, kClip);
 }
 
 std::unique_ptr<LabelInjection> injection(const InjectionOptions& options) {
@@ -148,9 +152,15 @@ TEST(Injection, CycleOneIsFineTuningBitByBit) {
   Supervised plain(encoder(), 3, .1);
   initialize(plain.classifier(), 5);
   Optimizer a(momentum_sgd(), injected->groups(1e-4)), b(momentum_sgd(), plain.groups(1e-4));
-  steps(*injected, a, 0, 5);
+  steps(*injected, a, 0, 5);  // gradients are clipped: their norm may not depend on the groups
   steps(plain, b, 0, 5);
   EXPECT_EQ(snapshot(*injected), snapshot(plain));
+  const auto buffers_of = [](const Optimizer& optimizer) {
+    State values;
+    for (const NamedTensor& t : optimizer.state()) values[t.name] = t.value.to_vector<double>();
+    return values;
+  };
+  EXPECT_EQ(buffers_of(a), buffers_of(b));
 }
 
 TEST(Injection, InfiniteCycleLeavesTheBackboneAlone) {
@@ -203,18 +213,28 @@ TEST(Injection, HeadTrajectoryIsTheSameBeforeTheFirstBackboneStep) {
 }
 
 TEST(Injection, ResumesInsideACycle) {
-  auto straight = injection({.cycle = 3});
-  Optimizer a(momentum_sgd(), straight->groups(1e-4));
-  steps(*straight, a, 0, 8);
-  auto first = injection({.cycle = 3});
-  Optimizer b(momentum_sgd(), first->groups(1e-4));
-  steps(*first, b, 0, 4);
-  auto second = injection({.cycle = 3});
-  copy_state(*first, *second);
-  Optimizer c(momentum_sgd(), second->groups(1e-4));
-  c.load(b.state());
-  steps(*second, c, 4, 8);
-  EXPECT_EQ(snapshot(*second), snapshot(*straight));
+  const std::pair<Algorithm, SkippedStep> cases[] = {
+      {Algorithm::sgd, SkippedStep::skip},
+      {Algorithm::sgd, SkippedStep::zero_grad},
+      {Algorithm::sgd, SkippedStep::accumulate_sum},
+      {Algorithm::adamw, SkippedStep::skip},
+      {Algorithm::adamw, SkippedStep::accumulate_mean}};
+  for (const auto& [algorithm, skipped] : cases) {
+    const InjectionOptions options{.cycle = 3, .skipped = skipped};
+    const auto fresh = [&, algorithm = algorithm](LabelInjection& method) {
+      return Optimizer({.algorithm = algorithm}, method.groups(1e-4));
+    };
+    auto straight = injection(options), resumed = injection(options);
+    Optimizer a = fresh(*straight);
+    steps(*straight, a, 0, 5);
+    copy_state(*straight, *resumed);
+    Optimizer b = fresh(*resumed);
+    b.load(a.state());
+    steps(*straight, a, 5, 7);
+    steps(*resumed, b, 5, 7);
+    EXPECT_EQ(snapshot(*resumed), snapshot(*straight))
+        << name(algorithm) << ' ' << static_cast<int>(skipped);
+  }
 }
 
 TEST(Injection, SequentialWithARestingHeadIsJoint) {
@@ -231,20 +251,94 @@ TEST(Injection, SequentialWithARestingHeadIsJoint) {
   EXPECT_EQ(ends[0], ends[1]);
 }
 
+// Whether the running statistics move on head-only step 0 and on full step 1 of T = 2.
 TEST(Injection, NormModes) {
-  const auto buffers_move = [](Norm norm) {
-    auto method = injection({.cycle = 2, .norm = norm});
+  const auto buffers_move = [](Norm norm, int64_t cycle) {
+    auto method = injection({.cycle = cycle, .norm = norm});
     Optimizer optimizer(momentum_sgd(), method->groups(0));
-    std::map<std::string, std::vector<double>> before, after;
-    for (const NamedTensor& t : buffers(*method)) before[t.name] = t.value.to_vector<double>();
-    steps(*method, optimizer, 0, 1);
-    for (const NamedTensor& t : buffers(*method)) after[t.name] = t.value.to_vector<double>();
-    return before != after;
+    const auto statistics = [&] {
+      State values;
+      for (const NamedTensor& t : buffers(*method)) values[t.name] = t.value.to_vector<double>();
+      return values;
+    };
+    std::string moves;
+    for (int64_t s = 0; s < 2; ++s) {
+      const State before = statistics();
+      steps(*method, optimizer, s, s + 1);
+      moves += statistics() != before ? '1' : '0';
+    }
+    return moves;
   };
-  EXPECT_TRUE(buffers_move(Norm::automatic));
-  EXPECT_TRUE(buffers_move(Norm::train));
-  EXPECT_FALSE(buffers_move(Norm::eval));
-  EXPECT_FALSE(buffers_move(Norm::batch_no_update));
+  EXPECT_EQ(buffers_move(Norm::automatic, 2), "11");
+  EXPECT_EQ(buffers_move(Norm::train, 2), "11");
+  EXPECT_EQ(buffers_move(Norm::eval, 2), "01");
+  EXPECT_EQ(buffers_move(Norm::batch_no_update, 2), "01");
+  EXPECT_EQ(buffers_move(Norm::automatic, 0), "00");
+  EXPECT_EQ(buffers_move(Norm::train, 0), "11");
+  // T = 1 has no head-only step, so that every mode is fine-tuning.
+  EXPECT_EQ(buffers_move(Norm::eval, 1), "11");
+}
+
+TEST(Injection, InfiniteCycleIsAProbeOnEvalFeatures) {
+  auto method = injection({.cycle = 0});
+  Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
+  steps(*method, optimizer, 0, 4);
+  auto net = encoder();
+  net->eval();
+  Linear probe(net->feature_dim(), 3);
+  initialize(probe, 5);
+  ParamGroup prototype;
+  prototype.name = "head";
+  prototype.weight_decay = 1e-4;
+  Optimizer plain(momentum_sgd(), decay_groups(parameters(probe), prototype));
+  for (int64_t s = 0; s < 4; ++s) {
+    const Batch batch = batch_of(s);
+    Variable features;
+    {
+      const NoGrad no_grad;
+      features = net->features(Variable(batch.views[0]));
+    }
+    plain.clear_grads();
+    backward(cross_entropy(probe(features), batch.labels, .1));
+    plain.step(.05, s + 1, kClip);
+  }
+  EXPECT_EQ(snapshot(probe), snapshot(method->classifier()));
+}
+
+TEST(Injection, HeadOnlyStepsKeepNoActivations) {
+  auto method = injection({.cycle = 2});
+  method->loss(batch_of(0), 0);
+  const size_t before = cpu_allocator_stats().in_use;
+  const Variable head_only = method->loss(batch_of(0), 0);
+  const size_t little = cpu_allocator_stats().in_use - before;
+  const Variable full = method->loss(batch_of(0), 1);
+  EXPECT_LT(little * 20, cpu_allocator_stats().in_use - before - little);
+}
+
+TEST(Injection, AverageFollowsEveryStepAndRestsWithTheBackbone) {
+  auto probing = injection({.cycle = 0}), tuned = injection({.cycle = 1});
+  Supervised plain(encoder(), 3, .1);
+  initialize(plain.classifier(), 5);
+  const auto run = [](Objective& method) {
+    Optimizer optimizer(momentum_sgd(), method.groups(1e-4));
+    Ema ema(state(method), .99);
+    for (int64_t s = 0; s < 4; ++s) {
+      steps(method, optimizer, s, s + 1);
+      ema.update();
+    }
+    State values;
+    for (const NamedTensor& t : ema.averages()) values[t.name] = t.value.to_vector<double>();
+    return values;
+  };
+  const State resting = run(*probing), weights = snapshot(*probing);
+  for (const auto& [name, value] : weights) {
+    if (name.starts_with("encoder.")) {
+      EXPECT_EQ(resting.at(name), value) << name;
+    } else {
+      EXPECT_NE(resting.at(name), value) << name;
+    }
+  }
+  EXPECT_EQ(run(*tuned), run(plain));
 }
 
 TEST(Injection, Phases) {
@@ -265,6 +359,37 @@ TEST(Centroids, Golden) {
   const Tensor w = class_centroids(f, Tensor::from<int64_t>({0, 1, 0, 1, 1, 0}), 2);
   const double want[] = {.8080305082, .4473456618, .506508451, .4845507385};
   for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(w.to_vector<double>()[i], want[i], 1e-9);
+}
+
+TEST(Centroids, Options) {
+  const Tensor f = Tensor::from<float>({3, 4, 0, 2, 100, 100}).reshape({3, 2});
+  const Tensor y = Tensor::from<int64_t>({0, 0, -1});  // the last has no label
+  const auto of = [&](const CentroidOptions& o) {
+    return class_centroids(f, y, 2, o).to_vector<double>();
+  };
+  const auto near = [](const std::vector<double>& got, const std::vector<double>& want) {
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-6) << i;
+  };
+  near(of({}), {1.5, 3, 0, 0});
+  near(of({.unit_features = true}), {.3, .9, 0, 0});
+  near(of({.unit_rows = true}), {1 / std::sqrt(5.0), 2 / std::sqrt(5.0), 0, 0});
+  near(of({.scale = 2}), {3, 6, 0, 0});
+  EXPECT_THROW(class_centroids(f, Tensor::from<int64_t>({0, 2, 0}), 2), Error);
+  EXPECT_THROW(class_centroids(f, Tensor::from<int64_t>({0}), 2), Error);
+  // With its bias the largest logit is the nearest centroid's, not the longest one's.
+  const Tensor c = Tensor::from<float>({1, 0, 10, 0}).reshape({2, 2});
+  near(nearest_centroid_bias(c).to_vector<double>(), {-.5, -50});
+}
+
+TEST(Injection, ResetHead) {
+  auto a = injection({}), b = injection({});
+  a->reset_head(1);
+  b->reset_head(1);
+  EXPECT_EQ(snapshot(a->classifier()), snapshot(b->classifier()));
+  b->reset_head(2);
+  EXPECT_NE(snapshot(a->classifier()), snapshot(b->classifier()));
+  for (const double v : a->classifier().bias.value().to_vector<double>()) EXPECT_EQ(v, 0);
+  for (const double v : a->classifier().weight.value().to_vector<double>()) EXPECT_LT(v, .06);
 }
 
 }  // namespace

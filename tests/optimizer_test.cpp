@@ -136,6 +136,67 @@ TEST(Optimizer, ControlCycleStepsAtItsMultiples) {
   }
 }
 
+// Plain SGD at rate 1 on gradients 1, 2, 3 ...: the displacement is what has been applied.
+std::vector<double> applied(SkippedStep skipped, const std::vector<int64_t>& counts) {
+  Variable w(Tensor::zeros({1}, DType::f64), true);
+  ParamGroup g = group("w", w, 0);
+  g.cycle = 3;
+  g.skipped = skipped;
+  Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = 0}, {g});
+  std::vector<double> sums;
+  double gradient = 0;
+  for (const int64_t t : counts) {
+    w.grad() = Tensor::full({1}, ++gradient, DType::f64);
+    optimizer.step(1, t);
+    sums.push_back(-w.value().item());
+  }
+  return sums;
+}
+
+TEST(Optimizer, AccumulatesOverItsCycle) {
+  const std::vector<int64_t> global = {1, 2, 3, 4, 5, 6};
+  EXPECT_EQ(applied(SkippedStep::skip, global), (std::vector<double>{0, 0, 3, 3, 3, 9}));
+  EXPECT_EQ(applied(SkippedStep::accumulate_sum, global),
+            (std::vector<double>{0, 0, 6, 6, 6, 21}));
+  EXPECT_EQ(applied(SkippedStep::accumulate_mean, global),
+            (std::vector<double>{0, 0, 2, 2, 2, 7}));
+  // Counted from 0, the first cycle is one step; counted anew, an unfinished one is dropped.
+  EXPECT_EQ(applied(SkippedStep::accumulate_mean, {0, 1, 2, 3}),
+            (std::vector<double>{1, 1, 1, 4}));
+  EXPECT_EQ(applied(SkippedStep::accumulate_sum, {1, 2, 3, 4, 1, 2, 3}),
+            (std::vector<double>{0, 0, 6, 6, 6, 6, 24}));
+}
+
+TEST(Optimizer, ClipsWhatSteps) {
+  const auto run = [](int64_t cycle, double clip, const Optimizer::GroupFilter& only = {}) {
+    Variable a(Tensor::zeros({1}, DType::f64), true), b(Tensor::zeros({1}, DType::f64), true);
+    ParamGroup first = group("a", a, 0);
+    first.cycle = cycle;
+    Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = 0}, {first, group("b", b, 0)});
+    a.grad() = Tensor::full({1}, 3.0, DType::f64);
+    b.grad() = Tensor::full({1}, 4.0, DType::f64);
+    optimizer.step(1, 1, clip, only);
+    return std::pair(-a.value().item(), -b.value().item());
+  };
+  EXPECT_EQ(run(1, 0), std::pair(3.0, 4.0));
+  EXPECT_NEAR(run(1, 1).first, .6, 1e-6);
+  EXPECT_NEAR(run(1, 1).second, .8, 1e-6);
+  EXPECT_EQ(run(2, 4.5), std::pair(0.0, 4.0));  // the gradient that rests does not count
+  const auto only_b = [](const ParamGroup& g) { return g.name == "b"; };
+  EXPECT_EQ(run(1, 4.5, only_b), std::pair(0.0, 4.0));
+  // What is clipped is the accumulated gradient, not its last part.
+  Variable w(Tensor::zeros({1}, DType::f64), true);
+  ParamGroup g = group("w", w, 0);
+  g.cycle = 2;
+  g.skipped = SkippedStep::accumulate_sum;
+  Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = 0}, {g});
+  for (int64_t t = 1; t <= 2; ++t) {
+    w.grad() = Tensor::full({1}, 4.0, DType::f64);
+    optimizer.step(1, t, 5);
+  }
+  EXPECT_NEAR(-w.value().item(), 5, 1e-5);
+}
+
 TEST(Optimizer, StateRoundTripIsBitExact) {
   for (const Algorithm algorithm : {Algorithm::sgd, Algorithm::adamw, Algorithm::lars}) {
     Variable straight(wave({4}, .5), true), resumed(wave({4}, .5), true);
@@ -162,6 +223,12 @@ TEST(Optimizer, StateOfAnotherModelIsRefused) {
   Optimizer optimizer({}, {group("w", w, 0)});
   EXPECT_THROW(optimizer.load({{"momentum.other", Tensor::zeros({4}, DType::f64)}}), Error);
   EXPECT_THROW(optimizer.load({{"momentum.w", Tensor::zeros({5}, DType::f64)}}), Error);
+  // Steps without their momentum, or of another algorithm.
+  EXPECT_THROW(optimizer.load({{"steps.w", Tensor::from<int64_t>({3})}}), Error);
+  EXPECT_THROW(optimizer.load({{"steps.w", Tensor::from<int64_t>({3})},
+                               {"momentum.w", Tensor::zeros({4}, DType::f64)},
+                               {"second.w", Tensor::zeros({4}, DType::f64)}}),
+               Error);
 }
 
 TEST(Clip, GlobalAndEach) {
@@ -215,6 +282,34 @@ TEST(Ema, ClosedForm) {
   w.fill_(1.0);
   quick.update();  // warm-up: d = 2/11
   EXPECT_NEAR(quick.averages()[0].value.item(), 9.0 / 11, 1e-6);
+}
+
+TEST(Ema, StaysWhereItHasArrived) {
+  Tensor w = wave({100}, .5).cast(DType::f32), count = Tensor::full({}, 7, DType::i64);
+  const std::vector<float> start = w.to_vector<float>();
+  Ema ema({{"w", w}, {"count", count}}, .9998);
+  for (int i = 0; i < 1000; ++i) ema.update();
+  EXPECT_EQ(ema.averages()[0].value.to_vector<float>(), start);
+  count.fill_(9);
+  ema.update();
+  EXPECT_EQ(ema.averages()[1].value.item(), 9);  // counters are copied
+}
+
+TEST(Ema, RestoresBitExactly) {
+  Tensor w = Tensor::from<float>({1.0f});
+  Ema straight({{"w", w}}, .9, true), resumed({{"w", w}}, .9, true);
+  const auto run = [&w](Ema& ema, int from, int to) {
+    for (int i = from; i < to; ++i) {
+      w.fill_(std::sin(i));
+      ema.update();
+    }
+  };
+  run(straight, 0, 4);
+  resumed.restore(straight.averages(), straight.updates());
+  run(straight, 4, 9);
+  run(resumed, 4, 9);
+  EXPECT_EQ(resumed.averages()[0].value.item(), straight.averages()[0].value.item());
+  EXPECT_THROW(resumed.restore({{"v", w}}, 3), Error);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "nn/init.h"
 #include "tests/fill.h"
+#include "tests/gradcheck.h"
 
 namespace facet {
 namespace {
@@ -57,6 +58,53 @@ TEST(NtXent, Invariances) {
   // two equal images in the batch make it harder
   const Tensor twins = ops::gather_rows(h, Tensor::from<int64_t>({0, 0, 2, 3, 4, 4, 6, 7}));
   EXPECT_GT(nt_xent(Variable(twins), .2).item(), loss);
+}
+
+TEST(NtXent, PermutingImagesPermutesTheGradient) {
+  const Tensor h = hashed("h", {8, 6});
+  const Tensor order = Tensor::from<int64_t>({2, 0, 3, 1, 6, 4, 7, 5});  // the same in both views
+  const Variable a(h, true), b(ops::gather_rows(h, order), true);
+  backward(nt_xent(a, .2));
+  backward(nt_xent(b, .2));
+  const auto want = ops::gather_rows(a.grad(), order).to_vector<double>();
+  const auto got = b.grad().to_vector<double>();
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-13);
+}
+
+TEST(NtXent, PassesTheGradientCheck) {
+  for (const int64_t n : {2, 5}) {
+    const Variable h(hashed("h", {2 * n, 4}), true);
+    EXPECT_EQ(test::gradcheck([&] { return nt_xent(h, .3); }, {h}), "");
+  }
+}
+
+TEST(NtXent, Bf16EmbeddingsAreComparedInF32) {
+  const Tensor rounded = hashed("h", {8, 6}).cast(DType::bf16);
+  const Variable h(rounded, true);
+  const Variable loss = nt_xent(h, .1);
+  EXPECT_EQ(loss.dtype(), DType::f32);
+  EXPECT_NEAR(loss.item(), nt_xent(Variable(rounded.cast(DType::f64)), .1).item(), 1e-5);
+  backward(loss);
+  EXPECT_GT(std::fabs(h.grad().to_vector<double>()[0]), 0);
+}
+
+TEST(EmbeddingSpread, HealthyCollapsedAndInBetween) {
+  const auto spread = [](const Tensor& h) {
+    const auto metrics = embedding_spread(h);
+    return std::pair(metrics[0].value, metrics[1].value);
+  };
+  const auto healthy = spread(ops::random_normal({2000, 16}, RandomKey{1, 1}));
+  EXPECT_NEAR(healthy.first, 1 / std::sqrt(16.0), .005);
+  EXPECT_NEAR(healthy.second, 16, .2);
+  const Tensor row = hashed("v", {16}).cast(DType::f32);
+  const auto collapsed = spread(ops::mul(ops::random_uniform({64, 1}, RandomKey{1, 2}, .1, 2), row));
+  EXPECT_LT(collapsed.first, 1e-6);
+  EXPECT_EQ(collapsed.second, 0);  // rounding is not taken for rank
+  // Three directions only; more dimensions than rows.
+  const auto flat = spread(ops::matmul(ops::random_normal({500, 3}, RandomKey{1, 3}),
+                                       ops::random_normal({3, 600}, RandomKey{1, 4})));
+  EXPECT_GT(flat.second, 2.5);
+  EXPECT_LT(flat.second, 3.001);
 }
 
 TEST(NtXent, BadInput) {
