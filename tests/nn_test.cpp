@@ -1,6 +1,7 @@
-// Modules, layers, initialisation and heads.
+// Layers, initialisation, networks and heads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "nn/heads.h"
@@ -19,9 +20,7 @@ std::vector<double> values(const Tensor& t) {
   return t.to_vector<double>();
 }
 
-// ---- modules
-
-TEST(Module, NamesStatesAndModes) {
+TEST(ResNet, HasTorchvisionsNames) {
   ResNet net({.arch = "resnet18", .width = 8, .num_classes = 5});
   std::vector<std::string> names;
   for (const NamedTensor& t : state(net)) names.push_back(t.name);
@@ -30,32 +29,6 @@ TEST(Module, NamesStatesAndModes) {
                            "layer2.0.downsample.0.weight", "layer4.1.conv2.weight", "fc.bias"})
     EXPECT_EQ(std::count(names.begin(), names.end(), name), 1) << name;
   EXPECT_EQ(std::count(names.begin(), names.end(), "layer1.0.downsample.0.weight"), 0);
-  net.eval();
-  for_each_module(net, [](Module& m) { EXPECT_FALSE(m.training()); });
-  net.train();
-  for_each_module(net, [](Module& m) { EXPECT_TRUE(m.training()); });
-}
-
-TEST(Module, LoadsAllOrNothing) {
-  Linear from(3, 2), to(3, 2);
-  from.weight.value().fill_(2.0);
-  std::vector<NamedTensor> values_of = state(from);
-  load_state(to, values_of);
-  EXPECT_EQ(values(to.weight.value()), values(from.weight.value()));
-  to.weight.value().fill_(5.0);
-  values_of[1].value = Tensor::zeros({7});
-  try {
-    load_state(to, values_of);
-    FAIL();
-  } catch (const FileError& e) {
-    EXPECT_NE(std::string(e.what()).find("bias (expected (2), got (7))"), std::string::npos)
-        << e.what();
-  }
-  EXPECT_EQ(values(to.weight.value())[0], 5.0);  // the weight fitted, yet nothing was loaded
-  values_of.pop_back();
-  EXPECT_THROW(load_state(to, values_of), FileError);
-  EXPECT_EQ(load_state(to, values_of, false).missing, std::vector<std::string>{"bias"});
-  EXPECT_EQ(values(to.weight.value())[0], 2.0);
 }
 
 // ---- layers
