@@ -1,0 +1,2 @@
+#include "apps/command.h"
+namespace facet { void run_reproduce(const Arguments&) {} }
