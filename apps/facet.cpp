@@ -6,6 +6,7 @@
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
+#include "tensor/text.h"
 
 namespace {
 
@@ -39,7 +40,7 @@ void run(const Arguments& arguments) {
   }
   throw UsageError(fmt::format("unknown {} '{}'{} (facet --help lists all)",
                                word.starts_with("-") ? "option" : "command", word,
-                               suggestion(word, names)));
+                               did_you_mean(word, names)));
 }
 
 int guarded(const Arguments& arguments) {

@@ -6,37 +6,11 @@
 #include <cmath>
 #include <toml++/toml.h>
 
+#include "tensor/text.h"
+
 namespace facet {
 
 namespace fs = std::filesystem;
-
-std::string nearest_word(const std::string& word, const std::vector<std::string>& candidates) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    // Levenshtein's distance, one row at a time.
-    std::vector<size_t> row(candidate.size() + 1);
-    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = std::exchange(row[0], i);
-      for (size_t j = 1; j < row.size(); ++j) {
-        const size_t change = diagonal + (word[i - 1] != candidate[j - 1]);
-        diagonal = row[j];
-        row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
-      }
-    }
-    if (row.back() < best_distance) {
-      best = candidate;
-      best_distance = row.back();
-    }
-  }
-  return best;
-}
-
-std::string suggestion(const std::string& word, const std::vector<std::string>& candidates) {
-  const std::string near = nearest_word(word, candidates);
-  return near.empty() ? "" : ": did you mean " + near + "?";
-}
 
 Options::Options(const std::string& command, const std::string& description)
     : app_(description, "facet " + command), command_(command) {
@@ -54,8 +28,7 @@ void Options::flag(const std::string& name, bool& value, const std::string& help
 
 void Options::choice(const std::string& names, std::string& value, std::vector<std::string> words,
                      const std::string& help, Scope scope) {
-  add(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope);
-  app_.get_option(names.substr(names.find('-')))
+  add(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope)
       ->check([words](const std::string& word) {
         if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
         return fmt::format("expected {}, got '{}'", fmt::join(words, ", "), word);
@@ -116,7 +89,7 @@ Arguments Options::recipe_arguments(const fs::path& path) {
     });
     if (!known)
       fail(fmt::format("facet {} has no setting '{}'{}", command_, key.str(),
-                       suggestion(name, option_names())));
+                       did_you_mean(name, option_names())));
     std::string text;
     if (const auto flag = node.value_exact<bool>()) {
       arguments.push_back(*flag ? name : "--no-" + name.substr(2));
@@ -154,7 +127,7 @@ bool Options::parse(const Arguments& arguments) {
     const std::string name = word.substr(0, word.find('='));
     if (name.starts_with("-"))
       throw UsageError(fmt::format("facet {}: unknown option {}{} (facet {} --help lists all)",
-                                   command_, name, suggestion(name, option_names()), command_));
+                                   command_, name, did_you_mean(name, option_names()), command_));
     throw UsageError(fmt::format("facet {}: unexpected argument '{}'", command_, word));
   } catch (const CLI::ParseError& e) {
     std::string what = e.what();

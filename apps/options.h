@@ -15,11 +15,6 @@ namespace facet {
 
 using Arguments = std::vector<std::string>;
 
-// Nearest of `candidates` to a mistyped word by edit distance, or empty when none is near.
-std::string nearest_word(const std::string& word, const std::vector<std::string>& candidates);
-// ": did you mean --epochs?" or nothing.
-std::string suggestion(const std::string& word, const std::vector<std::string>& candidates);
-
 class Options {
  public:
   // What an option says about: the result of a run (part of its configuration), or only how and
@@ -30,9 +25,11 @@ class Options {
 
   // `names` as CLI11 writes them: "--lr", "-b,--batch-size", or "model" for a positional one.
   template <typename T>
-  void add(const std::string& names, T& value, const std::string& help, Scope scope = kResult) {
+  CLI::Option* add(const std::string& names, T& value, const std::string& help,
+                   Scope scope = kResult) {
     CLI::Option* option = app_.add_option(names, value, help)->capture_default_str();
     remember(option, scope, [&value] { return to_toml(value); });
+    return option;
   }
   // Also adds --no-NAME.
   void flag(const std::string& name, bool& value, const std::string& help, Scope scope = kResult);

@@ -13,6 +13,7 @@
 #include "nn/init.h"
 #include "ssl/supervised.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -169,7 +170,7 @@ void run_bench(const Arguments& arguments) {
     return;
   }
   throw UsageError(fmt::format("facet bench: unknown benchmark '{}': expected train, diversity or "
-                               "peers{}", word, suggestion(word, names)));
+                               "peers{}", word, did_you_mean(word, names)));
 }
 
 }  // namespace facet

@@ -15,6 +15,7 @@
 #include "apps/log.h"
 #include "apps/machine.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -159,7 +160,7 @@ void bench_peers(const Arguments& arguments) {
     for (const Row& row : all_rows())
       if (word == "all" || word == row.name) chosen.push_back(row);
     if (chosen.size() == before)
-      throw UsageError(fmt::format("--rows: unknown row '{}'{}", word, suggestion(word, names)));
+      throw UsageError(fmt::format("--rows: unknown row '{}'{}", word, did_you_mean(word, names)));
   }
 
   const std::string self = fs::read_symlink("/proc/self/exe").string();

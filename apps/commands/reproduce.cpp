@@ -1,0 +1,417 @@
+// facet reproduce: the whole study on Fashion-MNIST. Every stage leaves a file; a stage whose file
+// is there is not repeated, and training continues from its checkpoints, so the same command
+// continues wherever it was stopped.
+#include <cmath>
+#include <ctime>
+#include <functional>
+
+#include "apps/command.h"
+#include "apps/evaluate.h"
+#include "apps/interrupt.h"
+#include "apps/report/report.h"
+#include "apps/training.h"
+#include "metrics/correlation.h"
+#include "metrics/transfer.h"
+#include "tensor/parallel.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct StudyOptions {
+  std::string output = "runs/reproduce", data = "fashion-mnist";
+  uint64_t seed = 0;
+  bool fast = false;
+  int64_t workers = 1, threads = 0;
+  // The network, and how long each kind of run trains.
+  int64_t width = 16, image_size = 28, per_class = 1000, batch_size = 128;
+  int64_t simclr_epochs = 16, supervised_epochs = 8, inject_epochs = 4;
+  double simclr_lr = 0.12, supervised_lr = 0.1, inject_lr = 0.03, temperature = 0.2;
+  // Downstream: training pictures of a task, of which a quarter chooses C, and test pictures.
+  int64_t task_train = 1200, task_test = 1000, test = 2000, neighbours = 20;
+
+  void add_to(Options& options) {
+    options.add("--output", output, "The study's folder", Options::kProcess);
+    options.add("--data,--dataset", data, "Upstream dataset, one label a picture");
+    options.add("--seed", seed, "Of everything random");
+    options.flag("--fast", fast, "A tiny study, to see that everything works: seconds, no meaning");
+    options.add("--width", width, "Channels of the first stage of ResNet-18");
+    options.add("--image-size", image_size, "Pixels a side");
+    options.add("--per-class", per_class, "Upstream training pictures a class");
+    options.add("-b,--batch-size", batch_size, "Pictures a step");
+    options.add("--simclr-epochs", simclr_epochs, "Epochs of pretraining without labels");
+    options.add("--supervised-epochs", supervised_epochs, "Epochs of pretraining with labels");
+    options.add("--inject-epochs", inject_epochs, "Epochs of each injection");
+    options.add("--simclr-lr", simclr_lr, "Learning rate without labels");
+    options.add("--supervised-lr", supervised_lr, "Learning rate with labels");
+    options.add("--inject-lr", inject_lr, "Learning rate of the injections");
+    options.add("--temperature", temperature, "Of SimCLR");
+    options.add("--task-train", task_train, "Training pictures of a downstream task");
+    options.add("--task-test", task_test, "Test pictures of a downstream task");
+    options.add("--test", test, "Upstream test pictures (0: all)");
+    options.add("-k,--neighbours", neighbours, "Of the kNN accuracy");
+    options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
+    options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
+  }
+
+  void shrink(const Options& given) {
+    const auto set = [&](const char* name, int64_t& value, int64_t small) {
+      if (!given.given(name)) value = small;
+    };
+    set("--width", width, 4);
+    set("--per-class", per_class, 16);
+    set("--batch-size", batch_size, 32);
+    set("--simclr-epochs", simclr_epochs, 2);
+    set("--supervised-epochs", supervised_epochs, 2);
+    set("--inject-epochs", inject_epochs, 2);
+    set("--task-train", task_train, 80);
+    set("--task-test", task_test, 40);
+    set("--test", test, 100);
+    set("--neighbours", neighbours, 5);
+  }
+};
+
+struct StudyModel {
+  std::string name, label;   // "SimCLR + labels, T = 4", "SimCLR T=4"
+  std::string start, cycle;  // "simclr", "4"; cycle "-" for a start itself
+  std::string folder;
+};
+
+std::vector<StudyModel> study_models() {
+  std::vector<StudyModel> models;
+  for (const auto& [start, title] : {std::pair{"supervised", "Supervised"}, {"simclr", "SimCLR"}}) {
+    models.push_back({title, title, start, "-", start});
+    for (const auto& [cycle, shown] : {std::pair{"1", "1"}, {"4", "4"}, {"inf", "∞"}})
+      models.push_back({fmt::format("{} + labels, T = {}", title, shown),
+                        fmt::format("T={}", shown), start, cycle,
+                        fmt::format("{}-T{}", start, cycle)});
+  }
+  return models;
+}
+
+const std::vector<std::string> kTasks = {"shapes", "textures", "digits", "scene"};
+
+class Study {
+ public:
+  Study(StudyOptions options, std::string config)
+      : options_(std::move(options)), config_(std::move(config)), root_(options_.output) {}
+
+  void run() {
+    RunFolder folder(root_, config_);
+    for (const StudyModel& model : study_models()) train_model(model);
+    for (const StudyModel& model : study_models()) measure(model);
+    compare_neighbours();
+    finish();
+  }
+
+ private:
+  RunOptions run_options(const std::string& folder, int64_t epochs, double lr) const {
+    RunOptions run;
+    run.data = options_.data;
+    run.output = (root_ / folder).string();
+    run.per_class = options_.per_class;
+    run.batch_size = options_.batch_size;
+    run.epochs = epochs;
+    run.lr = lr;
+    run.warmup_epochs = 0.5;
+    run.weight_decay = 5e-4;
+    run.seed = options_.seed;
+    run.workers = options_.workers;
+    run.log_interval = options_.fast ? 1 : 5;
+    run.checkpoint_seconds = 15;
+    return run;
+  }
+
+  NetworkOptions network() const {
+    return {.arch = "resnet18", .stem = "small", .width = options_.width,
+            .image_size = options_.image_size};
+  }
+
+  void train_model(const StudyModel& model) {
+    Options shown("pretrain", "");
+    if (model.cycle == "-") {
+      PretrainOptions pretraining;
+      const bool simclr = model.start == "simclr";
+      pretraining.method = model.start;
+      pretraining.run =
+          simclr ? run_options(model.folder, options_.simclr_epochs, options_.simclr_lr)
+                 : run_options(model.folder, options_.supervised_epochs, options_.supervised_lr);
+      if (simclr) pretraining.run.weight_decay = 1e-4;
+      pretraining.network = network();
+      pretraining.temperature = options_.temperature;
+      pretraining.add_to(shown);
+      configurations_[model.name] = shown.toml();
+      seconds_["train " + model.name] = pretrain(pretraining, shown.toml()).seconds;
+    } else {
+      InjectOptions injection;
+      injection.run = run_options(model.folder, options_.inject_epochs, options_.inject_lr);
+      injection.from = (root_ / model.start).string();
+      injection.cycle = model.cycle;
+      injection.add_to(shown);
+      configurations_[model.name] = shown.toml();
+      seconds_["train " + model.name] = inject(injection, shown.toml()).seconds;
+    }
+  }
+
+  // Runs `make` unless the stage's file is there; returns what it holds.
+  Json stage(const std::string& file, const std::function<Json()>& make) {
+    const fs::path path = root_ / "measured" / (file + ".json");
+    make_folder(path.parent_path());
+    if (!fs::exists(path)) {
+      stop_if_interrupted(options_.output + ": stopped between two stages");
+      const Stopwatch clock;
+      Json result = make();
+      result["seconds"] = clock.seconds();
+      write_file(path, result.dump(2) + "\n");
+    }
+    const Json result = Json::parse(read_file(path), nullptr, false);
+    if (!result.is_object())
+      throw FileError(fmt::format("{}: expected a JSON object; remove it to measure again",
+                                  path.string()));
+    return result;
+  }
+
+  const DatasetPtr& upstream(Split split) {
+    DatasetPtr& dataset = split == Split::train ? train_ : test_;
+    if (!dataset) {
+      if (split == Split::train) {
+        dataset = training_set(run_options("", 1, 1));
+      } else {
+        dataset = open_dataset(options_.data, Split::test);
+        if (options_.test > 0)
+          dataset = balanced_subset(dataset, options_.test / dataset->num_classes(), options_.seed);
+      }
+    }
+    return dataset;
+  }
+
+  std::string task_specification(const std::string& task) const {
+    return fmt::format("{}:train={},test={},size={},seed={}", task, options_.task_train,
+                       options_.task_test, options_.image_size, options_.seed);
+  }
+  int64_t validation() const { return options_.task_train / 4; }
+
+  void measure(const StudyModel& model) {
+    measured_[model.name] = stage(model.folder, [&] {
+      log_info("measuring {}", model.name);
+      TrainedNetwork network = load_network(root_ / model.folder);
+      const Pipeline view = evaluation_pipeline(network);
+      const auto features = [&](const DatasetPtr& dataset) {
+        return extract_features(*network.encoder, dataset, view, options_.workers);
+      };
+      const ModelDiversity diversity = model_diversity(named_weights(*network.encoder));
+      const Features train = features(upstream(Split::train)), test = features(upstream(Split::test));
+      const int64_t classes = upstream(Split::train)->num_classes();
+      // A network that was never given a classifier gets one as its features deserve.
+      const bool has_head = network.head_weight.defined();
+      const double accuracy =
+          has_head ? head_accuracy(network, test)
+                   : probe_accuracy(train, test, classes, train.x.dim(0) / 5).percent;
+      Json probes = Json::object(), chosen = Json::object();
+      for (const std::string& task : kTasks) {
+        const DatasetPtr task_train = open_dataset(task_specification(task), Split::train);
+        const DatasetPtr task_test = open_dataset(task_specification(task), Split::test);
+        const ProbeScore score = probe_accuracy(features(task_train), features(task_test),
+                                                task_train->num_classes(), validation());
+        probes[task] = score.percent;
+        chosen[task] = score.c;
+      }
+      return Json({{"accuracy", accuracy},
+                   {"accuracy_by", has_head ? "own classifier" : "linear probe"},
+                   {"clustering_diversity", diversity.clustering},
+                   {"spectral_diversity", diversity.spectral},
+                   {"clustering_cis", calibrated_imagenet_score(accuracy, diversity.clustering)},
+                   {"spectral_cis", calibrated_imagenet_score(accuracy, diversity.spectral)},
+                   {"knn", knn_accuracy(train, test, classes, options_.neighbours)},
+                   {"probes", probes},
+                   {"probe_c", chosen}});
+    });
+    seconds_["measure " + model.name] = measured_[model.name]["seconds"];
+  }
+
+  void compare_neighbours() {
+    neighbours_ = stage("neighbours", [&] {
+      log_info("comparing nearest neighbours");
+      const std::unique_ptr<ResNet> untrained = untrained_network(network(), options_.seed);
+      const Pipeline view = eval_pipeline(static_cast<int>(options_.image_size),
+                                          normalization_for(options_.data));
+      const int64_t classes = upstream(Split::train)->num_classes();
+      const auto accuracy = [&](const Features& train, const Features& test) {
+        return knn_accuracy(train, test, classes, options_.neighbours);
+      };
+      const auto encoded = [&](Split split) {
+        return extract_features(*untrained, upstream(split), view, options_.workers);
+      };
+      const double raw = accuracy(raw_pixels(upstream(Split::train), view),
+                                  raw_pixels(upstream(Split::test), view));
+      const double fresh = accuracy(encoded(Split::train), encoded(Split::test));
+      return Json({{"k", options_.neighbours},
+                   {"train", upstream(Split::train)->size()},
+                   {"queries", upstream(Split::test)->size()},
+                   {"rows",
+                    {{{"features", "raw pixels"}, {"accuracy", raw}, {"colour", 5}},
+                     {{"features", "untrained network"}, {"accuracy", fresh}, {"colour", 5}},
+                     {{"features", "SimCLR"}, {"accuracy", measured_["SimCLR"]["knn"]},
+                      {"colour", 1}},
+                     {{"features", "supervised"}, {"accuracy", measured_["Supervised"]["knn"]},
+                      {"colour", 0}}}}});
+    });
+    seconds_["nearest neighbours"] = neighbours_["seconds"];
+  }
+
+  // Transferability of every model, and its correlation with each measure.
+  void add_transfer(Json& models, Json& correlations) const {
+    const auto count = static_cast<int64_t>(models.size());
+    std::vector<double> accuracies;
+    for (const Json& model : models)
+      for (const std::string& task : kTasks)
+        accuracies.push_back(model["probes"][task].get<double>() / 100.0);
+    const std::vector<int64_t> samples(kTasks.size(), options_.task_test);
+    const TransferScores scores = transfer_scores(accuracies, count, samples);
+    for (size_t i = 0; i < models.size(); ++i) {
+      models[i]["transfer"] = scores.score[i];
+      models[i]["transfer_error"] = scores.standard_error[i];
+    }
+    for (const auto& [key, title] :
+         {std::pair{"accuracy", "accuracy"},
+          {"clustering_cis", "accuracy × clustering diversity (CIS)"},
+          {"spectral_cis", "accuracy × spectral diversity (CIS)"},
+          {"clustering_diversity", "clustering diversity"},
+          {"spectral_diversity", "spectral diversity"}}) {
+      std::vector<double> x;
+      for (const Json& model : models) x.push_back(model[key]);
+      correlations.push_back({{"measure", key},
+                              {"title", title},
+                              {"spearman", spearman(x, scores.score)},
+                              {"pearson", pearson(x, scores.score)},
+                              {"kendall", kendall(x, scores.score)}});
+    }
+  }
+
+  Json loss_curve(const StudyModel& model) const {
+    Json points = Json::array();
+    for (const Json& record : read_metrics(root_ / model.folder))
+      points.push_back({record["step"], record["loss"]});
+    const bool simclr = model.folder == "simclr";
+    return {{"name", model.cycle == "-" ? model.name : model.label},
+            {"points", points},
+            {"collapse", simclr ? Json(std::log(2.0 * static_cast<double>(options_.batch_size) - 1))
+                                : Json(nullptr)}};
+  }
+
+  void finish() {
+    Json models = Json::array(), correlations = Json::array(), tasks = Json::array();
+    Json simclr = Json::array(), supervised = Json::array(), from_simclr = Json::array(),
+         from_supervised = Json::array();
+    for (const StudyModel& model : study_models()) {
+      Json row = {{"name", model.name}, {"label", model.label}, {"start", model.start},
+                  {"cycle", model.cycle}};
+      row.update(measured_[model.name]);
+      models.push_back(row);
+      const bool is_simclr = model.start == "simclr";
+      (model.cycle == "-" ? (is_simclr ? simclr : supervised)
+                          : (is_simclr ? from_simclr : from_supervised))
+          .push_back(loss_curve(model));
+    }
+    add_transfer(models, correlations);
+    for (const std::string& task : kTasks)
+      tasks.push_back({{"name", task},
+                       {"classes", open_dataset(task_specification(task), Split::test)->num_classes()},
+                       {"train", options_.task_train - validation()},
+                       {"validation", validation()},
+                       {"test", options_.task_test}});
+    double total = 0;
+    for (const auto& [name, seconds] : seconds_.items()) total += seconds.get<double>();
+    char created[64];
+    const std::time_t now = std::time(nullptr);
+    std::strftime(created, sizeof created, "%Y-%m-%d %H:%M UTC", std::gmtime(&now));
+    configurations_["reproduce"] = config_;
+    Json times = Json::object();
+    for (const auto& [name, seconds] : seconds_.items()) times[name] = format_seconds(seconds);
+
+    const Json results = {{"title", "Do diverse features transfer better? A small study on Fashion-MNIST"},
+                          {"created", created},
+                          {"command", "facet reproduce --recipe config.toml"},
+                          {"machine", machine_description()},
+                          {"seconds", total},
+                          {"stage_seconds", times},
+                          {"models", models},
+                          {"tasks", tasks},
+                          {"knn", neighbours_},
+                          {"correlations", correlations},
+                          {"curves",
+                           {{{"title", "SimCLR"}, {"curves", simclr}},
+                            {{"title", "Supervised"}, {"curves", supervised}},
+                            {{"title", "Labels into SimCLR"}, {"curves", from_simclr}},
+                            {{"title", "Labels into supervised"}, {"curves", from_supervised}}}},
+                          {"configuration", configurations_}};
+    write_file(root_ / "results.json", results.dump(2) + "\n");
+    write_file(root_ / "results.csv", render_csv(results));
+    write_file(root_ / "report.html", render_report(results));
+    results_ = results;
+  }
+
+ public:
+  const Json& results() const { return results_; }
+
+ private:
+  StudyOptions options_;
+  std::string config_;
+  fs::path root_;
+  DatasetPtr train_, test_;
+  Json measured_ = Json::object(), neighbours_, seconds_ = Json::object(),
+       configurations_ = Json::object(), results_;
+};
+
+void print_results(const Json& results, const std::string& output) {
+  fmt::print("{:<24} {:>8} {:>7} {:>7} {:>7} {:>7} {:>6}", "model", "accuracy", "D_C", "D_S",
+             "CIS_C", "CIS_S", "kNN");
+  for (const std::string& task : kTasks) fmt::print(" {:>8}", task);
+  fmt::print(" {:>8} {:>6}\n", "transfer", "+-");
+  for (const Json& model : results["models"]) {
+    const auto value = [&](const char* key) { return model[key].get<double>(); };
+    fmt::print("{:<24} {:>7.2f}% {:>7.4f} {:>7.4f} {:>7.2f} {:>7.2f} {:>6.2f}",
+               model["name"].get<std::string>(), value("accuracy"), value("clustering_diversity"),
+               value("spectral_diversity"), value("clustering_cis"), value("spectral_cis"),
+               value("knn"));
+    for (const std::string& task : kTasks)
+      fmt::print(" {:>8.2f}", model["probes"][task].get<double>());
+    fmt::print(" {:>8.3f} {:>6.3f}\n", value("transfer"), value("transfer_error"));
+  }
+  fmt::print("\nrank correlation with transfer:");
+  for (const Json& row : results["correlations"])
+    fmt::print("  {} {:.2f}", row["measure"].get<std::string>(),
+               row["spearman"].is_number() ? row["spearman"].get<double>() : NAN);
+  const Json& curve = results["curves"][0]["curves"][0];
+  fmt::print("\nSimCLR loss {:.3f}, collapse value ln(2N-1) {:.3f}\n",
+             curve["points"].back()[1].get<double>(), curve["collapse"].get<double>());
+  fmt::print("kNN accuracy on the same neighbours:");
+  for (const Json& row : results["knn"]["rows"])
+    fmt::print("  {} {:.2f}%", row["features"].get<std::string>(), row["accuracy"].get<double>());
+  fmt::print("\nreport: {}\n", (fs::path(output) / "report.html").string());
+}
+
+}  // namespace
+
+void run_reproduce(const Arguments& arguments) {
+  Options options("reproduce",
+                  "Pretrains with labels and without, injects labels at T = 1, 4 and infinity, "
+                  "measures diversity and transfer of each model, and writes a report.");
+  StudyOptions settings;
+  bool json = false;
+  settings.add_to(options);
+  options.flag("--json", json, "Print results.json", Options::kProcess);
+  options.with_recipes();
+  if (!options.parse(arguments)) return;
+  if (settings.fast) settings.shrink(options);
+  if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
+  Study study(settings, options.toml());
+  study.run();
+  if (json)
+    fmt::print("{}\n", study.results().dump());
+  else
+    print_results(study.results(), settings.output);
+}
+
+}  // namespace facet

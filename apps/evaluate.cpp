@@ -1,0 +1,106 @@
+#include "apps/evaluate.h"
+
+#include <cstring>
+
+#include "apps/interrupt.h"
+#include "data/loader.h"
+#include "metrics/accuracy.h"
+#include "metrics/knn.h"
+#include "metrics/linear_probe.h"
+
+namespace facet {
+namespace {
+
+constexpr int64_t kBatch = 256;
+constexpr int64_t kDefaultImageSize = 224;
+
+// Calls `rows_of` on every batch in order and puts the rows under each other.
+template <typename RowsOf>
+Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t workers,
+                 const RowsOf& rows_of) {
+  DataLoader loader(dataset, {.views = {pipeline},
+                              .batch_size = std::min(kBatch, dataset->size()),
+                              .shuffle = false,
+                              .drop_last = false,
+                              .workers = static_cast<int>(workers)});
+  loader.start(0);
+  TensorList parts;
+  while (const auto batch = loader.next()) {
+    parts.push_back(rows_of(batch->views[0]));
+    stop_if_interrupted("stopped while evaluating");
+  }
+  return {ops::concat(parts), dataset->labels()};
+}
+
+Tensor rows_between(const Tensor& x, int64_t begin, int64_t end) {
+  return x.narrow(begin, end - begin);
+}
+
+}  // namespace
+
+Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
+                          int64_t workers) {
+  const NoGrad no_grad;
+  encoder.eval();
+  return collect(dataset, pipeline, workers, [&](const Tensor& images) {
+    return encoder.features(Variable(images)).value();
+  });
+}
+
+Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline) {
+  return collect(dataset, pipeline, 0, [](const Tensor& images) {
+    return images.reshape({images.dim(0), images.numel() / images.dim(0)});
+  });
+}
+
+double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k) {
+  const KnnResult result = knn_classify(train.x, train.labels, classes, test.x, {.k = k});
+  return 100.0 * top_k_accuracy(result.scores, test.labels);
+}
+
+double head_accuracy(const TrainedNetwork& network, const Features& test) {
+  FACET_CHECK(network.head_weight.defined(), "accuracy", "{} has no classifier", network.name);
+  return 100.0 * top_k_accuracy(ops::matmul(test.x, network.head_weight, false, true,
+                                            network.head_bias),
+                                test.labels);
+}
+
+ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t classes,
+                          int64_t validation) {
+  const int64_t n = train.x.dim(0), kept = n - validation;
+  FACET_CHECK(validation > 0 && kept > 0, "probe", "{} of {} samples for validation", validation,
+              n);
+  const auto part = [](const Features& from, int64_t begin, int64_t end) {
+    return ProbeData{rows_between(from.x, begin, end), rows_between(from.labels, begin, end)};
+  };
+  const ProbeResult result =
+      linear_probe(part(train, 0, kept), part(train, kept, n), classes, ProbeOptions{});
+  const Tensor scores = result.classifier(test.x);
+  const bool multi_label = test.labels.rank() == 2;
+  return {100.0 * (multi_label ? mean_average_precision(scores, test.labels).mean
+                               : top_k_accuracy(scores, test.labels)),
+          result.c};
+}
+
+Normalization normalization_for(const std::string& dataset) {
+  if (is_grey(dataset)) return kFashionMnistNormalization;
+  if (dataset.starts_with("cifar100")) return kCifar100Normalization;
+  if (dataset.starts_with("cifar10")) return kCifar10Normalization;
+  return kImagenetNormalization;
+}
+
+bool is_grey(const std::string& dataset) {
+  return dataset.starts_with("fashion-mnist") || dataset.starts_with("mnist");
+}
+
+Pipeline evaluation_pipeline(const TrainedNetwork& network) {
+  const auto value = [&](const char* key) {
+    const auto found = network.metadata.find(key);
+    return found == network.metadata.end() ? std::string() : found->second;
+  };
+  const std::string size = value("facet.image_size");
+  return eval_pipeline(static_cast<int>(size.empty() ? kDefaultImageSize : std::stol(size)),
+                       normalization_for(value("facet.data")));
+}
+
+}  // namespace facet

@@ -1,0 +1,42 @@
+// What a frozen network is worth: features of whole datasets, and what nearest neighbours, a linear
+// probe or its own classifier make of them.
+#pragma once
+
+#include <string>
+
+#include "apps/model.h"
+#include "data/dataset.h"
+#include "data/pipeline.h"
+
+namespace facet {
+
+struct Features {
+  Tensor x;       // (N, D)
+  Tensor labels;  // i64 (N), or f32 0/1 (N, classes)
+};
+
+// In eval mode, whole pictures at the network's image size, without augmentation.
+Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
+                          int64_t workers);
+// The pictures themselves, as rows of normalised pixels.
+Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline);
+
+// Accuracies in percent.
+double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k);
+double head_accuracy(const TrainedNetwork& network, const Features& test);
+
+struct ProbeScore {
+  double percent = 0.0;  // top-1 accuracy, or mean average precision for multi-label tasks
+  double c = 0.0;        // the regularisation that validation chose
+};
+// The last `validation` of the training samples choose C; then all of them are fitted.
+ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t classes,
+                          int64_t validation);
+
+// The statistics a dataset is normalised with: its own where they are known, else ImageNet's.
+Normalization normalization_for(const std::string& dataset);
+bool is_grey(const std::string& dataset);
+// How the network was shown pictures, from its metadata: its image size and normalisation.
+Pipeline evaluation_pipeline(const TrainedNetwork& network);
+
+}  // namespace facet

@@ -1,0 +1,295 @@
+#include "apps/training.h"
+
+#include <charconv>
+#include <cmath>
+
+#include "apps/evaluate.h"
+#include "data/loader.h"
+#include "nn/init.h"
+#include "optim/schedule.h"
+#include "ssl/label_injection.h"
+#include "ssl/simclr.h"
+#include "tensor/parallel.h"
+
+namespace facet {
+
+void RunOptions::add_to(Options& options) {
+  options.add("--data,--dataset", data, "Dataset:\n" + dataset_help());
+  options.add("--per-class", per_class, "Training images a class (0: all)");
+  options.add("-b,--batch-size", batch_size, "Images a step");
+  options.add("--epochs", epochs, "Passes over the training images");
+  options.choice("--opt", opt, {"sgd", "adamw", "adam", "lars"}, "Optimiser");
+  options.add("--lr", lr, "Highest learning rate");
+  options.add("--min-lr", min_lr, "Last learning rate (cosine)");
+  options.add("--momentum", momentum, "Of SGD and LARS");
+  options.add("--weight-decay", weight_decay, "Of weights; norms and biases never decay");
+  options.add("--warmup-epochs", warmup_epochs, "Linear warm-up");
+  options.add("--clip-grad", clip_grad, "Largest gradient norm (0: no limit)");
+  options.add("--min-area", min_area, "Smallest random crop, as share of the picture (0: default)");
+  options.add("--seed", seed, "Of weights, order and augmentation");
+  options.add("--output", output, "The run's folder", Options::kProcess);
+  options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
+  options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
+  options.add("--log-interval", log_interval, "Steps between records", Options::kProcess);
+  options.add("--checkpoint-seconds", checkpoint_seconds, "Between checkpoints", Options::kProcess);
+}
+
+void RunOptions::check() const {
+  const auto need = [](bool condition, const char* option, const char* expected, auto got) {
+    if (!condition) throw UsageError(fmt::format("{}: expected {}, got {}", option, expected, got));
+  };
+  if (output.empty()) throw UsageError("--output: expected a folder for the run");
+  need(batch_size >= 2, "--batch-size", "at least 2", batch_size);
+  need(epochs >= 1, "--epochs", "at least 1", epochs);
+  need(per_class >= 0, "--per-class", "at least 0", per_class);
+  need(std::isfinite(lr) && lr > 0, "--lr", "a positive number", lr);
+  need(weight_decay >= 0, "--weight-decay", "at least 0", weight_decay);
+  need(warmup_epochs >= 0 && warmup_epochs < static_cast<double>(epochs), "--warmup-epochs",
+       "from 0 to less than --epochs", warmup_epochs);
+  need(min_area >= 0 && min_area <= 1, "--min-area", "0 to 1", min_area);
+  need(workers >= 0 && workers <= 256, "--workers", "0 to 256", workers);
+  need(log_interval >= 1, "--log-interval", "at least 1", log_interval);
+  need(threads >= 0, "--threads", "at least 0", threads);
+}
+
+void PretrainOptions::add_to(Options& options) {
+  options.choice("--method", method, {"simclr", "supervised"}, "How to train");
+  network.add_to(options);
+  run.add_to(options);
+  options.add("--temperature", temperature, "SimCLR: of the similarities");
+  options.add("--projection-dim", projection_dim, "SimCLR: outputs of the head");
+  options.add("--smoothing", smoothing, "Supervised: label smoothing");
+}
+
+void InjectOptions::add_to(Options& options) {
+  options.add("--from", from, "The run or .safetensors file to start from");
+  options.add("--cycle", cycle, "Control cycle T: the backbone learns at every T-th step; inf: never");
+  options.choice("--order", order, {"joint", "sequential"}, "Backbone's gradient at the old or new head");
+  options.choice("--norm", norm, {"auto", "train", "eval", "batch_no_update"},
+                 "Batch norm of the backbone");
+  options.choice("--head", head, {"centroids", "random"}, "Classifier to start with");
+  options.choice("--skipped", skipped, {"skip", "zero_grad", "accumulate_mean", "accumulate_sum"},
+                 "Optimiser state of the backbone on the steps between");
+  options.add("--smoothing", smoothing, "Label smoothing");
+  options.add("--backbone-lr-scale", backbone_lr_scale, "Learning rate of the backbone, relative");
+  run.add_to(options);
+}
+
+namespace {
+
+// Batches by global step: step s is batch s mod n of epoch s div n.
+class BatchStream {
+ public:
+  BatchStream(DatasetPtr dataset, LoaderOptions options)
+      : loader_(std::move(dataset), std::move(options)) {}
+  int64_t steps_per_epoch() const { return loader_.batches(); }
+
+  Batch operator()(int64_t step) {
+    const int64_t in_epoch = step % steps_per_epoch();
+    if (step != next_ || in_epoch == 0) loader_.start(step / steps_per_epoch(), in_epoch);
+    next_ = step + 1;
+    std::optional<Batch> batch = loader_.next();
+    FACET_INTERNAL_CHECK(batch.has_value());
+    return std::move(*batch);
+  }
+
+ private:
+  DataLoader loader_;
+  int64_t next_ = -1;
+};
+
+TrainResult run_training(const RunOptions& options, Objective& objective,
+                         std::vector<Pipeline> views, const DatasetPtr& dataset,
+                         RunFolder& folder) {
+  Optimizer optimizer({.algorithm = parse_algorithm(options.opt), .momentum = options.momentum},
+                      objective.groups(options.weight_decay));
+  BatchStream stream(dataset, {.views = std::move(views),
+                               .batch_size = options.batch_size,
+                               .seed = options.seed,
+                               .workers = static_cast<int>(options.workers)});
+  const int64_t per_epoch = stream.steps_per_epoch(), total = per_epoch * options.epochs;
+  const auto warmup = static_cast<int64_t>(
+      std::llround(options.warmup_epochs * static_cast<double>(per_epoch)));
+  TrainOptions train_options;
+  train_options.title = folder.path().filename().string();
+  train_options.total_steps = total;
+  train_options.steps_per_epoch = per_epoch;
+  train_options.clip = options.clip_grad;
+  train_options.lr = [&, warmup, total](int64_t step) {
+    return schedule::warmup_linspace_cosine(0.0, options.lr, options.min_lr, step, warmup, total);
+  };
+  train_options.batch = [&stream](int64_t step) { return stream(step); };
+  train_options.log_every = options.log_interval;
+  train_options.checkpoint_seconds = options.checkpoint_seconds;
+  return train(objective, optimizer, folder, train_options);
+}
+
+// What a later command has to know about a trained network.
+Metadata describe(const char* method, const std::string& data, int64_t image_size,
+                  const std::string& config, const DatasetPtr& dataset, const TrainResult& result) {
+  return {{"facet.method", method},
+          {"facet.data", data},
+          {"facet.image_size", std::to_string(image_size)},
+          {"facet.config", config},
+          {"facet.dataset_fingerprint", dataset->fingerprint()},
+          {"facet.loss", fmt::format("{}", result.loss)},
+          {"facet.seconds", fmt::format("{}", result.seconds)},
+          {"facet.version", FACET_VERSION}};
+}
+
+// A finished run needs nothing but what it wrote.
+std::optional<TrainResult> finished(const RunFolder& folder) {
+  if (!std::filesystem::exists(folder.model_path())) return std::nullopt;
+  const Metadata metadata = load_safetensors(folder.model_path()).metadata;
+  log_info("{}: complete already", folder.path().string());
+  return TrainResult{.first_step = -1,
+                     .seconds = std::stod(metadata.at("facet.seconds")),
+                     .loss = std::stod(metadata.at("facet.loss"))};
+}
+
+void require_single_label(const DatasetPtr& dataset) {
+  if (dataset->multi_label())
+    throw UsageError(fmt::format("--data {}: expected one label a picture", dataset->name()));
+}
+
+int64_t parse_cycle(const std::string& text) {
+  if (text == "inf") return 0;
+  int64_t cycle = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), cycle);
+  if (error != std::errc() || end != text.data() + text.size() || cycle < 1)
+    throw UsageError(fmt::format("--cycle: expected 1, 2, ... or inf, got '{}'", text));
+  return cycle;
+}
+
+template <typename Enum>
+Enum parse_enum(const std::string& word, std::initializer_list<std::pair<const char*, Enum>> all) {
+  for (const auto& [name, value] : all)
+    if (word == name) return value;
+  throw InternalError("an option of unknown value " + word);
+}
+
+std::unique_ptr<Objective> make_objective(const PretrainOptions& options, int64_t classes) {
+  auto encoder = std::make_unique<ResNet>(options.network.resolve());
+  std::unique_ptr<Objective> objective;
+  if (options.method == "simclr")
+    objective = std::make_unique<Simclr>(
+        std::move(encoder), SimclrOptions{.temperature = options.temperature,
+                                          .projection_dim = options.projection_dim});
+  else
+    objective = std::make_unique<Supervised>(std::move(encoder), classes, options.smoothing);
+  initialize(*objective, options.run.seed);
+  return objective;
+}
+
+Pipeline supervised_view(const RunOptions& options, int64_t size, const Normalization& n) {
+  const double min_area = options.min_area > 0 ? options.min_area : size <= 64 ? 0.5 : 0.08;
+  return supervised_pipeline(static_cast<int>(size), n, min_area);
+}
+
+}  // namespace
+
+DatasetPtr training_set(const RunOptions& options) {
+  const DatasetPtr all = open_dataset(options.data, Split::train);
+  return options.per_class > 0 ? balanced_subset(all, options.per_class, options.seed) : all;
+}
+
+std::unique_ptr<ResNet> untrained_network(const NetworkOptions& network, uint64_t seed) {
+  PretrainOptions options;
+  options.network = network;
+  options.run.seed = seed;
+  const std::unique_ptr<Objective> objective = make_objective(options, 0);
+  auto copy = std::make_unique<ResNet>(network.resolve());
+  copy_state(objective->encoder(), *copy);
+  return copy;
+}
+
+TrainResult pretrain(const PretrainOptions& options, const std::string& config) {
+  options.run.check();
+  const ResNetOptions architecture = options.network.resolve();
+  RunFolder folder(options.run.output, config);
+  if (const auto result = finished(folder)) return *result;
+  if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
+  const DatasetPtr dataset = training_set(options.run);
+  const auto size = static_cast<int>(options.network.image_size);
+  const Normalization n = normalization_for(options.run.data);
+  const std::unique_ptr<Objective> objective = make_objective(options, dataset->num_classes());
+  std::vector<Pipeline> views;
+  if (options.method == "simclr") {
+    const Pipeline view = is_grey(options.run.data) ? simclr_gray_pipeline(size, n)
+                          : size <= 64              ? simclr_small_pipeline(size, n)
+                                                    : simclr_pipeline(size, n);
+    views = {view, view};
+  } else {
+    require_single_label(dataset);
+    views = {supervised_view(options.run, size, n)};
+  }
+  log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, options.method,
+           architecture.arch, parameter_count(objective->encoder()), dataset->size(),
+           dataset->name());
+  const TrainResult result = run_training(options.run, *objective, views, dataset, folder);
+  Tensor weight, bias;
+  if (auto* supervised = dynamic_cast<Supervised*>(objective.get())) {
+    weight = supervised->classifier().weight.value();
+    bias = supervised->classifier().bias.value();
+  }
+  save_network(folder.model_path(), objective->encoder(), weight, bias,
+               describe(objective->name(), options.run.data, size, config, dataset, result));
+  return result;
+}
+
+TrainResult inject(const InjectOptions& options, const std::string& config) {
+  options.run.check();
+  if (options.from.empty()) throw UsageError("--from: expected a run's folder or a file");
+  InjectionOptions injection;
+  injection.cycle = parse_cycle(options.cycle);
+  using Norm = InjectionOptions::Norm;
+  injection.order = parse_enum<InjectionOptions::Order>(
+      options.order, {{"joint", InjectionOptions::Order::joint},
+                      {"sequential", InjectionOptions::Order::sequential}});
+  injection.norm = parse_enum<Norm>(options.norm, {{"auto", Norm::automatic},
+                                                   {"train", Norm::train},
+                                                   {"eval", Norm::eval},
+                                                   {"batch_no_update", Norm::batch_no_update}});
+  injection.skipped = parse_enum<SkippedStep>(
+      options.skipped, {{"skip", SkippedStep::skip},
+                        {"zero_grad", SkippedStep::zero_grad},
+                        {"accumulate_mean", SkippedStep::accumulate_mean},
+                        {"accumulate_sum", SkippedStep::accumulate_sum}});
+  injection.smoothing = options.smoothing;
+  injection.backbone_lr_scale = options.backbone_lr_scale;
+
+  RunFolder folder(options.run.output, config);
+  if (const auto result = finished(folder)) return *result;
+  if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
+  TrainedNetwork start = load_network(options.from);
+  const Pipeline eval = evaluation_pipeline(start);
+  const DatasetPtr dataset = training_set(options.run);
+  require_single_label(dataset);
+  // Class centroids (Nayman et al., appendix G) begin where the features are; computed before the
+  // network moves, so that a run continued from a checkpoint need not repeat it.
+  Tensor centroids;
+  if (options.head == "centroids" && !folder.load_checkpoint()) {
+    const Features features = extract_features(*start.encoder, dataset, eval, options.run.workers);
+    centroids = class_centroids(features.x, features.labels, dataset->num_classes());
+  }
+  LabelInjection objective(std::make_unique<ResNet>(start.architecture), dataset->num_classes(),
+                           injection);
+  initialize(objective, options.run.seed);
+  copy_state(*start.encoder, objective.encoder());
+  if (centroids.defined()) {
+    objective.classifier().weight.value().copy_(centroids);
+    objective.classifier().bias.value().zero_();
+  }
+  log_info("{}: labels into {} with T = {} on {} pictures of {}", options.run.output,
+           options.from, options.cycle, dataset->size(), dataset->name());
+  const TrainResult result =
+      run_training(options.run, objective,
+                   {supervised_view(options.run, eval.size(), normalization_for(options.run.data))},
+                   dataset, folder);
+  save_network(folder.model_path(), objective.encoder(), objective.classifier().weight.value(),
+               objective.classifier().bias.value(),
+               describe("inject", options.run.data, eval.size(), config, dataset, result));
+  return result;
+}
+
+}  // namespace facet
