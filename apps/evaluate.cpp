@@ -42,9 +42,8 @@ Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pip
                           int64_t workers) {
   const NoGrad no_grad;
   encoder.eval();
-  return collect(dataset, pipeline, workers, [&](const Tensor& images) {
-    return encoder.features(Variable(images)).value();
-  });
+  return collect(dataset, pipeline, workers,
+                 [&](const Tensor& images) { return encoder.features(Variable(images)).value(); });
 }
 
 Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline) {
@@ -60,9 +59,9 @@ double knn_accuracy(const Features& train, const Features& test, int64_t classes
 
 double head_accuracy(const TrainedNetwork& network, const Features& test) {
   FACET_CHECK(network.head_weight.defined(), "accuracy", "{} has no classifier", network.name);
-  return 100.0 * top_k_accuracy(ops::matmul(test.x, network.head_weight, false, true,
-                                            network.head_bias),
-                                test.labels);
+  return 100.0 *
+         top_k_accuracy(ops::matmul(test.x, network.head_weight, false, true, network.head_bias),
+                        test.labels);
 }
 
 ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t classes,

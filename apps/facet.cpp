@@ -1,5 +1,8 @@
 // The program: finds the subcommand, and turns exceptions into one line and an exit code.
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstdlib>
 #include <new>
 
 #include "apps/command.h"
@@ -34,8 +37,7 @@ void run(const Arguments& arguments) {
   if (word == "--version") return fmt::print("{}\n", version_line());
   std::vector<std::string> names = {"--help", "--version"};
   for (const Command& command : kCommands) {
-    if (word == command.name)
-      return command.run(Arguments(arguments.begin() + 1, arguments.end()));
+    if (word == command.name) return command.run(Arguments(arguments.begin() + 1, arguments.end()));
     names.push_back(command.name);
   }
   throw UsageError(fmt::format("unknown {} '{}'{} (facet --help lists all)",
@@ -59,9 +61,19 @@ int guarded(const Arguments& arguments) {
   }
 }
 
+// OpenMP's threads spin at every barrier while they wait for each other. With other work on the
+// machine that costs ten times the time of sleeping soon; the setting is read before main() runs,
+// so the program starts itself once more with it, unless the user has chosen.
+void restart_with_short_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
+  ::setenv("GOMP_SPINCOUNT", "5000", 1);
+  ::execv("/proc/self/exe", argv);  // returns only on failure: then go on as things are
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  restart_with_short_spinning(argv);
   install_interrupt_handlers();
   const int code = guarded(Arguments(argv + 1, argv + argc));
   return std::fflush(stdout) == 0 || code != 0 ? code : 1;

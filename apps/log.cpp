@@ -54,7 +54,9 @@ Progress::~Progress() {
   bar_is_shown = false;
 }
 
-double Progress::images_per_second() const { return seconds_ > 0 ? images_ / seconds_ : 0.0; }
+double Progress::images_per_second() const {
+  return seconds_ > 0 ? images_ / seconds_ : 0.0;
+}
 
 void Progress::update(const Status& status) {
   // The first steps build kernels and fill caches: they say nothing about the rest.
@@ -75,8 +77,9 @@ void Progress::update(const Status& status) {
     bar_is_shown = true;
   } else {
     const bool first = last_shown_ < 0;
-    if (!last && !first && (status.step - last_step_ < options_.every_steps ||
-                            now - last_shown_ < options_.every_seconds))
+    if (!last && !first &&
+        (status.step - last_step_ < options_.every_steps ||
+         now - last_shown_ < options_.every_seconds))
       return;
     log_line(line(status, false));
   }

@@ -22,9 +22,7 @@ std::string format_seconds(double seconds);  // "7 s", "3:05 min", "1:02:03 h"
 // Seconds since construction, by a clock that never jumps.
 class Stopwatch {
  public:
-  double seconds() const {
-    return std::chrono::duration<double>(Clock::now() - start_).count();
-  }
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -32,14 +30,15 @@ class Stopwatch {
 };
 
 struct ProgressOptions {
-  int64_t every_steps = 50;    // without a terminal: a line at most this often ...
-  double every_seconds = 10;   // ... and at most this often
+  int64_t every_steps = 50;   // without a terminal: a line at most this often ...
+  double every_seconds = 10;  // ... and at most this often
 };
 
 // A bar on a terminal, now and then a full line elsewhere.
 class Progress {
  public:
-  Progress(std::string title, int64_t first_step, int64_t total_steps, ProgressOptions options = {});
+  Progress(std::string title, int64_t first_step, int64_t total_steps,
+           ProgressOptions options = {});
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;

@@ -11,7 +11,7 @@ using Json = nlohmann::ordered_json;
 std::string version_line();  // "facet 0.1.0 (g++ 12.2.0, ...)"
 // {version, compiler, processor, cores, threads, memory_gib, system}
 Json machine_description();
-double peak_memory_mib();          // of this process
-double seconds_since_start();      // of this process, from its very beginning
+double peak_memory_mib();      // of this process
+double seconds_since_start();  // of this process, from its very beginning
 
 }  // namespace facet

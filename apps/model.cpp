@@ -44,8 +44,8 @@ TrainedNetwork load_network(const fs::path& path) {
   if (fs::is_directory(path)) {
     file = path / "model.safetensors";
     if (!fs::exists(file))
-      throw FileError(fmt::format("{}: expected a finished run with model.safetensors in it",
-                                  path.string()));
+      throw FileError(
+          fmt::format("{}: expected a finished run with model.safetensors in it", path.string()));
   }
   TensorFile content = load_safetensors(file);
   std::vector<NamedTensor> weights = from_file_layout(content.tensors);

@@ -25,10 +25,10 @@ struct NetworkOptions {
 // A trained network as `facet` hands it on: weights under torchvision's names, with a classifier
 // ("fc") where it has one, and what is needed to show it images.
 struct TrainedNetwork {
-  ResNetOptions architecture;       // without classes: the encoder alone
+  ResNetOptions architecture;  // without classes: the encoder alone
   std::unique_ptr<ResNet> encoder;
-  Tensor head_weight, head_bias;    // undefined without a classifier
-  Metadata metadata;                // "facet.image_size", "facet.data", "facet.method" ...
+  Tensor head_weight, head_bias;  // undefined without a classifier
+  Metadata metadata;              // "facet.image_size", "facet.data", "facet.method" ...
   std::string name;
 };
 

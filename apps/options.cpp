@@ -1,10 +1,10 @@
 #include "apps/options.h"
 
 #include <fmt/ranges.h>
+#include <toml++/toml.h>
 
 #include <algorithm>
 #include <cmath>
-#include <toml++/toml.h>
 
 #include "tensor/text.h"
 
@@ -45,8 +45,10 @@ std::string Options::to_toml(const std::string& value) {
   std::string quoted = "\"";
   for (const char c : value) {
     if (c == '"' || c == '\\') quoted += '\\';
-    if (c == '\n') quoted += "\\n";
-    else quoted += c;
+    if (c == '\n')
+      quoted += "\\n";
+    else
+      quoted += c;
   }
   return quoted + "\"";
 }
@@ -75,8 +77,8 @@ Arguments Options::recipe_arguments(const fs::path& path) {
   try {
     table = toml::parse_file(path.string());
   } catch (const toml::parse_error& e) {
-    throw FileError(fmt::format("{}:{}: {}", path.string(), e.source().begin.line,
-                                e.description()));
+    throw FileError(
+        fmt::format("{}:{}: {}", path.string(), e.source().begin.line, e.description()));
   }
   Arguments arguments;
   for (const auto& [key, node] : table) {
@@ -84,9 +86,8 @@ Arguments Options::recipe_arguments(const fs::path& path) {
     const auto fail = [&, &value = node](const std::string& what) {
       throw FileError(fmt::format("{}:{}: {}", path.string(), value.source().begin.line, what));
     };
-    const bool known = std::any_of(settings_.begin(), settings_.end(), [&](const Setting& s) {
-      return "--" + s.name == name;
-    });
+    const bool known = std::any_of(settings_.begin(), settings_.end(),
+                                   [&](const Setting& s) { return "--" + s.name == name; });
     if (!known)
       fail(fmt::format("facet {} has no setting '{}'{}", command_, key.str(),
                        did_you_mean(name, option_names())));
@@ -95,10 +96,14 @@ Arguments Options::recipe_arguments(const fs::path& path) {
       arguments.push_back(*flag ? name : "--no-" + name.substr(2));
       continue;
     }
-    if (const auto word = node.value_exact<std::string>()) text = *word;
-    else if (const auto whole = node.value_exact<int64_t>()) text = std::to_string(*whole);
-    else if (const auto number = node.value_exact<double>()) text = fmt::format("{}", *number);
-    else fail(fmt::format("'{}': expected a word, a number or a boolean", key.str()));
+    if (const auto word = node.value_exact<std::string>())
+      text = *word;
+    else if (const auto whole = node.value_exact<int64_t>())
+      text = std::to_string(*whole);
+    else if (const auto number = node.value_exact<double>())
+      text = fmt::format("{}", *number);
+    else
+      fail(fmt::format("'{}': expected a word, a number or a boolean", key.str()));
     arguments.push_back(name + "=" + text);
     recipe_lines_[name] = fmt::format("{}:{}", path.string(), node.source().begin.line);
   }

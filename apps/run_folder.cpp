@@ -58,7 +58,9 @@ RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-void RunFolder::log(const Json& record) { metrics_->write(record.dump()); }
+void RunFolder::log(const Json& record) {
+  metrics_->write(record.dump());
+}
 
 std::vector<fs::path> RunFolder::checkpoints() const {
   std::vector<fs::path> list;

@@ -17,8 +17,8 @@ void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer
   for (auto& [name, value] : state(objective)) {
     // A bad state never pushes out a good one.
     if (is_floating(value.dtype()) && ops::find_nonfinite(std::span(&value, 1)) >= 0)
-      throw NonFiniteError(fmt::format("{} holds a NaN or infinity after step {}: not saved", name,
-                                       step));
+      throw NonFiniteError(
+          fmt::format("{} holds a NaN or infinity after step {}: not saved", name, step));
     tensors.push_back({kModel + name, value});
   }
   for (auto& [name, value] : optimizer.state()) tensors.push_back({kOptimizer + name, value});
@@ -85,25 +85,27 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       std::string samples;
       for (const int64_t index : batch.indices.to_vector<int64_t>())
         samples += fmt::format("{}{}", samples.empty() ? "" : " ", index);
-      folder.log({{"step", step}, {"loss", nullptr}, {"lr", lr}, {"error", e.what()},
+      folder.log({{"step", step},
+                  {"loss", nullptr},
+                  {"lr", lr},
+                  {"error", e.what()},
                   {"samples", samples}});
       // Batch norm's running statistics may have seen the bad batch, so this state is not saved.
-      throw NonFiniteError(fmt::format("{}: {} (samples: {}; the last checkpoint in {} is good)",
-                                       options.title, e.what(),
-                                       (folder.path() / "metrics.jsonl").string(),
-                                       (folder.path() / "checkpoints").string()));
+      throw NonFiniteError(fmt::format(
+          "{}: {} (samples: {}; the last checkpoint in {} is good)", options.title, e.what(),
+          (folder.path() / "metrics.jsonl").string(), (folder.path() / "checkpoints").string()));
     }
     ++step;
     const int64_t images = batch.labels.dim(0);
     progress.update({step, result.loss, lr, images, step_clock.seconds(), wait});
     if (step % options.log_every == 0 || step == 1 || step == options.total_steps) {
-      Json record = {{"step", step},
-                     {"epoch", static_cast<double>(step) /
-                                   static_cast<double>(options.steps_per_epoch)},
-                     {"seconds", seconds_before + since_start.seconds()},
-                     {"split", "train"},
-                     {"loss", result.loss},
-                     {"lr", lr}};
+      Json record = {
+          {"step", step},
+          {"epoch", static_cast<double>(step) / static_cast<double>(options.steps_per_epoch)},
+          {"seconds", seconds_before + since_start.seconds()},
+          {"split", "train"},
+          {"loss", result.loss},
+          {"lr", lr}};
       for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
       record["images_per_second"] = progress.images_per_second();
       record["wait_share"] = progress.wait_share();

@@ -5,6 +5,7 @@
 
 #include "apps/evaluate.h"
 #include "data/loader.h"
+#include "metrics/linear_probe.h"
 #include "nn/init.h"
 #include "optim/schedule.h"
 #include "ssl/label_injection.h"
@@ -63,11 +64,13 @@ void PretrainOptions::add_to(Options& options) {
 
 void InjectOptions::add_to(Options& options) {
   options.add("--from", from, "The run or .safetensors file to start from");
-  options.add("--cycle", cycle, "Control cycle T: the backbone learns at every T-th step; inf: never");
-  options.choice("--order", order, {"joint", "sequential"}, "Backbone's gradient at the old or new head");
+  options.add("--cycle", cycle,
+              "Control cycle T: the backbone learns at every T-th step; inf: never");
+  options.choice("--order", order, {"joint", "sequential"},
+                 "Backbone's gradient at the old or new head");
   options.choice("--norm", norm, {"auto", "train", "eval", "batch_no_update"},
                  "Batch norm of the backbone");
-  options.choice("--head", head, {"centroids", "random"}, "Classifier to start with");
+  options.choice("--head", head, {"probe", "centroids", "random"}, "Classifier to start with");
   options.choice("--skipped", skipped, {"skip", "zero_grad", "accumulate_mean", "accumulate_sum"},
                  "Optimiser state of the backbone on the steps between");
   options.add("--smoothing", smoothing, "Label smoothing");
@@ -76,6 +79,9 @@ void InjectOptions::add_to(Options& options) {
 }
 
 namespace {
+
+// scikit-learn's default strength of regularisation.
+constexpr double kHeadProbeC = 1.0;
 
 // Batches by global step: step s is batch s mod n of epoch s div n.
 class BatchStream {
@@ -108,8 +114,8 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
                                .seed = options.seed,
                                .workers = static_cast<int>(options.workers)});
   const int64_t per_epoch = stream.steps_per_epoch(), total = per_epoch * options.epochs;
-  const auto warmup = static_cast<int64_t>(
-      std::llround(options.warmup_epochs * static_cast<double>(per_epoch)));
+  const auto warmup =
+      static_cast<int64_t>(std::llround(options.warmup_epochs * static_cast<double>(per_epoch)));
   TrainOptions train_options;
   train_options.title = folder.path().filename().string();
   train_options.total_steps = total;
@@ -172,9 +178,9 @@ std::unique_ptr<Objective> make_objective(const PretrainOptions& options, int64_
   auto encoder = std::make_unique<ResNet>(options.network.resolve());
   std::unique_ptr<Objective> objective;
   if (options.method == "simclr")
-    objective = std::make_unique<Simclr>(
-        std::move(encoder), SimclrOptions{.temperature = options.temperature,
-                                          .projection_dim = options.projection_dim});
+    objective = std::make_unique<Simclr>(std::move(encoder),
+                                         SimclrOptions{.temperature = options.temperature,
+                                                       .projection_dim = options.projection_dim});
   else
     objective = std::make_unique<Supervised>(std::move(encoder), classes, options.smoothing);
   initialize(*objective, options.run.seed);
@@ -250,11 +256,11 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
                                                    {"train", Norm::train},
                                                    {"eval", Norm::eval},
                                                    {"batch_no_update", Norm::batch_no_update}});
-  injection.skipped = parse_enum<SkippedStep>(
-      options.skipped, {{"skip", SkippedStep::skip},
-                        {"zero_grad", SkippedStep::zero_grad},
-                        {"accumulate_mean", SkippedStep::accumulate_mean},
-                        {"accumulate_sum", SkippedStep::accumulate_sum}});
+  injection.skipped =
+      parse_enum<SkippedStep>(options.skipped, {{"skip", SkippedStep::skip},
+                                                {"zero_grad", SkippedStep::zero_grad},
+                                                {"accumulate_mean", SkippedStep::accumulate_mean},
+                                                {"accumulate_sum", SkippedStep::accumulate_sum}});
   injection.smoothing = options.smoothing;
   injection.backbone_lr_scale = options.backbone_lr_scale;
 
@@ -265,23 +271,29 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
   const Pipeline eval = evaluation_pipeline(start);
   const DatasetPtr dataset = training_set(options.run);
   require_single_label(dataset);
-  // Class centroids (Nayman et al., appendix G) begin where the features are; computed before the
-  // network moves, so that a run continued from a checkpoint need not repeat it.
-  Tensor centroids;
-  if (options.head == "centroids" && !folder.load_checkpoint()) {
+  // The head begins where the features are: at their linear probe or class centroids (Nayman et
+  // al., section 5.3 and appendix G). A run continued from a checkpoint has its head there.
+  LinearClassifier head;
+  if (options.head != "random" && !folder.load_checkpoint()) {
     const Features features = extract_features(*start.encoder, dataset, eval, options.run.workers);
-    centroids = class_centroids(features.x, features.labels, dataset->num_classes());
+    const int64_t classes = dataset->num_classes();
+    if (options.head == "probe") {
+      const ProbeData data{features.x, features.labels};
+      head = fit_logistic(std::span(&data, 1), classes, kHeadProbeC).classifier;
+    } else {
+      head = {class_centroids(features.x, features.labels, classes), Tensor::zeros({classes})};
+    }
   }
   LabelInjection objective(std::make_unique<ResNet>(start.architecture), dataset->num_classes(),
                            injection);
   initialize(objective, options.run.seed);
   copy_state(*start.encoder, objective.encoder());
-  if (centroids.defined()) {
-    objective.classifier().weight.value().copy_(centroids);
-    objective.classifier().bias.value().zero_();
+  if (head.weight.defined()) {
+    objective.classifier().weight.value().copy_(head.weight);
+    objective.classifier().bias.value().copy_(head.bias);
   }
-  log_info("{}: labels into {} with T = {} on {} pictures of {}", options.run.output,
-           options.from, options.cycle, dataset->size(), dataset->name());
+  log_info("{}: labels into {} with T = {} on {} pictures of {}", options.run.output, options.from,
+           options.cycle, dataset->size(), dataset->name());
   const TrainResult result =
       run_training(options.run, objective,
                    {supervised_view(options.run, eval.size(), normalization_for(options.run.data))},

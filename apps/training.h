@@ -39,7 +39,7 @@ struct PretrainOptions {
 struct InjectOptions {
   RunOptions run;
   std::string from, cycle = "4", order = "joint", norm = "auto", head = "centroids",
-              skipped = "skip";
+                    skipped = "skip";
   double smoothing = 0.1, backbone_lr_scale = 1.0;
 
   void add_to(Options& options);

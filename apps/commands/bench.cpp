@@ -51,7 +51,8 @@ Batch synthetic_batch(const TrainBench& bench) {
 }
 
 void bench_train(const Arguments& arguments) {
-  Options options("bench train", "Times whole training steps (forward, backward, SGD) on random data.");
+  Options options("bench train",
+                  "Times whole training steps (forward, backward, SGD) on random data.");
   TrainBench bench;
   bench.network.add_to(options);
   options.add("-b,--batch-size", bench.batch, "Images a step");
@@ -61,12 +62,14 @@ void bench_train(const Arguments& arguments) {
   options.add("--lr", bench.lr, "Learning rate");
   options.add("--seed", bench.seed, "Of weights and data");
   options.add("--threads", bench.threads, "Threads (0: one a core)");
-  options.add("--save-start", bench.save_start, "Write the initial weights and the batch to a file");
+  options.add("--save-start", bench.save_start,
+              "Write the initial weights and the batch to a file");
   options.flag("--json", bench.json, "Print JSON");
   if (!options.parse(arguments)) return;
   if (bench.batch < 1 || bench.steps < 1 || bench.warmup < 0 || bench.classes < 2)
-    throw UsageError("facet bench train: expected a positive --batch-size and --steps, "
-                     "--num-classes of at least 2");
+    throw UsageError(
+        "facet bench train: expected a positive --batch-size and --steps, "
+        "--num-classes of at least 2");
   if (bench.threads > 0) set_num_threads(static_cast<int>(bench.threads));
 
   Supervised objective(std::make_unique<ResNet>(bench.network.resolve()), bench.classes);
@@ -110,9 +113,10 @@ void bench_train(const Arguments& arguments) {
     fmt::print("{}\n", result.dump());
     return;
   }
-  fmt::print("{} at {} pixels, batch {}, {} threads: {:.2f} images/s, {:.1f} ms a step (median of {})\n",
-             bench.network.arch, bench.network.image_size, bench.batch, num_threads(),
-             images_per_second, step * 1e3, bench.steps);
+  fmt::print(
+      "{} at {} pixels, batch {}, {} threads: {:.2f} images/s, {:.1f} ms a step (median of {})\n",
+      bench.network.arch, bench.network.image_size, bench.batch, num_threads(), images_per_second,
+      step * 1e3, bench.steps);
   fmt::print("first step done {:.2f} s after the start of the process, peak memory {:.0f} MiB\n",
              first_step, peak_memory_mib());
   std::string text;
@@ -132,9 +136,9 @@ void bench_diversity(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   std::vector<NamedWeight> weights;
   if (large)
-    weights.push_back({"layer.weight",
-                       ops::add(ops::random_uniform({2048, 4608}, {seed, 1}, -1.0, 1.0),
-                                ops::random_uniform({1, 4608}, {seed, 2}, -1.0, 1.0))});
+    weights.push_back(
+        {"layer.weight", ops::add(ops::random_uniform({2048, 4608}, {seed, 1}, -1.0, 1.0),
+                                  ops::random_uniform({1, 4608}, {seed, 2}, -1.0, 1.0))});
   else
     weights = resnet50_weights(seed);
   const DiversityTiming timing = time_diversity(weights, static_cast<int>(repeats));
@@ -163,14 +167,17 @@ void run_bench(const Arguments& arguments) {
     names.push_back(name);
   }
   if (word == "--help" || word == "-h") {
-    fmt::print("usage: facet bench train|diversity|peers [options]\n\n"
-               "  train      images a second of whole training steps\n"
-               "  diversity  both diversities of ResNet-50-shaped weights\n"
-               "  peers      both beside PyTorch and SciPy, run in turn\n");
+    fmt::print(
+        "usage: facet bench train|diversity|peers [options]\n\n"
+        "  train      images a second of whole training steps\n"
+        "  diversity  both diversities of ResNet-50-shaped weights\n"
+        "  peers      both beside PyTorch and SciPy, run in turn\n");
     return;
   }
-  throw UsageError(fmt::format("facet bench: unknown benchmark '{}': expected train, diversity or "
-                               "peers{}", word, did_you_mean(word, names)));
+  throw UsageError(
+      fmt::format("facet bench: unknown benchmark '{}': expected train, diversity or "
+                  "peers{}",
+                  word, did_you_mean(word, names)));
 }
 
 }  // namespace facet

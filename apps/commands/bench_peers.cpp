@@ -88,16 +88,16 @@ struct Measured {
 };
 
 Measured run_training(const Row& row, int rounds, const std::string& self) {
-  const fs::path start = fs::temp_directory_path() / fmt::format("facet_bench_{}.safetensors", ::getpid());
+  const fs::path start =
+      fs::temp_directory_path() / fmt::format("facet_bench_{}.safetensors", ::getpid());
   const std::string shared =
       fmt::format("--arch {} --stem {} --image-size {} --batch-size {} --steps {} --warmup-steps 2",
                   row.arch, row.stem, row.image_size, row.batch, row.steps);
   const std::string ours = fmt::format("{} bench train {} --json --threads {} --save-start {}",
                                        quoted(self), shared, num_threads(), quoted(start.string()));
-  const std::string peer =
-      fmt::format("/usr/bin/python3 {} {} --threads {} --start {}",
-                  quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared, num_threads(),
-                  quoted(start.string()));
+  const std::string peer = fmt::format("python3 {} {} --threads {} --start {}",
+                                       quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared,
+                                       num_threads(), quoted(start.string()));
   Measured result;
   try {
     for (int round = 0; round < rounds; ++round) {
@@ -125,7 +125,7 @@ Measured run_diversity_row(const Row& row, int rounds, const std::string& self) 
     log_info("{}: round {} of {}", row.name, round + 1, rounds);
     const std::string script = quoted(std::string(FACET_PEERS) + "/diversity_peer.py");
     const Json a = run_json(quoted(self) + " bench diversity --json" + large);
-    const Json b = run_json("/usr/bin/python3 " + script + large);
+    const Json b = run_json("python3 " + script + large);
     result.ours.push_back(a["seconds"]);
     result.peer_default.push_back(b["scipy"]["seconds"]);
     result.peer_tuned.push_back(b["tuned"]["seconds"]);
@@ -139,9 +139,10 @@ Measured run_diversity_row(const Row& row, int rounds, const std::string& self) 
 }  // namespace
 
 void bench_peers(const Arguments& arguments) {
-  Options options("bench peers",
-                  "Ours beside PyTorch and SciPy on the same weights and data, run in turn; both as "
-                  "they come (with as many threads as we use) and tuned.");
+  Options options(
+      "bench peers",
+      "Ours beside PyTorch and SciPy on the same weights and data, run in turn; both as "
+      "they come (with as many threads as we use) and tuned.");
   std::string rows = "all";
   int64_t rounds = 3;
   bool json = false;
@@ -166,8 +167,8 @@ void bench_peers(const Arguments& arguments) {
   const std::string self = fs::read_symlink("/proc/self/exe").string();
   Json results = Json::object();
   if (!json)
-    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "row", "ours", "default", "tuned",
-               "x default", "x tuned", "difference");
+    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "row", "ours", "default",
+               "tuned", "x default", "x tuned", "difference");
   for (const Row& row : chosen) {
     const bool is_training = !row.arch.empty();
     const Measured m = is_training ? run_training(row, static_cast<int>(rounds), self)
@@ -177,23 +178,25 @@ void bench_peers(const Arguments& arguments) {
     // Above 1: we are faster. Training counts images a second, metrics seconds.
     const double over_default = is_training ? ours / as_it_comes : as_it_comes / ours;
     const double over_tuned = is_training ? ours / tuned : tuned / ours;
-    results[row.name] = {{"unit", is_training ? "images/s" : "s"},
-                         {"ours", ours},
-                         {"peer_default", as_it_comes},
-                         {"peer_tuned", tuned},
-                         {"ratio_default", over_default},
-                         {"ratio_tuned", over_tuned},
-                         {"loss_agreement", m.loss_agreement},
-                         {"rounds", {{"ours", m.ours}, {"peer_default", m.peer_default},
-                                     {"peer_tuned", m.peer_tuned}}}};
+    results[row.name] = {
+        {"unit", is_training ? "images/s" : "s"},
+        {"ours", ours},
+        {"peer_default", as_it_comes},
+        {"peer_tuned", tuned},
+        {"ratio_default", over_default},
+        {"ratio_tuned", over_tuned},
+        {"loss_agreement", m.loss_agreement},
+        {"rounds",
+         {{"ours", m.ours}, {"peer_default", m.peer_default}, {"peer_tuned", m.peer_tuned}}}};
     if (!json) {
-      fmt::print("{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e}  ({})\n", row.name,
-                 ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
+      fmt::print("{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e}  ({})\n",
+                 row.name, ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
                  is_training ? "images/s" : "s");
       std::fflush(stdout);
     }
   }
-  if (json) fmt::print("{}\n", Json({{"machine", machine_description()}, {"rows", results}}).dump());
+  if (json)
+    fmt::print("{}\n", Json({{"machine", machine_description()}, {"rows", results}}).dump());
 }
 
 }  // namespace facet

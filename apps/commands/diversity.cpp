@@ -27,10 +27,13 @@ void run_diversity(const Arguments& arguments) {
   if (json) {
     Json list = Json::array();
     for (const LayerDiversity& layer : diversity.layers)
-      list.push_back({{"name", layer.name}, {"n", layer.n}, {"d", layer.d},
-                      {"D_C", layer.clustering}, {"D_S", layer.spectral}});
-    const Json result = {
-        {"model", {{"D_C", diversity.clustering}, {"D_S", diversity.spectral}}}, {"layers", list}};
+      list.push_back({{"name", layer.name},
+                      {"n", layer.n},
+                      {"d", layer.d},
+                      {"D_C", layer.clustering},
+                      {"D_S", layer.spectral}});
+    const Json result = {{"model", {{"D_C", diversity.clustering}, {"D_S", diversity.spectral}}},
+                         {"layers", list}};
     fmt::print("{}\n", result.dump());
     return;
   }

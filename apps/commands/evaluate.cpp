@@ -1,6 +1,7 @@
 // facet probe and facet knn: what frozen features are worth on a task.
-#include "apps/command.h"
 #include "apps/evaluate.h"
+
+#include "apps/command.h"
 #include "apps/machine.h"
 
 namespace facet {
@@ -59,10 +60,13 @@ void run_probe(const Arguments& arguments) {
   const ProbeScore score = probe_accuracy(task.train, task.test, task.classes, validation);
   const bool multi_label = task.test.labels.rank() == 2;
   if (settings.json)
-    fmt::print("{}\n", Json({{"model", task.network.name}, {"data", settings.data},
+    fmt::print("{}\n", Json({{"model", task.network.name},
+                             {"data", settings.data},
                              {"metric", multi_label ? "mAP" : "accuracy"},
-                             {"percent", score.percent}, {"c", score.c},
-                             {"test", task.test.x.dim(0)}}).dump());
+                             {"percent", score.percent},
+                             {"c", score.c},
+                             {"test", task.test.x.dim(0)}})
+                           .dump());
   else
     fmt::print("{} on {}: {} {:.2f}% (C = {:.3g}, {} test pictures)\n", task.network.name,
                settings.data, multi_label ? "mAP" : "accuracy", score.percent, score.c,
@@ -83,8 +87,12 @@ void run_knn(const Arguments& arguments) {
     throw UsageError(fmt::format("-k: expected 1 to {}, got {}", task.train.x.dim(0), k));
   const double percent = knn_accuracy(task.train, task.test, task.classes, k);
   if (settings.json)
-    fmt::print("{}\n", Json({{"model", task.network.name}, {"data", settings.data}, {"k", k},
-                             {"percent", percent}, {"test", task.test.x.dim(0)}}).dump());
+    fmt::print("{}\n", Json({{"model", task.network.name},
+                             {"data", settings.data},
+                             {"k", k},
+                             {"percent", percent},
+                             {"test", task.test.x.dim(0)}})
+                           .dump());
   else
     fmt::print("{} on {}: kNN accuracy {:.2f}% (k = {}, {} test pictures)\n", task.network.name,
                settings.data, percent, k, task.test.x.dim(0));

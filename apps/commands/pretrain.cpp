@@ -7,8 +7,9 @@ namespace {
 
 void print_result(const std::string& output, const TrainResult& result, bool json) {
   if (json)
-    fmt::print("{}\n", Json({{"output", output}, {"loss", result.loss},
-                             {"seconds", result.seconds}}).dump());
+    fmt::print(
+        "{}\n",
+        Json({{"output", output}, {"loss", result.loss}, {"seconds", result.seconds}}).dump());
   else
     fmt::print("{}: loss {:.4f} after {}\n", output, result.loss, format_seconds(result.seconds));
 }
@@ -27,7 +28,8 @@ void run_pretrain(const Arguments& arguments) {
 }
 
 void run_inject(const Arguments& arguments) {
-  Options options("inject", "Injects labels into a pretrained network (Controlled Label Injection).");
+  Options options("inject",
+                  "Injects labels into a pretrained network (Controlled Label Injection).");
   InjectOptions settings;
   settings.run.epochs = 4;
   bool json = false;

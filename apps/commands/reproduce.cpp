@@ -124,7 +124,9 @@ class Study {
   }
 
   NetworkOptions network() const {
-    return {.arch = "resnet18", .stem = "small", .width = options_.width,
+    return {.arch = "resnet18",
+            .stem = "small",
+            .width = options_.width,
             .image_size = options_.image_size};
   }
 
@@ -148,6 +150,7 @@ class Study {
       injection.run = run_options(model.folder, options_.inject_epochs, options_.inject_lr);
       injection.from = (root_ / model.start).string();
       injection.cycle = model.cycle;
+      injection.head = "probe";
       injection.add_to(shown);
       configurations_[model.name] = shown.toml();
       seconds_["train " + model.name] = inject(injection, shown.toml()).seconds;
@@ -167,8 +170,8 @@ class Study {
     }
     const Json result = Json::parse(read_file(path), nullptr, false);
     if (!result.is_object())
-      throw FileError(fmt::format("{}: expected a JSON object; remove it to measure again",
-                                  path.string()));
+      throw FileError(
+          fmt::format("{}: expected a JSON object; remove it to measure again", path.string()));
     return result;
   }
 
@@ -201,7 +204,8 @@ class Study {
         return extract_features(*network.encoder, dataset, view, options_.workers);
       };
       const ModelDiversity diversity = model_diversity(named_weights(*network.encoder));
-      const Features train = features(upstream(Split::train)), test = features(upstream(Split::test));
+      const Features train = features(upstream(Split::train)),
+                     test = features(upstream(Split::test));
       const int64_t classes = upstream(Split::train)->num_classes();
       // A network that was never given a classifier gets one as its features deserve.
       const bool has_head = network.head_weight.defined();
@@ -234,8 +238,8 @@ class Study {
     neighbours_ = stage("neighbours", [&] {
       log_info("comparing nearest neighbours");
       const std::unique_ptr<ResNet> untrained = untrained_network(network(), options_.seed);
-      const Pipeline view = eval_pipeline(static_cast<int>(options_.image_size),
-                                          normalization_for(options_.data));
+      const Pipeline view =
+          eval_pipeline(static_cast<int>(options_.image_size), normalization_for(options_.data));
       const int64_t classes = upstream(Split::train)->num_classes();
       const auto accuracy = [&](const Features& train, const Features& test) {
         return knn_accuracy(train, test, classes, options_.neighbours);
@@ -246,16 +250,17 @@ class Study {
       const double raw = accuracy(raw_pixels(upstream(Split::train), view),
                                   raw_pixels(upstream(Split::test), view));
       const double fresh = accuracy(encoded(Split::train), encoded(Split::test));
-      return Json({{"k", options_.neighbours},
-                   {"train", upstream(Split::train)->size()},
-                   {"queries", upstream(Split::test)->size()},
-                   {"rows",
-                    {{{"features", "raw pixels"}, {"accuracy", raw}, {"colour", 5}},
-                     {{"features", "untrained network"}, {"accuracy", fresh}, {"colour", 5}},
-                     {{"features", "SimCLR"}, {"accuracy", measured_["SimCLR"]["knn"]},
-                      {"colour", 1}},
-                     {{"features", "supervised"}, {"accuracy", measured_["Supervised"]["knn"]},
-                      {"colour", 0}}}}});
+      return Json(
+          {{"k", options_.neighbours},
+           {"train", upstream(Split::train)->size()},
+           {"queries", upstream(Split::test)->size()},
+           {"rows",
+            {{{"features", "raw pixels"}, {"accuracy", raw}, {"colour", 5}},
+             {{"features", "untrained network"}, {"accuracy", fresh}, {"colour", 5}},
+             {{"features", "SimCLR"}, {"accuracy", measured_["SimCLR"]["knn"]}, {"colour", 1}},
+             {{"features", "supervised"},
+              {"accuracy", measured_["Supervised"]["knn"]},
+              {"colour", 0}}}}});
     });
     seconds_["nearest neighbours"] = neighbours_["seconds"];
   }
@@ -273,12 +278,11 @@ class Study {
       models[i]["transfer"] = scores.score[i];
       models[i]["transfer_error"] = scores.standard_error[i];
     }
-    for (const auto& [key, title] :
-         {std::pair{"accuracy", "accuracy"},
-          {"clustering_cis", "accuracy × clustering diversity (CIS)"},
-          {"spectral_cis", "accuracy × spectral diversity (CIS)"},
-          {"clustering_diversity", "clustering diversity"},
-          {"spectral_diversity", "spectral diversity"}}) {
+    for (const auto& [key, title] : {std::pair{"accuracy", "accuracy"},
+                                     {"clustering_cis", "accuracy × clustering diversity (CIS)"},
+                                     {"spectral_cis", "accuracy × spectral diversity (CIS)"},
+                                     {"clustering_diversity", "clustering diversity"},
+                                     {"spectral_diversity", "spectral diversity"}}) {
       std::vector<double> x;
       for (const Json& model : models) x.push_back(model[key]);
       correlations.push_back({{"measure", key},
@@ -305,7 +309,9 @@ class Study {
     Json simclr = Json::array(), supervised = Json::array(), from_simclr = Json::array(),
          from_supervised = Json::array();
     for (const StudyModel& model : study_models()) {
-      Json row = {{"name", model.name}, {"label", model.label}, {"start", model.start},
+      Json row = {{"name", model.name},
+                  {"label", model.label},
+                  {"start", model.start},
                   {"cycle", model.cycle}};
       row.update(measured_[model.name]);
       models.push_back(row);
@@ -316,11 +322,12 @@ class Study {
     }
     add_transfer(models, correlations);
     for (const std::string& task : kTasks)
-      tasks.push_back({{"name", task},
-                       {"classes", open_dataset(task_specification(task), Split::test)->num_classes()},
-                       {"train", options_.task_train - validation()},
-                       {"validation", validation()},
-                       {"test", options_.task_test}});
+      tasks.push_back(
+          {{"name", task},
+           {"classes", open_dataset(task_specification(task), Split::test)->num_classes()},
+           {"train", options_.task_train - validation()},
+           {"validation", validation()},
+           {"test", options_.task_test}});
     double total = 0;
     for (const auto& [name, seconds] : seconds_.items()) total += seconds.get<double>();
     char created[64];
@@ -330,22 +337,23 @@ class Study {
     Json times = Json::object();
     for (const auto& [name, seconds] : seconds_.items()) times[name] = format_seconds(seconds);
 
-    const Json results = {{"title", "Do diverse features transfer better? A small study on Fashion-MNIST"},
-                          {"created", created},
-                          {"command", "facet reproduce --recipe config.toml"},
-                          {"machine", machine_description()},
-                          {"seconds", total},
-                          {"stage_seconds", times},
-                          {"models", models},
-                          {"tasks", tasks},
-                          {"knn", neighbours_},
-                          {"correlations", correlations},
-                          {"curves",
-                           {{{"title", "SimCLR"}, {"curves", simclr}},
-                            {{"title", "Supervised"}, {"curves", supervised}},
-                            {{"title", "Labels into SimCLR"}, {"curves", from_simclr}},
-                            {{"title", "Labels into supervised"}, {"curves", from_supervised}}}},
-                          {"configuration", configurations_}};
+    const Json results = {
+        {"title", "Do diverse features transfer better? A small study on Fashion-MNIST"},
+        {"created", created},
+        {"command", "facet reproduce --recipe config.toml"},
+        {"machine", machine_description()},
+        {"seconds", total},
+        {"stage_seconds", times},
+        {"models", models},
+        {"tasks", tasks},
+        {"knn", neighbours_},
+        {"correlations", correlations},
+        {"curves",
+         {{{"title", "SimCLR"}, {"curves", simclr}},
+          {{"title", "Supervised"}, {"curves", supervised}},
+          {{"title", "Labels into SimCLR"}, {"curves", from_simclr}},
+          {{"title", "Labels into supervised"}, {"curves", from_supervised}}}},
+        {"configuration", configurations_}};
     write_file(root_ / "results.json", results.dump(2) + "\n");
     write_file(root_ / "results.csv", render_csv(results));
     write_file(root_ / "report.html", render_report(results));
@@ -365,13 +373,13 @@ class Study {
 };
 
 void print_results(const Json& results, const std::string& output) {
-  fmt::print("{:<24} {:>8} {:>7} {:>7} {:>7} {:>7} {:>6}", "model", "accuracy", "D_C", "D_S",
+  fmt::print("{:<26} {:>8} {:>7} {:>7} {:>7} {:>7} {:>6}", "model", "accuracy", "D_C", "D_S",
              "CIS_C", "CIS_S", "kNN");
   for (const std::string& task : kTasks) fmt::print(" {:>8}", task);
   fmt::print(" {:>8} {:>6}\n", "transfer", "+-");
   for (const Json& model : results["models"]) {
     const auto value = [&](const char* key) { return model[key].get<double>(); };
-    fmt::print("{:<24} {:>7.2f}% {:>7.4f} {:>7.4f} {:>7.2f} {:>7.2f} {:>6.2f}",
+    fmt::print("{:<26} {:>7.2f}% {:>7.4f} {:>7.4f} {:>7.2f} {:>7.2f} {:>6.2f}",
                model["name"].get<std::string>(), value("accuracy"), value("clustering_diversity"),
                value("spectral_diversity"), value("clustering_cis"), value("spectral_cis"),
                value("knn"));

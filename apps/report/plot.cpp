@@ -40,9 +40,7 @@ struct Axis {
 
 struct Box {
   double x0, y0, x1, y1;
-  bool overlaps(const Box& o) const {
-    return x0 < o.x1 && o.x0 < x1 && y0 < o.y1 && o.y0 < y1;
-  }
+  bool overlaps(const Box& o) const { return x0 < o.x1 && o.x0 < x1 && y0 < o.y1 && o.y0 < y1; }
 };
 
 class Svg {
@@ -66,7 +64,8 @@ std::string mark_shape(Mark mark, double x, double y) {
       return fmt::format(R"(<path d="M{:.1f} {:.1f}l6.5 6.5l-6.5 6.5l-6.5 -6.5z")", x, y - 6.5);
     case Mark::triangle:
       return fmt::format(R"(<path d="M{:.1f} {:.1f}l6.5 11l-13 0z")", x, y - 6.5);
-    default: return fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="5.5")", x, y);
+    default:
+      return fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="5.5")", x, y);
   }
 }
 
@@ -107,7 +106,9 @@ class Painter {
 
  private:
   double right() const { return plot_.width - kRight; }
-  double px(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (right() - kLeft); }
+  double px(double x) const {
+    return kLeft + (x - x_.low) / (x_.high - x_.low) * (right() - kLeft);
+  }
   double py(double y) const {
     return bottom_ - (y - y_.low) / (y_.high - y_.low) * (bottom_ - kTop);
   }
@@ -125,8 +126,9 @@ class Painter {
     }
     svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", (kLeft + right()) / 2,
              bottom_ + 34, html_escape(plot_.x_label));
-    svg_.add(R"s(<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)s",
-             (kTop + bottom_) / 2, html_escape(plot_.y_label));
+    svg_.add(
+        R"s(<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>)s",
+        (kTop + bottom_) / 2, html_escape(plot_.y_label));
   }
 
   void curve(const PlotSeries& series) {
@@ -165,8 +167,8 @@ class Painter {
         const double* best = places[0];
         for (const auto& place : places) {
           const Box box{place[0], place[1] - 11, place[0] + width, place[1] + 3};
-          const bool inside = box.x0 >= kLeft && box.x1 <= right() && box.y0 >= kTop &&
-                              box.y1 <= bottom_;
+          const bool inside =
+              box.x0 >= kLeft && box.x1 <= right() && box.y0 >= kTop && box.y1 <= bottom_;
           if (inside && std::none_of(taken_.begin(), taken_.end(),
                                      [&](const Box& other) { return box.overlaps(other); })) {
             best = place;
@@ -207,16 +209,27 @@ class Painter {
 std::string html_escape(const std::string& text) {
   std::string escaped;
   for (const char c : text) switch (c) {
-      case '<': escaped += "&lt;"; break;
-      case '>': escaped += "&gt;"; break;
-      case '&': escaped += "&amp;"; break;
-      case '"': escaped += "&quot;"; break;
-      default: escaped += c;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      default:
+        escaped += c;
     }
   return escaped;
 }
 
-std::string render_svg(const Plot& plot) { return Painter(plot).paint(); }
+std::string render_svg(const Plot& plot) {
+  return Painter(plot).paint();
+}
 
 std::string render_bars(const std::string& title, const std::vector<Bar>& bars) {
   constexpr int kWidth = 460, kRow = 28, kLabel = 150;
@@ -229,9 +242,10 @@ std::string render_bars(const std::string& title, const std::vector<Bar>& bars) 
   for (const Bar& bar : bars) {
     svg.add(R"(<text x="{}" y="{}" text-anchor="end">{}</text>)", kLabel - 8, y + 15,
             html_escape(bar.label));
-    svg.add(R"(<rect class="bar c{}" x="{}" y="{}" width="{:.1f}" height="20"><title>{}</title></rect>)",
-            bar.colour, kLabel, y, bar.percent * (kWidth - kLabel - 60) / 100,
-            html_escape(fmt::format("{}: {:.2f}%", bar.label, bar.percent)));
+    svg.add(
+        R"(<rect class="bar c{}" x="{}" y="{}" width="{:.1f}" height="20"><title>{}</title></rect>)",
+        bar.colour, kLabel, y, bar.percent * (kWidth - kLabel - 60) / 100,
+        html_escape(fmt::format("{}: {:.2f}%", bar.label, bar.percent)));
     svg.add(R"(<text x="{:.1f}" y="{}">{:.2f}%</text>)",
             kLabel + 6 + bar.percent * (kWidth - kLabel - 60) / 100, y + 15, bar.percent);
     y += kRow;

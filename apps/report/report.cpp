@@ -24,7 +24,13 @@ const Look& look_of(const Json& model) {
   return kLooks[model["start"].get<std::string>() == "simclr" ? 1 : 0];
 }
 
-double number(const Json& value) { return value.is_number() ? value.get<double>() : NAN; }
+double number(const Json& value) {
+  return value.is_number() ? value.get<double>() : NAN;
+}
+
+std::string shown(double value, int digits) {
+  return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "-";
+}
 
 // A column of the table of models.
 struct Column {
@@ -61,11 +67,8 @@ class Page {
     fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
     text_ += '\n';
   }
-  void raw(const std::string& text) { text_ += text + "\n"; }
-  void plot(const std::string& svg, const std::string& caption = "") {
-    raw("<figure>" + svg + (caption.empty() ? "" : "<figcaption>" + caption + "</figcaption>") +
-        "</figure>");
-  }
+  void raw(const std::string& text) { add("{}", text); }
+  void plot(const std::string& svg) { add("<figure>{}</figure>", svg); }
   std::string take() { return std::move(text_); }
 
  private:
@@ -84,9 +87,9 @@ Plot scatter(const Json& results, const std::string& title, const std::string& x
       const double x = number(model[x_key]), y = number(model[y_key]);
       if (!std::isfinite(x) || !std::isfinite(y)) continue;
       const std::string name = model["name"], label = model["label"];
-      series.points.push_back({x, y, label,
-                               fmt::format("{}: {} {:.4g}, {} {:.4g}", name, x_label, x, y_label, y),
-                               error_key ? number(model[error_key]) : 0.0});
+      series.points.push_back(
+          {x, y, label, fmt::format("{}: {} {:.4g}, {} {:.4g}", name, x_label, x, y_label, y),
+           error_key ? number(model[error_key]) : 0.0});
     }
     if (!series.points.empty()) plot.series.push_back(std::move(series));
   }
@@ -125,9 +128,7 @@ std::string model_table(const Json& results) {
   for (const Json& model : results["models"]) {
     page.add("<tr><td>{}</td>", html_escape(model["name"]));
     for (const Column& column : list) {
-      const double value = column.value(model);
-      page.raw(std::isfinite(value) ? fmt::format("<td>{:.{}f}</td>", value, column.digits)
-                                    : "<td>-</td>");
+      page.add("<td>{}</td>", shown(column.value(model), column.digits));
     }
     page.raw("</tr>");
   }
@@ -150,11 +151,12 @@ void knn_section(Page& page, const Json& results) {
   std::vector<Bar> bars;
   for (const Json& row : knn["rows"])
     bars.push_back({row["features"], number(row["accuracy"]), row["colour"]});
-  page.add("<section><h2>What the network learned without labels</h2><p>Each of {} test images is "
-           "given the class that its {} nearest neighbours among {} training images vote for. "
-           "The same images and the same vote are used for raw pixels, for the network as it was "
-           "before training, and after. SimCLR never saw a label.</p><div class=\"plots\">",
-           knn["queries"].dump(), knn["k"].dump(), knn["train"].dump());
+  page.add(
+      "<section><h2>What the network learned without labels</h2><p>Each of {} test images is "
+      "given the class that its {} nearest neighbours among {} training images vote for. "
+      "The same images and the same vote are used for raw pixels, for the network as it was "
+      "before training, and after. SimCLR never saw a label.</p><div class=\"plots\">",
+      knn["queries"].dump(), knn["k"].dump(), knn["train"].dump());
   page.plot(render_bars("kNN accuracy on Fashion-MNIST", bars));
   page.raw("</div></section>");
 }
@@ -164,12 +166,13 @@ void correlation_section(Page& page, const Json& results) {
   const Json& accuracy = correlation(results, "accuracy");
   const Json& clustering = correlation(results, "clustering_cis");
   const Json& spectral = correlation(results, "spectral_cis");
-  page.add("<p>Rank correlation (Spearman) with the transferability score over these {} models: "
-           "accuracy {:.2f}, accuracy × clustering diversity {:.2f}, accuracy × spectral diversity "
-           "{:.2f}. The paper found 0.55 for accuracy and 0.89 and 0.91 for the two scores, over "
-           "its ImageNet models.</p>",
-           results["models"].size(), number(accuracy["spearman"]), number(clustering["spearman"]),
-           number(spectral["spearman"]));
+  page.add(
+      "<p>Rank correlation (Spearman) with the transferability score over these {} models: "
+      "accuracy {}, accuracy × clustering diversity {}, accuracy × spectral diversity "
+      "{}. The paper found 0.55 for accuracy and 0.89 and 0.91 for the two scores, over "
+      "its ImageNet models.</p>",
+      results["models"].size(), shown(number(accuracy["spearman"]), 2),
+      shown(number(clustering["spearman"]), 2), shown(number(spectral["spearman"]), 2));
   page.raw("<div class=\"plots\">");
   page.plot(render_svg(scatter(results, "Transfer against CIS (clustering)",
                                "accuracy × clustering diversity", "clustering_cis",
@@ -179,12 +182,13 @@ void correlation_section(Page& page, const Json& results) {
                                "transfer", "transfer_error")));
   page.plot(render_svg(scatter(results, "Transfer against accuracy", "accuracy %", "accuracy",
                                "transferability", "transfer", "transfer_error")));
-  page.raw("</div><div class=\"wide\"><table class=\"sortable\"><thead><tr><th>measure</th>"
-           "<th>Spearman</th><th>Pearson</th><th>Kendall</th></tr></thead><tbody>");
+  page.raw(
+      "</div><div class=\"wide\"><table class=\"sortable\"><thead><tr><th>measure</th>"
+      "<th>Spearman</th><th>Pearson</th><th>Kendall</th></tr></thead><tbody>");
   for (const Json& row : results["correlations"])
-    page.add("<tr><td>{}</td><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td></tr>",
-             html_escape(row["title"]), number(row["spearman"]), number(row["pearson"]),
-             number(row["kendall"]));
+    page.add("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", html_escape(row["title"]),
+             shown(number(row["spearman"]), 3), shown(number(row["pearson"]), 3),
+             shown(number(row["kendall"]), 3));
   page.raw("</tbody></table></div></section>");
 }
 
@@ -192,73 +196,87 @@ void correlation_section(Page& page, const Json& results) {
 
 std::string render_report(const Json& results) {
   Page page;
-  page.raw("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
-           "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
+  page.raw(
+      "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
   page.add("<title>{}</title>", html_escape(results["title"]));
-  page.raw(std::string("<style>") + kReportStyle + "</style></head><body>");
+  page.add("<style>{}</style></head><body>", kReportStyle);
   page.add("<h1>{}</h1><p class=\"soft\">{} · {} · {}</p>", html_escape(results["title"]),
-           html_escape(results["created"]),
-           html_escape(results["machine"]["processor"]),
+           html_escape(results["created"]), html_escape(results["machine"]["processor"]),
            format_seconds(number(results["seconds"])));
-  page.raw("<p>A network is trained on Fashion-MNIST twice, once with labels and once without "
-           "(SimCLR). From each of the two, labels are injected with control cycle T: the "
-           "classifier learns at every step, the network below it only at every T-th. T = 1 is "
-           "ordinary fine-tuning; T = ∞ leaves the network as it was. For every model this report "
-           "measures its accuracy, how diverse its features are, and how well they serve tasks "
-           "it has never seen (a linear classifier on frozen features).</p>"
-           "<p><strong>This is a small study:</strong> a narrow network, subsets, minutes on a "
-           "processor, a few models. It shows the method at work; it can neither confirm nor refute "
-           "what was found with ImageNet models.</p>");
+  page.raw(
+      "<p>A network is trained on Fashion-MNIST twice, once with labels and once without "
+      "(SimCLR). From each of the two, labels are injected with control cycle T: the "
+      "classifier learns at every step, the network below it only at every T-th. T = 1 is "
+      "ordinary fine-tuning; T = ∞ leaves the network as it was. For every model this report "
+      "measures its accuracy, how diverse its features are, and how well they serve tasks "
+      "it has never seen (a linear classifier on frozen features).</p>"
+      "<p><strong>This is a small study:</strong> a narrow network, subsets, minutes on a "
+      "processor, a few models. It shows the method at work; it can neither confirm nor refute "
+      "what was found with ImageNet models.</p>");
   page.raw("<section><h2>All models</h2><p class=\"soft\">A click on a heading sorts.</p>");
   page.raw(model_table(results));
   page.raw("</section>");
   knn_section(page, results);
   correlation_section(page, results);
 
-  page.raw("<section><h2>Diversity against accuracy</h2><p>Diversity is measured on the weights "
-           "alone: clustering diversity asks how many groups of similar features there are, "
-           "spectral diversity how evenly the features fill their space. Injecting labels moves a "
-           "model to the right; the question is whether it moves down.</p><div class=\"plots\">");
+  page.raw(
+      "<section><h2>Diversity against accuracy</h2><p>Diversity is measured on the weights "
+      "alone: clustering diversity asks how many groups of similar features there are, "
+      "spectral diversity how evenly the features fill their space. Injecting labels moves a "
+      "model to the right; the question is whether it moves down.</p><div class=\"plots\">");
   page.plot(render_svg(scatter(results, "Clustering diversity against accuracy", "accuracy %",
                                "accuracy", "D_C", "clustering_diversity")));
   page.plot(render_svg(scatter(results, "Spectral diversity against accuracy", "accuracy %",
                                "accuracy", "D_S", "spectral_diversity")));
-  page.raw("</div></section><section><h2>Losses</h2><p>The dashed line is what SimCLR's loss would "
-           "be if all images were mapped to one point, ln(2N − 1) for N images a batch: a network "
-           "that has learned to tell images apart lies below it.</p><div class=\"plots\">");
+  page.raw(
+      "</div></section><section><h2>Losses</h2><p>The dashed line is what SimCLR's loss would "
+      "be if all images were mapped to one point, ln(2N − 1) for N images a batch: a network "
+      "that has learned to tell images apart lies below it.</p><div class=\"plots\">");
   for (const Json& group : results["curves"])
     page.plot(curve_plot(group["curves"], group["title"]));
   page.raw("</div></section>");
 
-  page.raw("<section><h2>Tasks</h2><p>The transferability score is the log odds of a model's "
-           "accuracies, minus their mean over the models, averaged over the tasks below.</p>"
-           "<div class=\"wide\"><table><thead><tr><th>task</th><th>classes</th><th>train</th>"
-           "<th>validation</th><th>test</th></tr></thead><tbody>");
+  page.raw(
+      "<section><h2>Tasks</h2><p>The transferability score is the log odds of a model's "
+      "accuracies, minus their mean over the models, averaged over the tasks below.</p>"
+      "<div class=\"wide\"><table><thead><tr><th>task</th><th>classes</th><th>train</th>"
+      "<th>validation</th><th>test</th></tr></thead><tbody>");
   for (const Json& task : results["tasks"])
     page.add("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
              html_escape(task["name"]), task["classes"].dump(), task["train"].dump(),
              task["validation"].dump(), task["test"].dump());
   page.raw("</tbody></table></div></section><section><h2>How it was made</h2>");
   page.raw(key_value_table(results["machine"]));
-  page.raw("<h3>Times</h3>" + key_value_table(results["stage_seconds"]));
+  page.add("<h3>Times</h3>{}", key_value_table(results["stage_seconds"]));
   page.add("<h3>Configuration</h3><p>Run again with <code>{}</code>.</p>",
            html_escape(results["command"]));
   for (const auto& [name, text] : results["configuration"].items())
     page.add("<details><summary>{}</summary><pre>{}</pre></details>", html_escape(name),
              html_escape(text));
-  page.raw(std::string("</section><script>") + kReportScript + "</script></body></html>");
+  page.add("</section><script>{}</script></body></html>", kReportScript);
   return page.take();
 }
+
+namespace {
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of("\",\n") == std::string::npos) return text;
+  std::string quoted(1, '"');
+  for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
+  quoted += '"';
+  return quoted;
+}
+}  // namespace
 
 std::string render_csv(const Json& results) {
   Page page;
   const std::vector<Column> list = columns(results);
   std::string line = "model,start,cycle";
-  for (const Column& column : list) line += "," + column.heading;
+  for (const Column& column : list) line += fmt::format(",{}", csv_field(column.heading));
   page.raw(line);
   for (const Json& model : results["models"]) {
-    line = fmt::format("{},{},{}", model["name"].get<std::string>(),
-                       model["start"].get<std::string>(), model["cycle"].get<std::string>());
+    line = fmt::format("{},{},{}", csv_field(model["name"]), csv_field(model["start"]),
+                       csv_field(model["cycle"]));
     for (const Column& column : list) {
       const double value = column.value(model);
       line += std::isfinite(value) ? fmt::format(",{}", value) : ",";

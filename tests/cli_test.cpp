@@ -1,0 +1,146 @@
+// What the program says and the code it exits with, for good and bad requests and files.
+#include "tests/program.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+using CliTest = ProgramTest;
+
+const char* const kFashion = "/usr/share/datasets/fashion-mnist/";
+
+TEST_F(CliTest, HelpAndVersionGoToStdout) {
+  for (const char* word : {"--help", "-h", "help"}) {
+    const Outcome outcome = run({word});
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_NE(outcome.out.find("usage: facet COMMAND"), std::string::npos);
+    EXPECT_EQ(outcome.err, "");
+  }
+  const Outcome version = run({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_EQ(version.out.find("facet 0."), 0u) << version.out;
+  for (const char* command : {"pretrain", "inject", "probe", "knn", "diversity", "reproduce"}) {
+    const Outcome outcome = run({command, "--help"});
+    EXPECT_EQ(outcome.code, 0) << command;
+    EXPECT_NE(outcome.out.find("Usage: facet " + std::string(command)), std::string::npos);
+  }
+}
+
+TEST_F(CliTest, MistypedWordsGetTheNearestOne) {
+  expect_error({"pretran"}, 2, {"pretran", "did you mean 'pretrain'?"});
+  expect_error({"--versoin"}, 2, {"--versoin", "did you mean '--version'?"});
+  expect_error({"pretrain", "--epoch", "3"}, 2, {"unknown option --epoch", "'--epochs'"});
+  expect_error({"pretrain", "--bath-size=3"}, 2, {"--bath-size", "'--batch-size'"});
+  expect_error({"bench", "trian"}, 2, {"trian", "'train'"});
+  expect_error({"pretrain", "--output", path("r"), "--data", "shaeps"}, 2, {"shaeps", "'shapes'"});
+  expect_error({"pretrain", "stray", "--output", path("r")}, 2, {"unexpected argument 'stray'"});
+}
+
+TEST_F(CliTest, BadValuesNameTheirOption) {
+  expect_error({"pretrain"}, 2, {"--output"});
+  expect_error({"pretrain", "--output", path("r"), "--epochs", "many"}, 2, {"--epochs", "many"});
+  expect_error({"pretrain", "--output", path("r"), "--epochs", "0"}, 2, {"--epochs", "got 0"});
+  expect_error({"pretrain", "--output", path("r"), "--lr", "nan"}, 2, {"--lr", "positive"});
+  expect_error({"pretrain", "--output", path("r"), "--method", "moco"}, 2,
+               {"--method", "simclr", "moco"});
+  expect_error({"pretrain", "--output", path("r"), "--batch-size"}, 2, {"--batch-size"});
+  expect_error({"inject", "--output", path("r"), "--from", path("x"), "--cycle", "0"}, 2,
+               {"--cycle", "got '0'"});
+  expect_error({"knn"}, 2, {"run's folder"});
+}
+
+TEST_F(CliTest, RecipesSitBetweenDefaultsAndTheCommandLine) {
+  write_file(path("a.toml"), "lr = 0.25\nepochs = 7\nmethod = \"supervised\"\n");
+  const Outcome outcome =
+      run({"pretrain", "--recipe", path("a.toml"), "--epochs", "9", "--print-config"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* line :
+       {"lr = 0.25\n", "epochs = 9\n", "method = \"supervised\"\n", "momentum = 0.9\n"})
+    EXPECT_NE(outcome.out.find(line), std::string::npos) << line << outcome.out;
+  // What is printed is a recipe that prints the same.
+  write_file(path("b.toml"), outcome.out);
+  EXPECT_EQ(run({"pretrain", "--recipe", path("b.toml"), "--print-config"}).out, outcome.out);
+  EXPECT_EQ(run({"pretrain", "--recipe", "simclr-fashion-mnist", "--print-config"}).code, 0);
+}
+
+TEST_F(CliTest, BadRecipesNameFileAndLine) {
+  write_file(path("a.toml"), "lr = 0.25\nepoch = 7\n");
+  expect_error({"pretrain", "--recipe", path("a.toml")}, 3, {"a.toml:2", "'epoch'", "--epochs"});
+  write_file(path("a.toml"), "lr = 0.25\n\nepochs = \"x\"\n");
+  expect_error({"pretrain", "--recipe", path("a.toml")}, 3, {"a.toml:3", "--epochs", "x"});
+  write_file(path("a.toml"), "lr = 0.25\nlr 3\n");
+  expect_error({"pretrain", "--recipe", path("a.toml")}, 3, {"a.toml:2"});
+  expect_error({"pretrain", "--recipe", path("none.toml")}, 3, {"none.toml"});
+  expect_error({"pretrain", "--recipe", "none"}, 2, {"no recipe 'none'", "simclr-fashion-mnist"});
+}
+
+TEST_F(CliTest, BadModelsNameTheFile) {
+  expect_error({"diversity", path("none")}, 3, {"none"});
+  make_folder(path("empty"));
+  expect_error({"diversity", path("empty")}, 3, {"empty", "model.safetensors"});
+  write_file(path("x.safetensors"), "not a model at all");
+  expect_error({"knn", path("x.safetensors")}, 3, {"x.safetensors"});
+}
+
+// A copy of Fashion-MNIST's folder in which single files can be spoilt.
+class CliDataTest : public ProgramTest {
+ protected:
+  void SetUp() override {
+    ProgramTest::SetUp();
+    if (!fs::exists(kFashion)) GTEST_SKIP() << "dataset-fashion-mnist is not installed";
+    make_folder(folder_ / "data");
+    for (const char* name : kFiles) fs::create_symlink(kFashion + std::string(name), file(name));
+  }
+  fs::path file(const std::string& name) const { return folder_ / "data" / name; }
+  void replace(const std::string& name, const std::string& content) {
+    fs::remove(file(name));
+    write_file(file(name), content);
+  }
+  void expect_refused(const std::vector<std::string>& words) {
+    expect_error({"pretrain", "--method", "supervised", "--epochs", "1", "--output", path("run"),
+                  "--data", "fashion-mnist:" + path("data")},
+                 3, words);
+  }
+  static constexpr const char* kFiles[] = {
+      "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz",
+      "t10k-labels-idx1-ubyte.gz"};
+};
+
+TEST_F(CliDataTest, TruncatedFile) {
+  replace(kFiles[0], read_file(kFashion + std::string(kFiles[0])).substr(0, 100'000));
+  expect_refused({"train-images-idx3-ubyte.gz"});
+}
+
+TEST_F(CliDataTest, SwappedFiles) {
+  fs::rename(file(kFiles[0]), file("x"));
+  fs::rename(file(kFiles[1]), file(kFiles[0]));
+  fs::rename(file("x"), file(kFiles[1]));
+  expect_refused({"idx"});
+}
+
+TEST_F(CliDataTest, SwappedSplits) {
+  fs::rename(file(kFiles[1]), file("x"));
+  fs::rename(file(kFiles[3]), file(kFiles[1]));
+  expect_refused({"10000", "60000"});
+}
+
+TEST_F(CliDataTest, MissingFolderAndFile) {
+  fs::remove(file(kFiles[1]));
+  expect_refused({"train-labels"});
+  fs::remove_all(folder_ / "data");
+  expect_refused({"data"});
+}
+
+TEST_F(CliDataTest, WrongCifarSize) {
+  make_folder(path("cifar-10-batches-bin"));
+  for (const char* name : {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
+                           "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"})
+    write_file(path("cifar-10-batches-bin/" + std::string(name)), std::string(3072, '\0'));
+  write_file(path("cifar-10-batches-bin/batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+  expect_error(
+      {"pretrain", "--output", path("run"), "--data", "cifar10:" + path("cifar-10-batches-bin")}, 3,
+      {".bin", "3072"});
+}
+
+}  // namespace
+}  // namespace facet

@@ -1,0 +1,81 @@
+// Runs the built program and catches what it says.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tensor/file.h"
+
+namespace facet {
+
+struct Outcome {
+  int code = -1;  // exit code; 128 + signal when killed
+  std::string out, err;
+};
+
+class ProgramTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = std::filesystem::temp_directory_path() /
+              (std::string("facet_") + info->name() + "_" + std::to_string(::getpid()));
+    std::filesystem::remove_all(folder_);
+    make_folder(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  pid_t start(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), FACET_PROGRAM);
+    std::vector<char*> argv;
+    for (std::string& a : arguments) argv.push_back(a.data());
+    argv.push_back(nullptr);
+    const std::string out = path(".out"), err = path(".err");
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      const auto redirect = [](const std::string& file, int to) {
+        ::dup2(::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), to);
+      };
+      redirect(out, STDOUT_FILENO);
+      redirect(err, STDERR_FILENO);
+      ::execv(argv[0], argv.data());
+      ::_exit(127);
+    }
+    return pid;
+  }
+  Outcome finish(pid_t pid) {
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
+            read_file(path(".out")), read_file(path(".err"))};
+  }
+  Outcome run(const std::vector<std::string>& arguments) { return finish(start(arguments)); }
+
+  // Exit code, and one line on stderr that holds every one of `words`.
+  void expect_error(const std::vector<std::string>& arguments, int code,
+                    const std::vector<std::string>& words) {
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.code, code) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    const std::string& err = outcome.err;
+    const size_t at = err.rfind("error: ");
+    ASSERT_NE(at, std::string::npos) << err;
+    EXPECT_EQ(err.find('\n', at), err.size() - 1) << "not one line: " << err;
+    for (const std::string& word : words)
+      EXPECT_NE(err.find(word, at), std::string::npos) << "no '" << word << "' in: " << err;
+  }
+
+  std::filesystem::path folder_;
+};
+
+}  // namespace facet

@@ -1,0 +1,223 @@
+// Whole runs of the program: stopping and continuing changes nothing, guards stop in time, and the
+// study goes from pictures to report.
+#include <sys/file.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "tensor/serialize.h"
+#include "tests/program.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+using RunTest = ProgramTest;
+using Words = std::vector<std::string>;
+
+Words joined(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// 32 steps of a tiny network.
+Words tiny(const std::string& output) {
+  return {"--data",         "shapes:train=64,size=16",
+          "--batch-size",   "16",
+          "--epochs",       "8",
+          "--threads",      "1",
+          "--log-interval", "1",
+          "--output",       output};
+}
+Words tiny_pretrain(const std::string& method, const std::string& output) {
+  return joined({"pretrain", "--method", method, "--width", "4", "--image-size", "16"},
+                tiny(output));
+}
+
+void expect_same_model(const fs::path& a, const fs::path& b) {
+  const auto x = load_safetensors(a / "model.safetensors").tensors;
+  const auto y = load_safetensors(b / "model.safetensors").tensors;
+  ASSERT_EQ(x.size(), y.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(x[i].name, y[i].name);
+    ASSERT_EQ(x[i].value.shape(), y[i].value.shape());
+    EXPECT_EQ(std::memcmp(x[i].value.raw(), y[i].value.raw(), x[i].value.bytes()), 0) << x[i].name;
+  }
+}
+
+class ResumeTest : public ProgramTest {
+ protected:
+  // Starts the command, sends the signal once `lines` records are written; returns how it ended.
+  Outcome stop_after(const Words& command, const fs::path& run_folder, int lines, int signal) {
+    const pid_t pid = start(command);
+    for (int i = 0; i < 6000; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      if (!fs::exists(run_folder / "metrics.jsonl")) continue;
+      const std::string text = read_file(run_folder / "metrics.jsonl");
+      if (std::count(text.begin(), text.end(), '\n') >= lines) break;
+    }
+    ::kill(pid, signal);
+    return finish(pid);
+  }
+
+  // Straight; stopped by SIGINT and continued; killed and continued: the same weights.
+  void expect_resumable(const std::function<Words(const std::string&)>& command) {
+    ASSERT_EQ(run(command(path("straight"))).code, 0);
+    const Outcome stopped = stop_after(joined(command(path("stopped")), {"--workers", "2"}),
+                                       path("stopped"), 5, SIGINT);
+    // On a busy machine the run may be over before the signal comes: then there is nothing to see.
+    if (stopped.code != 0) {
+      EXPECT_EQ(stopped.code, 75) << stopped.err;
+      EXPECT_NE(stopped.err.find("run the same command again"), std::string::npos) << stopped.err;
+      EXPECT_FALSE(fs::exists(path("stopped/model.safetensors")));
+    }
+    const Outcome again = run(command(path("stopped")));
+    ASSERT_EQ(again.code, 0) << again.err;
+    expect_same_model(path("straight"), path("stopped"));
+
+    stop_after(joined(command(path("killed")), {"--checkpoint-seconds", "0"}), path("killed"), 4,
+               SIGKILL);
+    ASSERT_EQ(run(command(path("killed"))).code, 0);
+    expect_same_model(path("straight"), path("killed"));
+  }
+};
+
+TEST_F(ResumeTest, Simclr) {
+  expect_resumable([](const std::string& output) { return tiny_pretrain("simclr", output); });
+}
+
+TEST_F(ResumeTest, Supervised) {
+  expect_resumable([](const std::string& output) { return tiny_pretrain("supervised", output); });
+}
+
+TEST_F(ResumeTest, InjectionInTheMiddleOfACycle) {
+  ASSERT_EQ(run(tiny_pretrain("simclr", path("start"))).code, 0);
+  expect_resumable([this](const std::string& output) {
+    return joined({"inject", "--from", path("start"), "--cycle", "3", "--lr", "0.01"},
+                  tiny(output));
+  });
+}
+
+TEST_F(RunTest, InfiniteCycleLeavesTheBackboneAsItWas) {
+  ASSERT_EQ(run(tiny_pretrain("simclr", path("start"))).code, 0);
+  const Words inject =
+      joined({"inject", "--from", path("start"), "--cycle", "inf"}, tiny(path("probe")));
+  ASSERT_EQ(run(inject).code, 0);
+  const auto before = load_safetensors(path("start/model.safetensors")).tensors;
+  const auto after = load_safetensors(path("probe/model.safetensors")).tensors;
+  ASSERT_EQ(after.size(), before.size() + 2);  // the classifier
+  for (const auto& [name, value] : before) {
+    const auto same = std::find_if(after.begin(), after.end(),
+                                   [&, n = name](const NamedTensor& t) { return t.name == n; });
+    ASSERT_NE(same, after.end()) << name;
+    EXPECT_EQ(std::memcmp(same->value.raw(), value.raw(), value.bytes()), 0) << name;
+  }
+}
+
+TEST_F(RunTest, AFinishedRunIsNotRepeatedAndOtherSettingsAreRefused) {
+  const Words command = tiny_pretrain("supervised", path("run"));
+  ASSERT_EQ(run(command).code, 0);
+  const std::string model = read_file(path("run/model.safetensors"));
+  const Outcome again = run(command);
+  EXPECT_EQ(again.code, 0);
+  EXPECT_NE(again.err.find("complete already"), std::string::npos) << again.err;
+  EXPECT_EQ(read_file(path("run/model.safetensors")), model);
+  expect_error(joined(command, {"--lr", "0.5"}), 2, {"lr = 0.05", "lr = 0.5", "--output"});
+  const int lock = ::open(path("run/.lock").c_str(), O_RDWR);
+  ASSERT_EQ(::flock(lock, LOCK_EX), 0);
+  expect_error(command, 3, {"another process"});
+  ::close(lock);
+}
+
+TEST_F(RunTest, ADamagedCheckpointGivesWayToTheOneBefore) {
+  const Words command = tiny_pretrain("supervised", path("run"));
+  ASSERT_EQ(run(joined(command, {"--checkpoint-seconds", "0"})).code, 0);
+  ASSERT_EQ(run(tiny_pretrain("supervised", path("straight"))).code, 0);
+  fs::remove(path("run/model.safetensors"));
+  fs::resize_file(path("run/checkpoints/step-0000000032.safetensors"), 1000);
+  const Outcome outcome = run(command);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_NE(outcome.err.find("step-0000000032.safetensors"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("continuing after step 31"), std::string::npos) << outcome.err;
+  expect_same_model(path("straight"), path("run"));
+}
+
+TEST_F(RunTest, ANonFiniteLossStopsBeforeTheWeightsAreTouched) {
+  const Words command = joined(tiny_pretrain("supervised", path("run")),
+                               {"--lr", "1e30", "--checkpoint-seconds", "0"});
+  expect_error(command, 6, {"step", "metrics.jsonl", "checkpoints"});
+  EXPECT_FALSE(fs::exists(path("run/model.safetensors")));
+  for (const auto& entry : fs::directory_iterator(path("run/checkpoints")))
+    for (const auto& [name, value] : load_safetensors(entry.path()).tensors) {
+      if (!name.starts_with("model.") || value.dtype() != DType::f32) continue;
+      for (const float v : value.to_vector<float>()) ASSERT_TRUE(std::isfinite(v)) << name;
+    }
+  // The record of the bad step names its samples.
+  const std::string log = read_file(path("run/metrics.jsonl"));
+  EXPECT_NE(log.find("\"samples\""), std::string::npos);
+  EXPECT_EQ(log.find("nan"), std::string::npos);
+}
+
+TEST_F(RunTest, EvaluationsPrintJson) {
+  ASSERT_EQ(run(tiny_pretrain("supervised", path("run"))).code, 0);
+  const auto json = [&](const Words& words) {
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out);
+  };
+  const std::string data = "shapes:train=64,test=40,size=16";
+  const auto diversity = json({"diversity", path("run"), "--json"});
+  EXPECT_GT(diversity["model"]["D_C"].get<double>(), 0);
+  EXPECT_EQ(diversity["layers"].size(), 20u);  // 17 convolutions of ResNet-18 and 3 shortcuts
+  EXPECT_EQ(json({"knn", path("run"), "--data", data, "-k", "5", "--json"})["test"], 40);
+  EXPECT_EQ(
+      json({"probe", path("run"), "--data", "scene:train=64,test=40,size=16", "--json"})["metric"],
+      "mAP");
+  const auto bench = json({"bench", "train", "--arch", "resnet18", "--image-size", "16", "--width",
+                           "4", "-b", "4", "--steps", "3", "--num-classes", "10", "--json"});
+  EXPECT_EQ(bench["losses"].size(), 5u);
+  EXPECT_GT(bench["images_per_second"].get<double>(), 0);
+}
+
+TEST_F(RunTest, TheStudyGoesFromPicturesToReportAndContinues) {
+  if (!fs::exists("/usr/share/datasets/fashion-mnist"))
+    GTEST_SKIP() << "dataset-fashion-mnist is not installed";
+  const Words command = {"reproduce",    "--fast", "--threads",    "1",
+                         "--per-class",  "8",      "--batch-size", "16",
+                         "--image-size", "16",     "--output",     path("study")};
+  // Stopped in the first training, then between or inside later stages.
+  const pid_t pid = start(command);
+  for (int i = 0; i < 6000 && !fs::exists(path("study/supervised/metrics.jsonl")); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  ::kill(pid, SIGTERM);
+  const Outcome stopped = finish(pid);
+  EXPECT_EQ(stopped.code, 75) << stopped.err;
+  const Outcome outcome = run(command);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* text : {"SimCLR + labels, T = 4", "transfer", "kNN accuracy", "collapse value"})
+    EXPECT_NE(outcome.out.find(text), std::string::npos) << text << "\n" << outcome.out;
+  const auto results = nlohmann::json::parse(read_file(path("study/results.json")));
+  ASSERT_EQ(results["models"].size(), 8u);
+  double sum = 0;
+  for (const auto& model : results["models"]) {
+    EXPECT_EQ(model["probes"].size(), 4u);
+    EXPECT_NEAR(model["clustering_cis"].get<double>(),
+                model["accuracy"].get<double>() * model["clustering_diversity"].get<double>(),
+                1e-9);
+    sum += model["transfer"].get<double>();
+  }
+  EXPECT_NEAR(sum, 0, 1e-9);  // scores are relative to the models' mean
+  EXPECT_GT(fs::file_size(path("study/report.html")), 20'000u);
+  const std::string csv = read_file(path("study/results.csv"));
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 9);
+  // Once more: nothing is repeated, the same table comes out.
+  const Outcome again = run(command);
+  EXPECT_EQ(again.out, outcome.out);
+  EXPECT_EQ(again.err.find("measuring"), std::string::npos) << again.err;
+}
+
+}  // namespace
+}  // namespace facet
