@@ -26,8 +26,8 @@ double test_accuracy(ResNet& network, const DatasetPtr& dataset, const Pipeline&
 
 int main() {
   constexpr int kSize = 24;
-  constexpr int64_t kEpochs = 6;
-  const DatasetPtr train = open_dataset("textures:train=600,size=24", Split::train);
+  constexpr int64_t kEpochs = 5;
+  const DatasetPtr train = open_dataset("textures:train=1500,size=24", Split::train);
   const DatasetPtr test = open_dataset("textures:test=200,size=24", Split::test);
   const Pipeline augmented = supervised_pipeline(kSize, kImagenetNormalization, 0.5);
   const Pipeline whole = eval_pipeline(kSize, kImagenetNormalization);
@@ -51,7 +51,7 @@ int main() {
       const Variable loss = cross_entropy(network.logits(Variable(batch->views[0])), batch->labels);
       backward(loss);
       const double progress = static_cast<double>(step) / static_cast<double>(steps);
-      optimizer.step(schedule::cosine(0.1, 0.0, progress), ++step);
+      optimizer.step(schedule::cosine(0.03, 0.0, progress), ++step);
       total += loss.item();
     }
     fmt::print("epoch {}  loss {:.4f}\n", epoch + 1, total / static_cast<double>(loader.batches()));
