@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "apps/command.h"
 #include "apps/interrupt.h"
@@ -13,6 +14,7 @@
 #include "nn/init.h"
 #include "ssl/supervised.h"
 #include "tensor/parallel.h"
+#include "tensor/profile.h"
 #include "tensor/text.h"
 
 namespace facet {
@@ -34,7 +36,7 @@ struct TrainBench {
   uint64_t seed = 0;
   double lr = 0.01;
   std::string save_start;
-  bool json = false;
+  bool json = false, profile = false;
 };
 
 // Random images and labels: the peer is given the same.
@@ -64,6 +66,7 @@ void bench_train(const Arguments& arguments) {
   options.add("--threads", bench.threads, "Threads (0: one a core)");
   options.add("--save-start", bench.save_start,
               "Write the initial weights and the batch to a file");
+  options.flag("--profile", bench.profile, "Time every operation (slows the steps a little)");
   options.flag("--json", bench.json, "Print JSON");
   if (!options.parse(arguments)) return;
   if (bench.batch < 1 || bench.steps < 1 || bench.warmup < 0 || bench.classes < 2)
@@ -88,9 +91,11 @@ void bench_train(const Arguments& arguments) {
   all.weight_decay = 1e-4;
   Optimizer optimizer({}, {all});
 
+  std::optional<Profile> profile;
   double first_step = 0.0;
   std::vector<double> seconds, losses;
   for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
+    if (bench.profile && step == bench.warmup) profile.emplace();
     const Stopwatch clock;
     const double loss = objective.train_step(batch, optimizer, bench.lr, step);
     if (step == 0) first_step = seconds_since_start();
@@ -98,6 +103,13 @@ void bench_train(const Arguments& arguments) {
     if (losses.size() < kReportedLosses) losses.push_back(loss);
     stop_if_interrupted("bench stopped");
   }
+  // Milliseconds a step of every operation.
+  Json operations = Json::object();
+  if (profile)
+    for (const ProfilingBackend::Row& row : profile->rows())
+      operations[row.name] = {{"calls", row.calls / bench.steps},
+                              {"ms", row.seconds * 1e3 / static_cast<double>(bench.steps)}};
+  profile.reset();
   const double step = median(seconds);
   const double images_per_second = static_cast<double>(bench.batch) / step;
   if (bench.json) {
@@ -109,7 +121,8 @@ void bench_train(const Arguments& arguments) {
                          {"step_seconds", step},
                          {"first_step_seconds", first_step},
                          {"peak_memory_mib", peak_memory_mib()},
-                         {"losses", losses}};
+                         {"losses", losses},
+                         {"operations", operations}};
     fmt::print("{}\n", result.dump());
     return;
   }
@@ -122,6 +135,9 @@ void bench_train(const Arguments& arguments) {
   std::string text;
   for (const double loss : losses) text += fmt::format(" {:.6f}", loss);
   fmt::print("losses:{}\n", text);
+  for (const auto& [name, row] : operations.items())
+    fmt::print("{:<28} {:>5} calls {:>9.2f} ms a step\n", name, row["calls"].get<int64_t>(),
+               row["ms"].get<double>());
 }
 
 void bench_diversity(const Arguments& arguments) {

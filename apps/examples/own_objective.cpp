@@ -57,14 +57,14 @@ class RotationObjective final : public Objective {
 }  // namespace
 
 int main() {
-  const DatasetPtr pictures = open_dataset("digits:train=400,size=24", Split::train);
+  const DatasetPtr pictures = open_dataset("digits:train=200,size=16", Split::train);
   RotationObjective objective(
       std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 8}));
   initialize(objective, /*seed=*/1);
   Optimizer optimizer({}, objective.groups(/*weight_decay=*/1e-4));
 
   DataLoader loader(pictures,
-                    {.views = {eval_pipeline(24, kImagenetNormalization)}, .batch_size = 40});
+                    {.views = {eval_pipeline(16, kImagenetNormalization)}, .batch_size = 20});
   int64_t step = 0;
   double mean = 0;
   for (int64_t epoch = 0; epoch < 5; ++epoch) {

@@ -1,4 +1,4 @@
-// A narrow ResNet-18 learns to tell figures apart: a dataset, a loader with augmentation, a
+// A narrow ResNet-18 learns to tell clothes apart: a dataset, a loader with augmentation, a
 // learning-rate schedule, and the accuracy on pictures it has not seen.
 #include "data/loader.h"
 #include "metrics/accuracy.h"
@@ -25,12 +25,12 @@ double test_accuracy(ResNet& network, const DatasetPtr& dataset, const Pipeline&
 }  // namespace
 
 int main() {
-  constexpr int kSize = 24;
-  constexpr int64_t kEpochs = 5;
-  const DatasetPtr train = open_dataset("textures:train=1500,size=24", Split::train);
-  const DatasetPtr test = open_dataset("textures:test=200,size=24", Split::test);
-  const Pipeline augmented = supervised_pipeline(kSize, kImagenetNormalization, 0.5);
-  const Pipeline whole = eval_pipeline(kSize, kImagenetNormalization);
+  constexpr int kSize = 20;
+  constexpr int64_t kEpochs = 4;
+  const DatasetPtr train = balanced_subset(open_dataset("fashion-mnist", Split::train), 80, 1);
+  const DatasetPtr test = balanced_subset(open_dataset("fashion-mnist", Split::test), 30, 1);
+  const Pipeline augmented = supervised_pipeline(kSize, kFashionMnistNormalization, 0.5);
+  const Pipeline whole = eval_pipeline(kSize, kFashionMnistNormalization);
 
   ResNet network(
       {.arch = "resnet18", .stem = Stem::small, .width = 8, .num_classes = train->num_classes()});
@@ -51,12 +51,12 @@ int main() {
       const Variable loss = cross_entropy(network.logits(Variable(batch->views[0])), batch->labels);
       backward(loss);
       const double progress = static_cast<double>(step) / static_cast<double>(steps);
-      optimizer.step(schedule::cosine(0.03, 0.0, progress), ++step);
+      optimizer.step(schedule::cosine(0.05, 0.0, progress), ++step);
       total += loss.item();
     }
     fmt::print("epoch {}  loss {:.4f}\n", epoch + 1, total / static_cast<double>(loader.batches()));
   }
   const double accuracy = test_accuracy(network, test, whole);
   fmt::print("accuracy on {} new pictures: {:.1f}%\n", test->size(), 100 * accuracy);
-  return accuracy > 2.0 / static_cast<double>(train->num_classes()) ? 0 : 1;
+  return accuracy > 0.5 ? 0 : 1;
 }
