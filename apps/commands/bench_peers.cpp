@@ -29,6 +29,9 @@ constexpr const char* kTunedEnvironment =
     "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 "
     "OPENBLAS_CORETYPE=SKYLAKEX ATEN_CPU_CAPABILITY=avx512";
 
+// The interpreter that Debian's python3-torch and python3-scipy belong to.
+constexpr const char* kPython = "/usr/bin/python3";
+
 struct Row {
   std::string name;
   // Options for both sides; empty arch: a row of the diversity metrics.
@@ -95,7 +98,7 @@ Measured run_training(const Row& row, int rounds, const std::string& self) {
                   row.arch, row.stem, row.image_size, row.batch, row.steps);
   const std::string ours = fmt::format("{} bench train {} --json --threads {} --save-start {}",
                                        quoted(self), shared, num_threads(), quoted(start.string()));
-  const std::string peer = fmt::format("/usr/bin/python3 {} {} --threads {} --start {}",
+  const std::string peer = fmt::format("{} {} {} --threads {} --start {}", kPython,
                                        quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared,
                                        num_threads(), quoted(start.string()));
   Measured result;
@@ -125,7 +128,7 @@ Measured run_diversity_row(const Row& row, int rounds, const std::string& self) 
     log_info("{}: round {} of {}", row.name, round + 1, rounds);
     const std::string script = quoted(std::string(FACET_PEERS) + "/diversity_peer.py");
     const Json a = run_json(quoted(self) + " bench diversity --json" + large);
-    const Json b = run_json("/usr/bin/python3 " + script + large);
+    const Json b = run_json(fmt::format("{} {}{}", kPython, script, large));
     result.ours.push_back(a["seconds"]);
     result.peer_default.push_back(b["scipy"]["seconds"]);
     result.peer_tuned.push_back(b["tuned"]["seconds"]);

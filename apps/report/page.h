@@ -21,7 +21,7 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .4rem; }
 p { max-width: 44rem; } .soft { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr));
   gap: 1rem; }
-figure { margin: 0; } figcaption { color: var(--soft); font-size: .9rem; }
+figure { margin: 0; max-width: 34rem; } figcaption { color: var(--soft); font-size: .9rem; }
 svg { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--soft); } svg .title { fill: var(--text); font-weight: 600; font-size: 14px; }
 svg .name { fill: var(--text); font-size: 11.5px; } svg .note { font-size: 11.5px; }

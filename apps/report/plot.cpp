@@ -38,6 +38,13 @@ struct Axis {
   }
 };
 
+// Roughly, in the fonts of the page: no need to be exact, labels only keep out of each other's way.
+double text_width(const std::string& text) {
+  const auto characters =
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });  // UTF-8
+  return 6.9 * static_cast<double>(characters);
+}
+
 struct Box {
   double x0, y0, x1, y1;
   bool overlaps(const Box& o) const { return x0 < o.x1 && o.x0 < x1 && y0 < o.y1 && o.y0 < y1; }
@@ -159,7 +166,7 @@ class Painter {
     for (const PlotSeries& series : plot_.series)
       for (const PlotPoint& p : series.points) {
         if (p.label.empty()) continue;
-        const double width = 6.2 * static_cast<double>(p.label.size()), x = px(p.x), y = py(p.y);
+        const double width = text_width(p.label), x = px(p.x), y = py(p.y);
         const double places[][2] = {{x + 9, y + 4},          {x - 9 - width, y + 4},
                                     {x - width / 2, y - 10}, {x - width / 2, y + 19},
                                     {x + 7, y - 9},          {x + 7, y + 17},
@@ -192,7 +199,7 @@ class Painter {
       else
         svg_.add(R"({} class="mark c{}"/>)", mark_shape(series.mark, x + 8, y - 4), series.colour);
       svg_.add(R"(<text x="{:.1f}" y="{:.1f}">{}</text>)", x + 22, y, html_escape(series.name));
-      x += 34 + 6.2 * static_cast<double>(series.name.size());
+      x += 36 + text_width(series.name);
     }
   }
 
