@@ -291,6 +291,8 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
   if (head.weight.defined()) {
     objective.classifier().weight.value().copy_(head.weight);
     objective.classifier().bias.value().copy_(head.bias);
+  } else {
+    objective.reset_head(options.run.seed);
   }
   log_info("{}: labels into {} with T = {} on {} pictures of {}", options.run.output, options.from,
            options.cycle, dataset->size(), dataset->name());
