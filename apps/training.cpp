@@ -221,9 +221,12 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   const std::unique_ptr<Objective> objective = make_objective(options, dataset->num_classes());
   std::vector<Pipeline> views;
   if (options.method == "simclr") {
-    const Pipeline view = is_grey(options.run.data) ? simclr_gray_pipeline(size, n)
-                          : size <= 64              ? simclr_small_pipeline(size, n)
-                                                    : simclr_pipeline(size, n);
+    const bool grey = is_grey(options.run.data), small = size <= 64;
+    const double usual = grey ? 0.3 : 0.08;
+    const double min_area = options.run.min_area > 0 ? options.run.min_area : usual;
+    const Pipeline view = grey    ? simclr_gray_pipeline(size, n, min_area)
+                          : small ? simclr_small_pipeline(size, n, min_area)
+                                  : simclr_pipeline(size, n, min_area);
     views = {view, view};
   } else {
     require_single_label(dataset);

@@ -7,7 +7,9 @@
 
 namespace facet {
 namespace {
-const char* name(Filter filter) { return filter == Filter::bilinear ? "bilinear" : "bicubic"; }
+const char* name(Filter filter) {
+  return filter == Filter::bilinear ? "bilinear" : "bicubic";
+}
 }  // namespace
 
 PipelineStep random_resized_crop(int size, double low, double high, Filter filter) {
@@ -114,27 +116,29 @@ void Pipeline::operator()(Image image, RandomSequence random, float* out) const 
       out[i + c] = static_cast<float>(final_image.pixels[i + c]) * scale[c] + shift[c];
 }
 
-Pipeline simclr_pipeline(int size, const Normalization& n) {
-  return {size, n,
-          {random_resized_crop(size, .08, 1, Filter::bilinear), random_flip(),
+Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {
+  return {size,
+          n,
+          {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
            color_jitter(.8, .8, .8, .2, .8), random_gray(.2), random_blur(.5, .1, 2)}};
 }
 
-Pipeline simclr_small_pipeline(int size, const Normalization& n) {
-  return {size, n,
-          {random_resized_crop(size, .08, 1, Filter::bicubic), random_flip(),
+Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area) {
+  return {size,
+          n,
+          {random_resized_crop(size, min_area, 1, Filter::bicubic), random_flip(),
            color_jitter(.4, .4, .4, .1, .8), random_gray(.2)}};
 }
 
-Pipeline simclr_gray_pipeline(int size, const Normalization& n) {
-  return {size, n,
-          {random_resized_crop(size, .3, 1, Filter::bilinear), random_flip(),
+Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area) {
+  return {size,
+          n,
+          {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
            color_jitter(.4, .4, 0, 0, .8)}};
 }
 
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area) {
-  return {size, n,
-          {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip()}};
+  return {size, n, {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip()}};
 }
 
 Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio) {

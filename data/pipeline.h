@@ -61,16 +61,17 @@ class Pipeline {
 
 // SimCLR as ported to Pillow (VISSL): crop (.08, 1) bilinear, flip, jitter (.8, .8, .8, .2) p .8,
 // grey p .2, blur p .5.
-Pipeline simclr_pipeline(int size, const Normalization& n);
+Pipeline simclr_pipeline(int size, const Normalization& n, double min_area = .08);
 // SimCLR for images of about 32 pixels (appendix B.9): crop (.08, 1) bicubic, flip, jitter at
 // strength .5 p .8, grey p .2, no blur.
-Pipeline simclr_small_pipeline(int size, const Normalization& n);
+Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area = .08);
 // The same for grey images, where hue, saturation and greying do nothing: a milder crop, flip,
 // brightness and contrast.
-Pipeline simclr_gray_pipeline(int size, const Normalization& n);
+Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area = .3);
 // Supervised training: crop (.08, 1) on photographs, (min_area, 1) where given; flip.
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area = 0.08);
-// Evaluation: the shorter side to size / crop_ratio and the centre; ratio 1 squashes to size x size.
+// Evaluation: the shorter side to size / crop_ratio and the centre; ratio 1 squashes to size x
+// size.
 Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio = 1.0);
 
 }  // namespace facet

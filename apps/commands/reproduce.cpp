@@ -27,6 +27,8 @@ struct StudyOptions {
   // The network, and how long each kind of run trains.
   int64_t width = 16, image_size = 28, per_class = 1000, batch_size = 128;
   int64_t simclr_epochs = 16, supervised_epochs = 8, inject_epochs = 4;
+  std::string simclr_opt = "sgd";
+  double simclr_min_area = 0.3;
   double simclr_lr = 0.12, supervised_lr = 0.1, inject_lr = 0.03, temperature = 0.2;
   // Downstream: training pictures of a task, of which a quarter chooses C, and test pictures.
   int64_t task_train = 1200, task_test = 1000, test = 2000, neighbours = 20;
@@ -44,6 +46,9 @@ struct StudyOptions {
     options.add("--supervised-epochs", supervised_epochs, "Epochs of pretraining with labels");
     options.add("--inject-epochs", inject_epochs, "Epochs of each injection");
     options.add("--simclr-lr", simclr_lr, "Learning rate without labels");
+    options.choice("--simclr-opt", simclr_opt, {"sgd", "adamw", "adam", "lars"},
+                   "Optimiser without labels");
+    options.add("--simclr-min-area", simclr_min_area, "Smallest random crop without labels");
     options.add("--supervised-lr", supervised_lr, "Learning rate with labels");
     options.add("--inject-lr", inject_lr, "Learning rate of the injections");
     options.add("--temperature", temperature, "Of SimCLR");
@@ -139,7 +144,11 @@ class Study {
       pretraining.run =
           simclr ? run_options(model.folder, options_.simclr_epochs, options_.simclr_lr)
                  : run_options(model.folder, options_.supervised_epochs, options_.supervised_lr);
-      if (simclr) pretraining.run.weight_decay = 1e-4;
+      if (simclr) {
+        pretraining.run.opt = options_.simclr_opt;
+        pretraining.run.min_area = options_.simclr_min_area;
+        pretraining.run.weight_decay = 1e-4;
+      }
       pretraining.network = network();
       pretraining.temperature = options_.temperature;
       pretraining.add_to(shown);
