@@ -1,5 +1,6 @@
-// Convolution of NHWC tensors by oneDNN. Primitives are made once a shape and kept; activations
-// stay as they are, weights are copied into the layout that the primitive chose.
+// Convolution of NHWC tensors, f64 by conv_f64.cpp and the rest by oneDNN. Primitives are made
+// once a shape and kept; activations stay as they are, weights are copied into the layout that the
+// primitive chose.
 #include "tensor/cpu/conv.h"
 
 #include <array>
@@ -57,6 +58,13 @@ bool prefers_winograd(const ConvKey& key) {
          key.c_in % 16 == 0 && key.c_out % 16 == 0 && key.c_in >= 64 && key.c_out >= 64;
 }
 
+// Whether the gradient of the input is a forward convolution with the transposed weights: for 1x1
+// kernels at stride 1, where oneDNN's forward kernels are the faster ones.
+bool is_transposed_forward(const ConvKey& key) {
+  return key.pass == ConvPass::backward_input && key.kernel_h == 1 && key.kernel_w == 1 &&
+         key.args == ConvArgs{};
+}
+
 // A oneDNN primitive with everything to run it.
 class Plan {
  public:
@@ -102,7 +110,6 @@ class Plan {
   void make(const ConvKey& key, dnnl::algorithm algorithm, bool any_layout) {
     const int64_t g = key.args.groups;
     const auto type = onednn::type_of(key.dtype);
-    const auto w_type = key.pass == ConvPass::backward_weight ? memory::data_type::f32 : type;
     const auto activations = [&](int64_t c, int64_t h, int64_t w, bool any) {
       return memory::desc({key.n, c, h, w}, type, any ? Tag::any : Tag::nhwc);
     };
@@ -120,35 +127,51 @@ class Plan {
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
 
-    const auto keep = [&](const auto& chosen, const memory::desc& x_wanted,
-                          const memory::desc& w_wanted, const memory::desc& y_wanted) {
+    const auto keep = [&](const auto& chosen, const memory::desc& w_kept,
+                          const std::array<memory::desc, 3>& wanted,
+                          const std::array<int, 3>& arguments) {
       primitive_ = dnnl::primitive(chosen.get());
       scratchpad_ = chosen.scratchpad_desc();
-      operands_ = {Operand(activations(key.c_in, key.h, key.w, false), x_wanted,
+      arguments_ = arguments;
+      operands_ = {Operand(activations(key.c_in, key.h, key.w, false), wanted[0],
                            key.pass == ConvPass::backward_input),
-                   Operand(weights(w_type, false), w_wanted, key.pass == ConvPass::backward_weight),
-                   Operand(activations(key.c_out, key.p, key.q, false), y_wanted,
+                   Operand(w_kept, wanted[1], key.pass == ConvPass::backward_weight),
+                   Operand(activations(key.c_out, key.p, key.q, false), wanted[2],
                            key.pass == ConvPass::forward)};
     };
-    const dnnl::convolution_forward::primitive_desc forward(
-        {dnnl::prop_kind::forward_training, algorithm, x, weights(type, true), y, strides, padding,
-         padding},
-        attributes, onednn::engine());
+    const auto forward = [&](const memory::desc& from, const memory::desc& by,
+                             const memory::desc& to) {
+      return dnnl::convolution_forward::primitive_desc(
+          {dnnl::prop_kind::forward_training, algorithm, from, by, to, strides, padding, padding},
+          attributes, onednn::engine());
+    };
+    if (is_transposed_forward(key)) {
+      const memory::dims dims{key.c_in, key.c_out, 1, 1};
+      const auto chosen = forward(y, memory::desc(dims, type, Tag::any), x);
+      keep(chosen, memory::desc(dims, type, memory::dims{1, key.c_in, 1, 1}),
+           {chosen.dst_desc(), chosen.weights_desc(), chosen.src_desc()},
+           {DNNL_ARG_DST, DNNL_ARG_WEIGHTS, DNNL_ARG_SRC});
+      return;
+    }
+    const auto hint = forward(x, weights(type, true), y);
     if (key.pass == ConvPass::forward) {
-      keep(forward, forward.src_desc(), forward.weights_desc(), forward.dst_desc());
-      arguments_ = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
+      keep(hint, weights(type, false), {hint.src_desc(), hint.weights_desc(), hint.dst_desc()},
+           {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST});
     } else if (key.pass == ConvPass::backward_input) {
       const dnnl::convolution_backward_data::primitive_desc chosen(
           {algorithm, x, weights(type, true), y, strides, padding, padding}, attributes,
-          onednn::engine(), forward);
-      keep(chosen, chosen.diff_src_desc(), chosen.weights_desc(), chosen.diff_dst_desc());
-      arguments_ = {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST};
+          onednn::engine(), hint);
+      keep(chosen, weights(type, false),
+           {chosen.diff_src_desc(), chosen.weights_desc(), chosen.diff_dst_desc()},
+           {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST});
     } else {
+      const auto wide = memory::data_type::f32;
       const dnnl::convolution_backward_weights::primitive_desc chosen(
-          {algorithm, x, weights(w_type, true), y, strides, padding, padding}, attributes,
-          onednn::engine(), forward);
-      keep(chosen, chosen.src_desc(), chosen.diff_weights_desc(), chosen.diff_dst_desc());
-      arguments_ = {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST};
+          {algorithm, x, weights(wide, true), y, strides, padding, padding}, attributes,
+          onednn::engine(), hint);
+      keep(chosen, weights(wide, false),
+           {chosen.src_desc(), chosen.diff_weights_desc(), chosen.diff_dst_desc()},
+           {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST});
     }
   }
 
