@@ -171,7 +171,7 @@ void add_conv_cases(OpTable& table) {
       {1, 5, 5, 2, 3, 5, 5, {.padding = 2}},
       {1, 1, 1, 1, 1, 1, 1, {}},
       {3, 4, 4, 31, 33, 3, 3, {.padding = 1}},
-      {1, 8, 8, 64, 64, 3, 3, {.padding = 1}},  // Winograd on the CPU
+      {1, 8, 8, 64, 64, 3, 3, {.padding = 1}},
       {2, 7, 9, 64, 80, 3, 3, {.padding = 1}},
   };
   for (const Conv& conv : convs) add_conv(table, conv);
