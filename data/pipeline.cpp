@@ -134,7 +134,7 @@ Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area)
   return {size,
           n,
           {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
-           color_jitter(.4, .4, 0, 0, .8)}};
+           color_jitter(.8, .8, 0, 0, .8)}};
 }
 
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area) {

@@ -65,8 +65,9 @@ Pipeline simclr_pipeline(int size, const Normalization& n, double min_area = .08
 // SimCLR for images of about 32 pixels (appendix B.9): crop (.08, 1) bicubic, flip, jitter at
 // strength .5 p .8, grey p .2, no blur.
 Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area = .08);
-// The same for grey images, where hue, saturation and greying do nothing: a milder crop, flip,
-// brightness and contrast.
+// The same for grey images, where hue, saturation and greying do nothing: a milder crop, flip, and
+// brightness and contrast at strength 1 (measured on Fashion-MNIST after one epoch of 30,000: kNN
+// 80.0 % against 78.6 % at strength .5 and 66.4 % without, where brightness gives the pair away).
 Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area = .3);
 // Supervised training: crop (.08, 1) on photographs, (min_area, 1) where given; flip.
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area = 0.08);

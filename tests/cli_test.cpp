@@ -46,7 +46,7 @@ TEST_F(CliTest, BadValuesNameTheirOption) {
   expect_error({"pretrain", "--output", path("r"), "--batch-size"}, 2, {"--batch-size"});
   expect_error({"inject", "--output", path("r"), "--from", path("x"), "--cycle", "0"}, 2,
                {"--cycle", "got '0'"});
-  expect_error({"knn"}, 2, {"run's folder"});
+  expect_error({"knn"}, 2, {"run's folder", "pixels"});
 }
 
 TEST_F(CliTest, RecipesSitBetweenDefaultsAndTheCommandLine) {

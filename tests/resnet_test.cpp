@@ -84,6 +84,31 @@ TEST(ResNet50, TrainGoldenF64) { check_train(DType::f64, 1e-11, 5e-9); }
 // Batch 4 on a 2x2 last map is ill-conditioned: f32 gradients of the reference itself differ by 3e-3.
 TEST(ResNet50, TrainGoldenF32) { check_train(DType::f32, 2e-5, 5e-3); }
 
+// Large enough that the CPU takes Winograd in every stage: 512 tiles in the first, 128 in the last.
+// The loss says how exact the forward pass is; gradients differ by the few ReLUs whose input is so
+// near zero that rounding decides, some 1e-2 in norm.
+TEST(ResNet18, TrainsInF32AsInF64OnWinograd) {
+  const auto gradients = [](DType dtype, double& loss) {
+    ResNet net({.arch = "resnet18", .stem = Stem::small, .num_classes = 10});
+    fill(net, dtype);
+    const Variable y = cross_entropy(net.logits(Variable(image_input("winograd", 32, 32, dtype))),
+                                     Tensor::from<int64_t>(std::vector<int64_t>(32, 3), {32}));
+    backward(y);
+    loss = y.item();
+    std::vector<NamedTensor> result;
+    for (const NamedParameter& p : parameters(net)) result.push_back({p.name, p.value.grad()});
+    return result;
+  };
+  double loss32 = 0, loss64 = 0;
+  const auto narrow = gradients(DType::f32, loss32), wide = gradients(DType::f64, loss64);
+  expect_near(loss32, loss64, 1e-5);
+  ASSERT_EQ(narrow.size(), wide.size());
+  for (size_t i = 0; i < wide.size(); ++i) {
+    const Tensor error = ops::sub(narrow[i].value.cast(DType::f64), wide[i].value);
+    EXPECT_LE(norm(error), 2e-2 * norm(wide[i].value)) << wide[i].name;
+  }
+}
+
 TEST(ResNet50, HasTorchvisionsParameters) {
   ResNet net({.arch = "resnet50", .num_classes = 1000});
   EXPECT_EQ(parameter_count(net), 25557032);

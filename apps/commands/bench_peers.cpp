@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <sstream>
 
 #include "apps/command.h"
@@ -46,7 +47,7 @@ const std::vector<Row>& all_rows() {
       {"resnet18_224_b64", "resnet18", "imagenet", 224, 64, 8, false},
       {"resnet18_32_b128", "resnet18", "small", 32, 128, 8, false},
       {"diversity_resnet50", "", "", 0, 0, 0, false},
-      {"diversity_2048x4608", "", "", 0, 0, 0, true},
+      {"clustering_2048x4608", "", "", 0, 0, 0, true},
   };
   return rows;
 }
@@ -88,6 +89,9 @@ double disagreement(const Json& a, const Json& b) {
 struct Measured {
   std::vector<double> ours, peer_default, peer_tuned;
   double loss_agreement = 0.0;  // largest relative difference of losses or diversities
+  double peer_agreement = 0.0;  // the same between the peer as it comes and tuned: the yardstick
+  // MiB at the highest, and seconds until the first step is begun and done, of each side's median.
+  Json extra = Json::object();
 };
 
 Measured run_training(const Row& row, int rounds, const std::string& self) {
@@ -102,6 +106,7 @@ Measured run_training(const Row& row, int rounds, const std::string& self) {
                                        quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared,
                                        num_threads(), quoted(start.string()));
   Measured result;
+  std::map<std::string, std::vector<double>> extra;
   try {
     for (int round = 0; round < rounds; ++round) {
       log_info("{}: round {} of {}", row.name, round + 1, rounds);
@@ -112,12 +117,20 @@ Measured run_training(const Row& row, int rounds, const std::string& self) {
       result.peer_tuned.push_back(c["images_per_second"]);
       for (const Json& losses : {b["losses"], c["losses"]})
         result.loss_agreement = std::max(result.loss_agreement, disagreement(a["losses"], losses));
+      result.peer_agreement =
+          std::max(result.peer_agreement, disagreement(b["losses"], c["losses"]));
+      for (const auto& [side, values] :
+           {std::pair{"ours", &a}, {"peer_default", &b}, {"peer_tuned", &c}})
+        for (const char* key : {"peak_memory_mib", "start_up_seconds", "first_step_seconds"})
+          extra[fmt::format("{}/{}", key, side)].push_back((*values)[key]);
     }
   } catch (...) {
     fs::remove(start);
     throw;
   }
   fs::remove(start);
+  for (const auto& [key, values] : extra)
+    result.extra[Json::json_pointer("/" + key)] = median(values);
   return result;
 }
 
@@ -132,9 +145,13 @@ Measured run_diversity_row(const Row& row, int rounds, const std::string& self) 
     result.ours.push_back(a["seconds"]);
     result.peer_default.push_back(b["scipy"]["seconds"]);
     result.peer_tuned.push_back(b["tuned"]["seconds"]);
-    const Json mine = {a["clustering"], a["spectral"]};
-    const Json theirs = {b["scipy"]["clustering"], b["scipy"]["spectral"]};
-    result.loss_agreement = std::max(result.loss_agreement, disagreement(mine, theirs));
+    const auto values = [&](const Json& side) {
+      return row.large ? Json::array({side["clustering"]})
+                       : Json::array({side["clustering"], side["spectral"]});
+    };
+    const Json theirs = values(b["scipy"]), tuned = values(b["tuned"]);
+    result.loss_agreement = std::max(result.loss_agreement, disagreement(values(a), theirs));
+    result.peer_agreement = std::max(result.peer_agreement, disagreement(theirs, tuned));
   }
   return result;
 }
@@ -170,8 +187,8 @@ void bench_peers(const Arguments& arguments) {
   const std::string self = fs::read_symlink("/proc/self/exe").string();
   Json results = Json::object();
   if (!json)
-    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "row", "ours", "default",
-               "tuned", "x default", "x tuned", "difference");
+    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11} {:>11}\n", "row", "ours", "default",
+               "tuned", "x default", "x tuned", "difference", "peers' own");
   for (const Row& row : chosen) {
     const bool is_training = !row.arch.empty();
     const Measured m = is_training ? run_training(row, static_cast<int>(rounds), self)
@@ -189,12 +206,18 @@ void bench_peers(const Arguments& arguments) {
         {"ratio_default", over_default},
         {"ratio_tuned", over_tuned},
         {"loss_agreement", m.loss_agreement},
+        {"peer_agreement", m.peer_agreement},
+        {"extra", m.extra},
         {"rounds",
          {{"ours", m.ours}, {"peer_default", m.peer_default}, {"peer_tuned", m.peer_tuned}}}};
     if (!json) {
-      fmt::print("{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e}  ({})\n",
-                 row.name, ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
-                 is_training ? "images/s" : "s");
+      fmt::print(
+          "{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e} {:>11.1e}  ({})\n",
+          row.name, ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
+          m.peer_agreement, is_training ? "images/s" : "s");
+      for (const auto& [key, value] : m.extra.items())
+        fmt::print("  {:<18} {:>10.2f} {:>10.2f} {:>10.2f}\n", key, value["ours"].get<double>(),
+                   value["peer_default"].get<double>(), value["peer_tuned"].get<double>());
       std::fflush(stdout);
     }
   }

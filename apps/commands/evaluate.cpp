@@ -14,7 +14,8 @@ struct EvaluateOptions {
   bool json = false;
 
   void add_to(Options& options) {
-    options.add("model", model, "A run's folder or a .safetensors file");
+    options.add("model", model,
+                "A run's folder or a .safetensors file; 'pixels' takes the pictures as they are");
     options.add("--data,--dataset", data, "Dataset:\n" + dataset_help());
     options.add("--per-class", per_class, "Training pictures a class (0: all)");
     options.add("--seed", seed, "Of the choice of training pictures");
@@ -24,23 +25,29 @@ struct EvaluateOptions {
 };
 
 struct Task {
-  TrainedNetwork network;
+  std::string model;
   Features train, test;
   int64_t classes;
 };
 
 Task load_task(const EvaluateOptions& options, const char* command) {
   if (options.model.empty())
-    throw UsageError(fmt::format("facet {}: expected a run's folder or a file", command));
-  Task task{load_network(options.model), {}, {}, 0};
+    throw UsageError(fmt::format("facet {}: expected a run's folder, a file or 'pixels'", command));
+  const bool is_raw = options.model == "pixels";
+  TrainedNetwork network;
+  if (!is_raw) network = load_network(options.model);
   DatasetPtr train = open_dataset(options.data, Split::train);
   if (options.per_class > 0) train = balanced_subset(train, options.per_class, options.seed);
   const DatasetPtr test = open_dataset(options.data, Split::test);
-  const Pipeline pipeline = evaluation_pipeline(task.network);
-  task.train = extract_features(*task.network.encoder, train, pipeline, options.workers);
-  task.test = extract_features(*task.network.encoder, test, pipeline, options.workers);
-  task.classes = train->num_classes();
-  return task;
+  const Pipeline pipeline =
+      is_raw ? eval_pipeline(train->image(0).height, normalization_for(options.data))
+             : evaluation_pipeline(network);
+  const auto features = [&](const DatasetPtr& dataset) {
+    return is_raw ? raw_pixels(dataset, pipeline)
+                  : extract_features(*network.encoder, dataset, pipeline, options.workers);
+  };
+  return {is_raw ? options.model : network.name, features(train), features(test),
+          train->num_classes()};
 }
 
 }  // namespace
@@ -60,7 +67,7 @@ void run_probe(const Arguments& arguments) {
   const ProbeScore score = probe_accuracy(task.train, task.test, task.classes, validation);
   const bool multi_label = task.test.labels.rank() == 2;
   if (settings.json)
-    fmt::print("{}\n", Json({{"model", task.network.name},
+    fmt::print("{}\n", Json({{"model", task.model},
                              {"data", settings.data},
                              {"metric", multi_label ? "mAP" : "accuracy"},
                              {"percent", score.percent},
@@ -68,9 +75,8 @@ void run_probe(const Arguments& arguments) {
                              {"test", task.test.x.dim(0)}})
                            .dump());
   else
-    fmt::print("{} on {}: {} {:.2f}% (C = {:.3g}, {} test pictures)\n", task.network.name,
-               settings.data, multi_label ? "mAP" : "accuracy", score.percent, score.c,
-               task.test.x.dim(0));
+    fmt::print("{} on {}: {} {:.2f}% (C = {:.3g}, {} test pictures)\n", task.model, settings.data,
+               multi_label ? "mAP" : "accuracy", score.percent, score.c, task.test.x.dim(0));
 }
 
 void run_knn(const Arguments& arguments) {
@@ -87,14 +93,14 @@ void run_knn(const Arguments& arguments) {
     throw UsageError(fmt::format("-k: expected 1 to {}, got {}", task.train.x.dim(0), k));
   const double percent = knn_accuracy(task.train, task.test, task.classes, k);
   if (settings.json)
-    fmt::print("{}\n", Json({{"model", task.network.name},
+    fmt::print("{}\n", Json({{"model", task.model},
                              {"data", settings.data},
                              {"k", k},
                              {"percent", percent},
                              {"test", task.test.x.dim(0)}})
                            .dump());
   else
-    fmt::print("{} on {}: kNN accuracy {:.2f}% (k = {}, {} test pictures)\n", task.network.name,
+    fmt::print("{} on {}: kNN accuracy {:.2f}% (k = {}, {} test pictures)\n", task.model,
                settings.data, percent, k, task.test.x.dim(0));
 }
 

@@ -25,11 +25,12 @@ struct StudyOptions {
   bool fast = false;
   int64_t workers = 1, threads = 0;
   // The network, and how long each kind of run trains.
-  int64_t width = 16, image_size = 28, per_class = 1000, batch_size = 128;
+  int64_t width = 16, image_size = 28, per_class = 1000, batch_size = 128, simclr_batch = 32;
   int64_t simclr_epochs = 16, supervised_epochs = 8, inject_epochs = 4;
   std::string simclr_opt = "sgd";
   double simclr_min_area = 0.3;
-  double simclr_lr = 0.12, supervised_lr = 0.1, inject_lr = 0.03, temperature = 0.2;
+  double simclr_lr = 0.2, simclr_weight_decay = 1e-3, supervised_lr = 0.1, inject_lr = 0.03,
+         temperature = 0.2;
   // Downstream: training pictures of a task, of which a quarter chooses C, and test pictures.
   int64_t task_train = 1200, task_test = 1000, test = 2000, neighbours = 20;
 
@@ -42,10 +43,12 @@ struct StudyOptions {
     options.add("--image-size", image_size, "Pixels a side");
     options.add("--per-class", per_class, "Upstream training pictures a class");
     options.add("-b,--batch-size", batch_size, "Pictures a step");
+    options.add("--simclr-batch-size", simclr_batch, "Pictures a step without labels");
     options.add("--simclr-epochs", simclr_epochs, "Epochs of pretraining without labels");
     options.add("--supervised-epochs", supervised_epochs, "Epochs of pretraining with labels");
     options.add("--inject-epochs", inject_epochs, "Epochs of each injection");
     options.add("--simclr-lr", simclr_lr, "Learning rate without labels");
+    options.add("--simclr-weight-decay", simclr_weight_decay, "Weight decay without labels");
     options.choice("--simclr-opt", simclr_opt, {"sgd", "adamw", "adam", "lars"},
                    "Optimiser without labels");
     options.add("--simclr-min-area", simclr_min_area, "Smallest random crop without labels");
@@ -67,6 +70,7 @@ struct StudyOptions {
     set("--width", width, 4);
     set("--per-class", per_class, 16);
     set("--batch-size", batch_size, 32);
+    set("--simclr-batch-size", simclr_batch, 16);
     set("--simclr-epochs", simclr_epochs, 2);
     set("--supervised-epochs", supervised_epochs, 2);
     set("--inject-epochs", inject_epochs, 2);
@@ -147,7 +151,8 @@ class Study {
       if (simclr) {
         pretraining.run.opt = options_.simclr_opt;
         pretraining.run.min_area = options_.simclr_min_area;
-        pretraining.run.weight_decay = 1e-4;
+        pretraining.run.batch_size = options_.simclr_batch;
+        pretraining.run.weight_decay = options_.simclr_weight_decay;
       }
       pretraining.network = network();
       pretraining.temperature = options_.temperature;
@@ -307,10 +312,11 @@ class Study {
     for (const Json& record : read_metrics(root_ / model.folder))
       points.push_back({record["step"], record["loss"]});
     const bool simclr = model.folder == "simclr";
-    return {{"name", model.cycle == "-" ? model.name : model.label},
-            {"points", points},
-            {"collapse", simclr ? Json(std::log(2.0 * static_cast<double>(options_.batch_size) - 1))
-                                : Json(nullptr)}};
+    return {
+        {"name", model.cycle == "-" ? model.name : model.label},
+        {"points", points},
+        {"collapse", simclr ? Json(std::log(2.0 * static_cast<double>(options_.simclr_batch) - 1))
+                            : Json(nullptr)}};
   }
 
   void finish() {

@@ -7,6 +7,8 @@ all parameters, cross entropy. "As it comes" is this script without --channels-l
 """
 import argparse
 import json
+import os
+import resource
 import statistics
 import struct
 import time
@@ -16,6 +18,12 @@ import torch
 import torchvision
 
 TYPES = {"F32": np.float32, "I64": np.int64}
+
+
+def seconds_since_start():
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def read_safetensors(path):
@@ -67,6 +75,7 @@ def main():
         x = x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), args.lr, momentum=0.9, weight_decay=1e-4)
 
+    start_up, first_step = seconds_since_start(), None
     seconds, losses = [], []
     for step in range(args.warmup_steps + args.steps):
         start = time.perf_counter()
@@ -75,10 +84,13 @@ def main():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+        first_step = first_step or seconds_since_start()
         if step >= args.warmup_steps:
             seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds)
     print(json.dumps({"images_per_second": args.batch_size / step, "step_seconds": step,
+                      "start_up_seconds": start_up, "first_step_seconds": first_step,
+                      "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                       "losses": losses[:10], "torch": torch.__version__}))
 
 
