@@ -42,8 +42,10 @@ Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pip
                           int64_t workers) {
   const NoGrad no_grad;
   encoder.eval();
-  return collect(dataset, pipeline, workers,
-                 [&](const Tensor& images) { return encoder.features(Variable(images)).value(); });
+  const Device device = parameters(encoder).at(0).value.device();
+  return collect(dataset, pipeline, workers, [&](const Tensor& images) {
+    return encoder.features(Variable(images.to(device))).value().to(Device{});
+  });
 }
 
 Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline) {

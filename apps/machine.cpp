@@ -1,5 +1,6 @@
 #include "apps/machine.h"
 
+#include <charconv>
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
@@ -11,6 +12,11 @@
 #include <thread>
 
 #include "tensor/parallel.h"
+
+#include "apps/log.h"
+#if defined(FACET_CUDA)
+#include "cuda/runtime.h"
+#endif
 
 namespace facet {
 
@@ -60,6 +66,26 @@ double peak_memory_mib() {
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
+}
+
+Device use_device(const std::string& name) {
+  if (name == "cpu") return {};
+  int index = 0;
+  const std::string number = name.starts_with("cuda:") ? name.substr(5) : "0";
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
+  if ((name != "cuda" && !name.starts_with("cuda:")) || error != std::errc() ||
+      end != number.data() + number.size())
+    throw UsageError(fmt::format("--device: expected cpu, cuda or cuda:N, got '{}'", name));
+#if defined(FACET_CUDA)
+  cuda::install();
+  if (index < 0 || index >= cuda::device_count())
+    throw UsageError(fmt::format("--device: there is no cuda:{}, only cuda:0 to cuda:{}", index,
+                                 cuda::device_count() - 1));
+  log_info("cuda:{} is {}", index, cuda::device_description(index));
+  return {DeviceType::cuda, index};
+#else
+  throw UsageError("--device: this program was built without CUDA (FACET_CUDA=off)");
+#endif
 }
 
 double seconds_since_start() {

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tensor/device.h"
+
 namespace facet {
 
 using Json = nlohmann::ordered_json;
@@ -11,6 +13,9 @@ using Json = nlohmann::ordered_json;
 std::string version_line();  // "facet 0.1.0 (g++ 12.2.0, ...)"
 // {version, compiler, processor, cores, threads, memory_gib, system}
 Json machine_description();
+// What --device says: "cpu", "cuda" or "cuda:N", made ready for tensors. Throws where there is no
+// such device.
+Device use_device(const std::string& name);
 double peak_memory_mib();      // of this process
 double seconds_since_start();  // of this process, from its very beginning
 

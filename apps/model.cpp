@@ -74,6 +74,7 @@ void save_network(const fs::path& path, Encoder& encoder, const Tensor& head_wei
   std::vector<NamedTensor> weights = state(encoder);
   if (head_weight.defined()) weights.push_back({"fc.weight", head_weight});
   if (head_bias.defined()) weights.push_back({"fc.bias", head_bias});
+  for (NamedTensor& weight : weights) weight.value = weight.value.to(Device{});
   save_safetensors(path, to_file_layout(weights), std::move(metadata));
 }
 

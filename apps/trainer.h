@@ -21,6 +21,7 @@ struct TrainOptions {
   std::function<Batch(int64_t step)> batch;
   int64_t log_every = 10;  // steps between lines of metrics.jsonl
   double checkpoint_seconds = 60.0;
+  Device device;  // where the objective's networks are
   ProgressOptions progress;
 };
 

@@ -29,6 +29,7 @@ void RunOptions::add_to(Options& options) {
   options.add("--min-area", min_area, "Smallest random crop, as share of the picture (0: default)");
   options.add("--seed", seed, "Of weights, order and augmentation");
   options.add("--output", output, "The run's folder", Options::kProcess);
+  options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
   options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
   options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
   options.add("--log-interval", log_interval, "Steps between records", Options::kProcess);
@@ -106,7 +107,8 @@ class BatchStream {
 
 TrainResult run_training(const RunOptions& options, Objective& objective,
                          std::vector<Pipeline> views, const DatasetPtr& dataset,
-                         RunFolder& folder) {
+                         RunFolder& folder, Device device) {
+  to_device(objective, device);
   Optimizer optimizer({.algorithm = parse_algorithm(options.opt), .momentum = options.momentum},
                       objective.groups(options.weight_decay));
   BatchStream stream(dataset, {.views = std::move(views),
@@ -127,6 +129,7 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
   train_options.batch = [&stream](int64_t step) { return stream(step); };
   train_options.log_every = options.log_interval;
   train_options.checkpoint_seconds = options.checkpoint_seconds;
+  train_options.device = device;
   return train(objective, optimizer, folder, train_options);
 }
 
@@ -212,6 +215,7 @@ std::unique_ptr<ResNet> untrained_network(const NetworkOptions& network, uint64_
 TrainResult pretrain(const PretrainOptions& options, const std::string& config) {
   options.run.check();
   const ResNetOptions architecture = options.network.resolve();
+  const Device device = use_device(options.run.device);
   RunFolder folder(options.run.output, config);
   if (const auto result = finished(folder)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
@@ -235,7 +239,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, options.method,
            architecture.arch, parameter_count(objective->encoder()), dataset->size(),
            dataset->name());
-  const TrainResult result = run_training(options.run, *objective, views, dataset, folder);
+  const TrainResult result = run_training(options.run, *objective, views, dataset, folder, device);
   Tensor weight, bias;
   if (auto* supervised = dynamic_cast<Supervised*>(objective.get())) {
     weight = supervised->classifier().weight.value();
@@ -267,6 +271,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
   injection.smoothing = options.smoothing;
   injection.backbone_lr_scale = options.backbone_lr_scale;
 
+  const Device device = use_device(options.run.device);
   RunFolder folder(options.run.output, config);
   if (const auto result = finished(folder)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
@@ -302,7 +307,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
   const TrainResult result =
       run_training(options.run, objective,
                    {supervised_view(options.run, eval.size(), normalization_for(options.run.data))},
-                   dataset, folder);
+                   dataset, folder, device);
   save_network(folder.model_path(), objective.encoder(), objective.classifier().weight.value(),
                objective.classifier().bias.value(),
                describe("inject", options.run.data, eval.size(), config, dataset, result));

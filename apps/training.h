@@ -19,6 +19,7 @@ struct RunOptions {
   double clip_grad = 0.0, min_area = 0.0;
   uint64_t seed = 0;
   // How this process works, not what comes out.
+  std::string device = "cpu";
   int64_t workers = 1, log_interval = 10, threads = 0;
   double checkpoint_seconds = 60.0;
 

@@ -49,6 +49,13 @@ class NonFiniteError : public Error {
   explicit NonFiniteError(const std::string& message) : Error(message, ExitCode::non_finite) {}
 };
 
+// A fault of a device (a failed kernel, a lost GPU): nothing more can be done on it, the process has
+// to end.
+class DeviceError : public Error {
+ public:
+  explicit DeviceError(const std::string& message) : Error(message) {}
+};
+
 // A mistake of facet itself.
 class InternalError : public std::logic_error {
  public:

@@ -30,6 +30,7 @@ template <typename Call>
 void ProfilingBackend::record(const char* method, const std::string& shapes, const Call& call) {
   const auto start = std::chrono::steady_clock::now();
   call();
+  inner_.synchronize();  // a device that works on its own is waited for
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   std::lock_guard lock(mutex_);
   Count& count = counts_[method][shapes];

@@ -35,6 +35,17 @@ class Storage {
   Deleter deleter_;
 };
 
+// How memory of one type of device is had; all sizes in bytes. The CPU's is there from the start,
+// others come with install_memory().
+struct DeviceMemory {
+  void* (*allocate)(size_t bytes, Device device);
+  void (*release)(void* data, size_t bytes, Device device);
+  // Fills memory with one value, copies it to the host; both in the order of the device's work.
+  void (*set)(void* data, int value, size_t bytes, Device device);
+  void (*read)(void* to_host, const void* data, size_t bytes, Device device);
+};
+void install_memory(DeviceType type, const DeviceMemory& memory);
+
 // For tests. While on, fresh blocks are filled with 0xFF (a NaN in every floating type) and lie
 // between guard bytes that are checked when the block is released.
 void guard_storage(bool on);

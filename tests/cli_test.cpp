@@ -82,6 +82,46 @@ TEST_F(CliTest, BadModelsNameTheFile) {
   expect_error({"knn", path("x.safetensors")}, 3, {"x.safetensors"});
 }
 
+class CliDeviceTest : public ProgramTest {
+ protected:
+  void TearDown() override {
+    ::unsetenv("FACET_EMU_MACHINE");
+    ProgramTest::TearDown();
+  }
+  std::vector<std::string> training(const std::string& device) const {
+    return {"pretrain", "--method", "supervised", "--data", "shapes:train=32,size=12", "--width",
+            "4", "--image-size", "12", "-b", "16", "--epochs", "2", "--device", device, "--output",
+            path("run")};
+  }
+};
+
+TEST_F(CliDeviceTest, DevicesThatAreNotThere) {
+  expect_error(training("gpu"), 2, {"--device", "cuda:N", "'gpu'"});
+  expect_error(training("cuda:x"), 2, {"--device", "'cuda:x'"});
+#if defined(FACET_CUDA_EMULATED)
+  expect_error(training("cuda:9"), 2, {"cuda:9", "cuda:0 to cuda:1"});
+  ::setenv("FACET_EMU_MACHINE", "devices=0", 1);
+  expect_error(training("cuda"), 1, {"no CUDA device", "--device cpu"});
+  ::setenv("FACET_EMU_MACHINE", "driver=11040", 1);
+  expect_error(training("cuda"), 1, {"driver is too old", "CUDA 11.4", "13.0"});
+#endif
+}
+
+#if defined(FACET_CUDA_EMULATED)
+TEST_F(CliDeviceTest, TooLittleMemorySaysWhatIsHeld) {
+  ::setenv("FACET_EMU_MACHINE", "memory=1000000", 1);
+  expect_error(training("cuda"), 5,
+               {"out of memory on cuda:0", "asked for", "largest", "--batch-size"});
+}
+
+TEST_F(CliDeviceTest, AFailedKernelNamesTheLastCheckpoint) {
+  ::setenv("FACET_EMU_MACHINE", "fail_launch=700", 1);
+  expect_error(training("cuda"), 1, {"the device failed in step", "checkpoints", "illegal memory"});
+  ::unsetenv("FACET_EMU_MACHINE");
+  EXPECT_EQ(run(training("cuda")).code, 0);
+}
+#endif
+
 // A copy of Fashion-MNIST's folder in which single files can be spoilt.
 class CliDataTest : public ProgramTest {
  protected:

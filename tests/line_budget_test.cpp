@@ -1,4 +1,5 @@
-// facet stays small enough to be read: 800 lines a source file at most, 25,000 in all.
+// facet stays small enough to be read: 800 lines a source file at most, 25,000 in all without the
+// tests, which may grow with what they prove.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -27,7 +28,7 @@ TEST(LineBudget, FilesAndTotal) {
       const int64_t lines =
           std::count(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>(), '\n');
       EXPECT_LE(lines, kFileLimit) << fs::relative(entry.path(), root).string();
-      total += lines;
+      if (std::string(folder) != "tests") total += lines;
     }
   }
   EXPECT_LE(total, kTotalLimit);

@@ -173,6 +173,7 @@ void add_conv_cases(OpTable& table) {
       {3, 4, 4, 31, 33, 3, 3, {.padding = 1}},
       {1, 8, 8, 64, 64, 3, 3, {.padding = 1}},
       {2, 7, 9, 64, 80, 3, 3, {.padding = 1}},
+      {2, 17, 16, 3, 5, 3, 3, {.padding = 1}},  // sums over 544 places, in parts on CUDA
   };
   for (const Conv& conv : convs) add_conv(table, conv);
   add_conv_errors(table.back());

@@ -7,6 +7,13 @@
 #include "tensor/parallel.h"
 #include "tests/gradcheck.h"
 
+#if defined(FACET_CUDA)
+#include "cuda/runtime.h"
+#endif
+#if defined(FACET_CUDA_EMULATED)
+#include "cuda/emu/runtime.h"
+#endif
+
 namespace facet::test {
 namespace {
 
@@ -191,18 +198,67 @@ std::string check_errors(const OpCase& op) {
   return "";
 }
 
+// f() in every way in which a device may compute: the emulator's schedules, tuned kernels and their
+// naive twins. Schedules must agree bit for bit.
+#if defined(FACET_CUDA)
+template <typename F>
+std::string in_every_way(const F& f) {
+  using cuda::KernelChoice;
+  const int64_t choices = cuda::kernel_choices();
+  for (const KernelChoice choice : {KernelChoice::tuned, KernelChoice::naive}) {
+    if (choice == KernelChoice::naive && cuda::kernel_choices() == choices) break;
+    cuda::set_kernel_choice(choice);
+    std::string failure;
+    OpResult first;
+#if defined(FACET_CUDA_EMULATED)
+    for (const char* schedule : {"greedy", "reverse"}) {
+      emu::set_schedule(emu::Schedule::parse(schedule));
+#else
+    for (const char* schedule : {"first", "second"}) {
+#endif
+      OpResult result;
+      failure = f(result);
+      if (failure.empty() && !first.outputs.empty() &&
+          !(same_bits(first.outputs, result.outputs) &&
+            same_bits(first.gradients, result.gradients)))
+        failure = "differs from another schedule or run";
+      if (!failure.empty()) {
+        failure = fmt::format("{}, {} kernels: {}", schedule,
+                              choice == KernelChoice::tuned ? "tuned" : "naive", failure);
+        break;
+      }
+      first = result;
+    }
+#if defined(FACET_CUDA_EMULATED)
+    emu::set_schedule({});
+#endif
+    cuda::set_kernel_choice(KernelChoice::tuned);
+    if (!failure.empty()) return failure;
+  }
+  return "";
+}
+#endif
+
 std::string check_devices(const OpCase& op) {
+#if defined(FACET_CUDA)
   const TensorList inputs = draw_inputs(op, op.inputs);
   for (const Device device : other_devices())
     for (const DType dtype : op.dtypes) {
-      if (dtype == DType::f64) continue;
       const OpResult want = evaluate(op, inputs, dtype);
       // bf16 results may round to neighbours
-      const double tolerance = dtype == DType::bf16 ? 0x1p-7 : kTolerance32;
-      if (auto failure = compare_results(op, evaluate(op, inputs, dtype, device), want, tolerance);
-          !failure.empty())
+      const double tolerance = dtype == DType::f64    ? kTolerance64
+                               : dtype == DType::bf16 ? 0x1p-7
+                                                      : kTolerance32;
+      const std::string failure = in_every_way([&](OpResult& got) {
+        got = evaluate(op, inputs, dtype, device);
+        return compare_results(op, got, want, tolerance);
+      });
+      if (!failure.empty())
         return fmt::format("{} {}: {}", device.str(), facet::name(dtype), failure);
     }
+#else
+  static_cast<void>(op);
+#endif
   return "";
 }
 
@@ -256,14 +312,12 @@ OpResult evaluate(const OpCase& op, const TensorList& inputs, DType dtype, Devic
 }
 
 std::vector<Device> other_devices() {
-  std::vector<Device> devices;
-  try {
-    const Device cuda{DeviceType::cuda, 0};
-    backend_for(cuda);
-    devices.push_back(cuda);
-  } catch (const Error&) {  // this build has none
-  }
-  return devices;
+#if defined(FACET_CUDA)
+  cuda::install();
+  return {{DeviceType::cuda, 0}};
+#else
+  return {};
+#endif
 }
 
 const std::vector<OpCheck>& op_checks() {

@@ -5,6 +5,13 @@
 
 #include "tests/op_runner.h"
 
+#if defined(FACET_CUDA)
+#include "cuda/runtime.h"
+#if defined(FACET_CUDA_EMULATED)
+#include "cuda/emu/runtime.h"
+#endif
+#endif
+
 namespace facet::test {
 namespace {
 
@@ -106,6 +113,61 @@ TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
           << "no row reaches binary_backward of line " << i;
     }
 }
+
+#if defined(FACET_CUDA)
+// What no row of the table can say: element types that only move, and a gradient that autograd
+// never asks for.
+TEST(OpTable, DevicesMoveEveryElementType) {
+  const Device device = other_devices().at(0);
+  const std::vector<DType> types = {DType::f32, DType::bf16, DType::f64,
+                                    DType::i32, DType::i64,  DType::u8};
+  const Tensor numbers = Tensor::from<int64_t>({0, 1, 2, 3, 100, 7}).reshape({3, 2});
+  const Tensor index = Tensor::from<int64_t>({2, 0, 2});
+  const auto expect_same = [](const Tensor& there, const Tensor& here) {
+    EXPECT_EQ(there.to_vector<double>(), here.to_vector<double>());
+  };
+  for (const DType from : types) {
+    SCOPED_TRACE(facet::name(from));
+    const Tensor x = numbers.cast(from), y = x.to(device);
+    for (const DType to : types) expect_same(y.cast(to), x.cast(to));
+    expect_same(Tensor::full({3}, 5.0, from, device), Tensor::full({3}, 5.0, from));
+    expect_same(ops::gather_rows(y, index.to(device)), ops::gather_rows(x, index));
+    expect_same(ops::permute(y, {1, 0}), ops::permute(x, {1, 0}));
+    if (!is_floating(from)) continue;
+    Tensor sum = Tensor::zeros({3, 2}, from, device), want = Tensor::zeros({3, 2}, from);
+    sum.backend().scatter_add_rows(y, index.to(device), sum);
+    want.backend().scatter_add_rows(x, index, want);
+    expect_same(sum, want);
+    Tensor da = Tensor::empty_like(y), db = Tensor::empty_like(y);
+    y.backend().binary_backward(BinaryOp::add, y, y, y, da, db);
+    expect_same(da, x);
+    expect_same(db, x);
+  }
+  // A long product of bf16 into f32.
+  const Tensor a = Tensor::full({2, 600}, 1.5, DType::bf16, device);
+  Tensor product = Tensor::empty({2, 2}, DType::f32, device);
+  ops::matmul_into(a, a, {.trans_b = true}, product);
+  expect_same(product, Tensor::full({2, 2}, 1350.0));
+}
+#endif
+
+#if defined(FACET_CUDA_EMULATED)
+// A kernel that is compiled for a type but never run has not been proven. Asked when all tests are
+// over; a run with a filter proves nothing.
+class EveryKernelRuns : public testing::Environment {
+ public:
+  void TearDown() override {
+    if (GTEST_FLAG_GET(filter) != "*") return;
+    const std::vector<std::string> run = emu::kernels_run();
+    const std::set<std::string> were_run(run.begin(), run.end());
+    for (const std::string& name : emu::known_kernels())
+      EXPECT_TRUE(were_run.count(name)) << "no test here runs " << name;
+    EXPECT_GT(emu::known_kernels().size(), 100u);
+  }
+};
+const testing::Environment* const kEveryKernelRuns =
+    testing::AddGlobalTestEnvironment(new EveryKernelRuns);
+#endif
 
 TEST(OpTable, NamesAreUnique) {
   std::set<std::string> names;

@@ -37,7 +37,7 @@ struct TrainBench {
   int64_t batch = 32, steps = 10, warmup = 2, classes = 1000, threads = 0;
   uint64_t seed = 0;
   double lr = 0.01;
-  std::string save_start;
+  std::string save_start, device = "cpu";
   bool json = false, profile = false;
 };
 
@@ -66,6 +66,7 @@ void bench_train(const Arguments& arguments) {
   options.add("--lr", bench.lr, "Learning rate");
   options.add("--seed", bench.seed, "Of weights and data");
   options.add("--threads", bench.threads, "Threads (0: one a core)");
+  options.add("--device", bench.device, "cpu, cuda or cuda:N");
   options.add("--save-start", bench.save_start,
               "Write the initial weights and the batch to a file");
   options.flag("--profile", bench.profile, "Time every operation (slows the steps a little)");
@@ -79,7 +80,8 @@ void bench_train(const Arguments& arguments) {
 
   Supervised objective(std::make_unique<ResNet>(bench.network.resolve()), bench.classes);
   initialize(objective, bench.seed);
-  const Batch batch = synthetic_batch(bench);
+  const Device device = use_device(bench.device);
+  Batch batch = synthetic_batch(bench);
   if (!bench.save_start.empty()) {
     std::vector<NamedTensor> tensors = state(objective.encoder());
     tensors.push_back({"fc.weight", objective.classifier().weight.value()});
@@ -88,6 +90,8 @@ void bench_train(const Arguments& arguments) {
     tensors.push_back({"labels", batch.labels});
     save_safetensors(bench.save_start, to_file_layout(tensors));
   }
+  to_device(objective, device);
+  batch = batch.to(device);
   ParamGroup all;
   all.parameters = parameters(objective);
   all.weight_decay = 1e-4;
@@ -98,7 +102,7 @@ void bench_train(const Arguments& arguments) {
   double first_step = 0.0;
   std::vector<double> seconds, losses;
   for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
-    if (bench.profile && step == bench.warmup) profile.emplace();
+    if (bench.profile && step == bench.warmup) profile.emplace(device.type);
     const Stopwatch clock;
     const double loss = objective.train_step(batch, optimizer, bench.lr, step);
     if (step == 0) first_step = seconds_since_start();

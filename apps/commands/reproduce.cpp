@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 struct StudyOptions {
   std::string output = "runs/reproduce", data = "fashion-mnist";
   uint64_t seed = 0;
+  std::string device = "cpu";
   bool fast = false;
   int64_t workers = 1, threads = 0;
   // The network, and how long each kind of run trains.
@@ -59,6 +60,7 @@ struct StudyOptions {
     options.add("--task-test", task_test, "Test pictures of a downstream task");
     options.add("--test", test, "Upstream test pictures (0: all)");
     options.add("-k,--neighbours", neighbours, "Of the kNN accuracy");
+    options.add("--device", device, "Where networks train: cpu, cuda or cuda:N", Options::kProcess);
     options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
     options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
   }
@@ -127,6 +129,7 @@ class Study {
     run.weight_decay = 5e-4;
     run.seed = options_.seed;
     run.workers = options_.workers;
+    run.device = options_.device;
     run.log_interval = options_.fast ? 1 : 5;
     run.checkpoint_seconds = 15;
     return run;

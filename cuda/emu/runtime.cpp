@@ -1,0 +1,532 @@
+#include "cuda/emu/runtime.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <vector>
+
+#include "cuda/emu/error.h"
+#include "tensor/check.h"
+
+namespace facet::emu {
+
+using Clock = std::chrono::steady_clock;
+
+struct Event {
+  int device = 0;
+  uint64_t recorded = 0, done = 0;  // how often
+  Stream* stream = nullptr;         // where it was recorded last
+  Clock::time_point when;
+};
+
+// One piece of work in a stream.
+using Work = std::function<void()>;
+
+struct Graph {
+  std::vector<Work> work;
+};
+
+struct Stream {
+  int device = 0;
+  std::deque<Work> queue;
+  std::unique_ptr<Graph> capture;  // where work goes instead while a graph is recorded
+  bool running = false;
+};
+
+namespace {
+
+// The emulator's state belongs to all threads: ranks are threads with a device each.
+std::recursive_mutex& mutex() {
+  static auto* instance = new std::recursive_mutex;
+  return *instance;
+}
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+struct Allocation {
+  size_t bytes;
+  int device;  // -1: pinned host memory
+};
+
+struct State {
+  Machine machine;
+  FaultPlan faults;
+  std::map<const void*, Allocation> allocations;
+  std::vector<Stream*> streams;
+  std::map<int, std::unique_ptr<Stream>> default_streams;
+  cudaError_t sticky = cudaSuccess;  // after a device fault every call returns it
+  std::string fault;
+};
+State& state() {
+  static auto* instance = [] {
+    auto* made = new State;
+    const char* text = std::getenv("FACET_EMU_MACHINE");
+    std::istringstream words(text ? text : "");
+    for (std::string word; std::getline(words, word, ',');) {
+      const size_t equals = word.find('=');
+      const std::string key = word.substr(0, equals);
+      const int64_t value = equals == std::string::npos ? 0 : std::atoll(word.c_str() + equals + 1);
+      if (key == "devices") made->machine.devices = static_cast<int>(value);
+      else if (key == "driver") made->machine.driver_version = static_cast<int>(value);
+      else if (key == "memory") made->machine.memory_bytes = static_cast<size_t>(value);
+      else if (key == "fail_allocation") made->faults.fail_allocation = value;
+      else if (key == "fail_launch") made->faults.fail_launch = value;
+      else throw UsageError(fmt::format("FACET_EMU_MACHINE: unknown setting '{}'", word));
+    }
+    return made;
+  }();
+  return *instance;
+}
+
+thread_local int current_device = 0;
+thread_local cudaError_t last_error = cudaSuccess;
+
+// Every call's way out: the sticky error wins, and the last one is remembered.
+cudaError_t leave(cudaError_t error) {
+  if (state().sticky != cudaSuccess) error = state().sticky;
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+Stream& stream_of(cudaStream_t stream) {
+  if (stream) return *stream;
+  auto& slot = state().default_streams[current_device];
+  if (!slot) {
+    slot = std::make_unique<Stream>();
+    slot->device = current_device;
+    state().streams.push_back(slot.get());
+  }
+  return *slot;
+}
+
+void set_fault(cudaError_t error, std::string what) {
+  state().sticky = error;
+  state().fault = std::move(what);
+  for (Stream* stream : state().streams) stream->queue.clear();
+}
+
+// Does the stream's work, in order, up to the end or as long as go_on() says.
+template <typename GoOn>
+void drain(Stream& stream, const GoOn& go_on) {
+  if (stream.running) return;  // it waits for an event of a stream that waits for it
+  stream.running = true;
+  while (!stream.queue.empty() && state().sticky == cudaSuccess && go_on()) {
+    const Work work = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    try {
+      work();
+    } catch (const KernelFault& e) {
+      set_fault(cudaErrorLaunchFailure, e.what());
+    }
+  }
+  stream.running = false;
+}
+void drain(Stream& stream) {
+  drain(stream, [] { return true; });
+}
+void drain_device(int device) {
+  // By index: a stream may be made while another one runs.
+  for (size_t i = 0; i < state().streams.size(); ++i)
+    if (state().streams[i]->device == device) drain(*state().streams[i]);
+}
+
+void wait_for(Event& event, uint64_t record) {
+  if (event.stream) drain(*event.stream, [&] { return event.done < record; });
+}
+
+cudaError_t push(Stream& stream, Work work) {
+  if (state().sticky != cudaSuccess) return leave(state().sticky);
+  if (stream.capture)
+    stream.capture->work.push_back(std::move(work));
+  else
+    stream.queue.push_back(std::move(work));
+  return leave(cudaSuccess);
+}
+
+// The allocation that [at, at + bytes) lies in, or none.
+const Allocation* find(const void* at, size_t bytes) {
+  auto it = state().allocations.upper_bound(at);
+  if (it == state().allocations.begin()) return nullptr;
+  --it;
+  const auto* const begin = static_cast<const std::byte*>(it->first);
+  const auto* const from = static_cast<const std::byte*>(at);
+  return from + bytes <= begin + it->second.bytes ? &it->second : nullptr;
+}
+
+// Whether a copy's ends are where `kind` says.
+bool copy_fits(const void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const auto on_device = [&](const void* at) {
+    const Allocation* a = find(at, bytes);
+    return a && a->device >= 0;
+  };
+  // A host address may not begin in device memory, either.
+  const auto on_host = [&](const void* at) {
+    const Allocation* a = find(at, 1);
+    return !a || a->device < 0;
+  };
+  switch (kind) {
+    case cudaMemcpyHostToHost: return on_host(to) && on_host(from);
+    case cudaMemcpyHostToDevice: return on_device(to) && on_host(from);
+    case cudaMemcpyDeviceToHost: return on_host(to) && on_device(from);
+    case cudaMemcpyDeviceToDevice: return on_device(to) && on_device(from);
+    case cudaMemcpyDefault: return true;
+  }
+  return false;
+}
+
+size_t used_bytes(int device) {
+  size_t sum = 0;
+  for (const auto& [at, allocation] : state().allocations)
+    if (allocation.device == device) sum += allocation.bytes;
+  return sum;
+}
+
+cudaError_t allocate(void** at, size_t bytes, int device) {
+  *at = nullptr;
+  if (state().sticky != cudaSuccess) return leave(state().sticky);
+  if (bytes == 0) return leave(cudaSuccess);
+  if (device >= 0) {
+    if (state().faults.fail_allocation >= 0 && state().faults.fail_allocation-- == 0)
+      return leave(cudaErrorMemoryAllocation);
+    if (used_bytes(device) + bytes > state().machine.memory_bytes)
+      return leave(cudaErrorMemoryAllocation);
+  }
+  // Of its own size, so that the address sanitizer knows its end; NaN to whoever reads it first.
+  void* const memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!memory) return leave(cudaErrorMemoryAllocation);
+  std::memset(memory, 0xff, bytes);
+  state().allocations[memory] = {bytes, device};
+  *at = memory;
+  return leave(cudaSuccess);
+}
+
+cudaError_t release(void* at, bool on_device) {
+  if (!at) return leave(cudaSuccess);
+  const auto it = state().allocations.find(at);
+  if (it == state().allocations.end() || (it->second.device >= 0) != on_device)
+    return leave(cudaErrorInvalidValue);
+  // As on a device: freeing waits for what still runs.
+  if (on_device) drain_device(it->second.device);
+  state().allocations.erase(it);
+  std::free(at);
+  return leave(cudaSuccess);
+}
+
+}  // namespace
+
+void enqueue_kernel(cudaStream_t stream_, const char* kernel, const LaunchShape& shape,
+                    std::function<void()> body) {
+  const Lock lock(mutex());
+  Stream& stream = stream_of(stream_);
+  const auto threads = size_t{shape.block.x} * shape.block.y * shape.block.z;
+  if (threads == 0 || threads > kMaxThreads || threads % kWarpSize != 0 || shape.block.z > 64 ||
+      shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0 ||
+      shape.grid.x > 0x7fffffffu || shape.grid.y > 65535 || shape.grid.z > 65535 ||
+      shape.dynamic_shared_bytes > kMaxSharedBytes) {
+    state().fault = fmt::format(
+        "{}: grid ({}, {}, {}), block ({}, {}, {}), {} bytes of shared memory: expected whole warps, "
+        "at most 1024 threads, y and z of the grid at most 65535, at most {} bytes",
+        kernel, shape.grid.x, shape.grid.y, shape.grid.z, shape.block.x, shape.block.y,
+        shape.block.z, shape.dynamic_shared_bytes, kMaxSharedBytes);
+    leave(cudaErrorInvalidConfiguration);
+    return;
+  }
+  push(stream, [=, body = std::move(body)] {
+    FaultPlan& faults = state().faults;
+    if (faults.fail_launch >= 0 && faults.fail_launch-- == 0)
+      throw KernelFault(fmt::format("{}: an illegal memory access (planned)", kernel));
+    run_grid(kernel, shape, body);
+  });
+}
+
+void enqueue(cudaStream_t stream, std::function<void()> work) {
+  const Lock lock(mutex());
+  push(stream_of(stream), std::move(work));
+}
+
+std::string last_fault() {
+  const Lock lock(mutex());
+  return state().fault;
+}
+Machine& machine() {
+  return state().machine;
+}
+void plan_faults(const FaultPlan& plan) {
+  const Lock lock(mutex());
+  state().faults = plan;
+}
+void reset() {
+  const Lock lock(mutex());
+  State& s = state();
+  for (Stream* stream : s.streams) {
+    stream->queue.clear();
+    stream->capture.reset();
+  }
+  s.machine = {};
+  s.faults = {};
+  s.sticky = last_error = cudaSuccess;
+  s.fault.clear();
+}
+
+}  // namespace facet::emu
+
+using namespace facet::emu;
+
+// ---- errors and devices
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+#define NAME(e) \
+  case e: return #e;
+    NAME(cudaSuccess)
+    NAME(cudaErrorInvalidValue)
+    NAME(cudaErrorMemoryAllocation)
+    NAME(cudaErrorInvalidConfiguration)
+    NAME(cudaErrorInsufficientDriver)
+    NAME(cudaErrorNoDevice)
+    NAME(cudaErrorInvalidDevice)
+    NAME(cudaErrorInvalidResourceHandle)
+    NAME(cudaErrorNotReady)
+    NAME(cudaErrorIllegalAddress)
+    NAME(cudaErrorLaunchFailure)
+    NAME(cudaErrorStreamCaptureUnsupported)
+    NAME(cudaErrorStreamCaptureInvalidated)
+#undef NAME
+  }
+  return "unknown";
+}
+const char* cudaGetErrorString(cudaError_t error) {
+  return cudaGetErrorName(error);
+}
+cudaError_t cudaPeekAtLastError() {
+  const Lock lock(mutex());
+  return state().sticky != cudaSuccess ? state().sticky : last_error;
+}
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = cudaPeekAtLastError();
+  last_error = cudaSuccess;
+  return error;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = machine().driver_version;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  const Lock lock(mutex());
+  *count = 0;
+  if (machine().driver_version < 13000) return leave(cudaErrorInsufficientDriver);
+  if (machine().devices == 0) return leave(cudaErrorNoDevice);
+  *count = machine().devices;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaSetDevice(int device) {
+  const Lock lock(mutex());
+  if (device < 0 || device >= machine().devices) return leave(cudaErrorInvalidDevice);
+  current_device = device;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  const Lock lock(mutex());
+  if (device < 0 || device >= machine().devices) return leave(cudaErrorInvalidDevice);
+  *properties = {};
+  std::strcpy(properties->name, "emulated device");
+  properties->totalGlobalMem = machine().memory_bytes;
+  properties->sharedMemPerBlockOptin = kMaxSharedBytes;
+  properties->major = 9;
+  properties->multiProcessorCount = 2;
+  properties->l2CacheSize = 1 << 20;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  cudaDeviceProp p;
+  const cudaError_t error = cudaGetDeviceProperties(&p, device);
+  if (error != cudaSuccess) return error;
+  switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(p.sharedMemPerBlockOptin);
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: *value = p.major; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; return cudaSuccess;
+  }
+  return leave(cudaErrorInvalidValue);
+}
+cudaError_t cudaDeviceSynchronize() {
+  const Lock lock(mutex());
+  drain_device(current_device);
+  return leave(cudaSuccess);
+}
+
+// ---- memory
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  const Lock lock(mutex());
+  *total = machine().memory_bytes;
+  *free = *total - std::min(*total, used_bytes(current_device));
+  return leave(cudaSuccess);
+}
+cudaError_t cudaMalloc(void** at, size_t bytes) {
+  const Lock lock(mutex());
+  return allocate(at, bytes, current_device);
+}
+cudaError_t cudaFree(void* at) {
+  const Lock lock(mutex());
+  return release(at, true);
+}
+cudaError_t cudaMallocHost(void** at, size_t bytes) {
+  const Lock lock(mutex());
+  return allocate(at, bytes, -1);
+}
+cudaError_t cudaFreeHost(void* at) {
+  const Lock lock(mutex());
+  return release(at, false);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  const Lock lock(mutex());
+  if (bytes == 0) return leave(cudaSuccess);
+  if (!copy_fits(to, from, bytes, kind)) {
+    state().fault = fmt::format("cudaMemcpy of {} bytes: an end is not where its kind says", bytes);
+    return leave(cudaErrorInvalidValue);
+  }
+  return push(stream_of(stream), [=] { std::memcpy(to, from, bytes); });
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const Lock lock(mutex());
+  // As the legacy default stream: after everything that was enqueued on the device.
+  drain_device(current_device);
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  drain(stream_of(nullptr));
+  return leave(error);
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  const Lock lock(mutex());
+  if (bytes == 0) return leave(cudaSuccess);
+  const Allocation* a = find(to, bytes);
+  if (!a || a->device < 0) return leave(cudaErrorInvalidValue);
+  return push(stream_of(stream), [=] { std::memset(to, value, bytes); });
+}
+
+// ---- streams and events
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const Lock lock(mutex());
+  *stream = new Stream;
+  (*stream)->device = current_device;
+  state().streams.push_back(*stream);
+  return leave(cudaSuccess);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const Lock lock(mutex());
+  if (!stream) return leave(cudaErrorInvalidResourceHandle);
+  drain(*stream);
+  std::erase(state().streams, stream);
+  delete stream;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const Lock lock(mutex());
+  Stream& s = stream_of(stream);
+  if (s.capture) return leave(cudaErrorStreamCaptureUnsupported);
+  drain(s);
+  return leave(cudaSuccess);
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const Lock lock(mutex());
+  return stream_of(stream).queue.empty() ? leave(cudaSuccess) : cudaErrorNotReady;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Lock lock(mutex());
+  if (!event) return leave(cudaErrorInvalidResourceHandle);
+  return push(stream_of(stream), [=, record = event->recorded] { wait_for(*event, record); });
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  const Lock lock(mutex());
+  *event = new Event;
+  (*event)->device = current_device;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const Lock lock(mutex());
+  if (!event) return leave(cudaErrorInvalidResourceHandle);
+  wait_for(*event, event->recorded);
+  delete event;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const Lock lock(mutex());
+  if (!event) return leave(cudaErrorInvalidResourceHandle);
+  Stream& s = stream_of(stream);
+  event->stream = &s;
+  const uint64_t record = ++event->recorded;
+  return push(s, [=] {
+    event->done = record;
+    event->when = Clock::now();
+  });
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Lock lock(mutex());
+  if (!event) return leave(cudaErrorInvalidResourceHandle);
+  wait_for(*event, event->recorded);
+  return leave(cudaSuccess);
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const Lock lock(mutex());
+  return event->done == event->recorded ? leave(cudaSuccess) : cudaErrorNotReady;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  const Lock lock(mutex());
+  if (!begin || !end || begin->done == 0 || end->done == 0) return leave(cudaErrorNotReady);
+  *milliseconds = std::chrono::duration<float, std::milli>(end->when - begin->when).count();
+  return leave(cudaSuccess);
+}
+
+// ---- graphs: the work of one stream, recorded and replayed
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const Lock lock(mutex());
+  if (!stream || stream->capture) return leave(cudaErrorStreamCaptureUnsupported);
+  stream->capture = std::make_unique<Graph>();
+  return leave(cudaSuccess);
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const Lock lock(mutex());
+  if (!stream || !stream->capture) return leave(cudaErrorStreamCaptureInvalidated);
+  *graph = stream->capture.release();
+  return leave(cudaSuccess);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  const Lock lock(mutex());
+  *exec = new Graph(*graph);
+  return leave(cudaSuccess);
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  const Lock lock(mutex());
+  if (!exec) return leave(cudaErrorInvalidResourceHandle);
+  Stream& s = stream_of(stream);
+  for (const Work& work : exec->work)
+    if (const cudaError_t error = push(s, work); error != cudaSuccess) return error;
+  return leave(cudaSuccess);
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}

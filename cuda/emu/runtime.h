@@ -1,0 +1,43 @@
+// The emulated devices: memory, streams, events, graphs, faults on demand. Streams are lazy: work
+// is done when somebody waits for it, so that a missing synchronisation shows as stale data.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <functional>
+#include <string>
+
+namespace facet::emu {
+
+// Enqueues a kernel; faults come out at the next call that waits.
+void enqueue_kernel(cudaStream_t stream, const char* kernel, const LaunchShape& shape,
+                    std::function<void()> body);
+
+// Enqueues host work in a stream: what a vendor library's stand-in does.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+
+// What the last fault was, in words; CUDA's own codes say little. Empty: none.
+std::string last_fault();
+
+// The machine that the emulator plays.
+struct Machine {
+  int devices = 2;
+  int driver_version = 13000;
+  size_t memory_bytes = size_t{8} << 30;  // each device
+};
+Machine& machine();
+
+// Faults on demand, for tests of error handling.
+struct FaultPlan {
+  int64_t fail_allocation = -1;  // the n-th cudaMalloc from now (0: the next) finds no memory
+  int64_t fail_launch = -1;      // the n-th kernel that runs from now fails
+};
+void plan_faults(const FaultPlan& plan);
+// At the start of the process FACET_EMU_MACHINE can set all of these, for tests of whole programs:
+// "devices=0", "driver=11000", "memory=BYTES", "fail_allocation=N", "fail_launch=N", comma-separated.
+
+// Back to a fresh process: streams emptied, errors forgotten, faults and machine as at the start.
+// Memory that is still allocated stays.
+void reset();
+
+}  // namespace facet::emu

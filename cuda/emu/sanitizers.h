@@ -1,0 +1,88 @@
+// What the address and the thread sanitizer have to be told about fibers and arenas; nothing in
+// ordinary builds. The thread sanitizer sees one context of its own for each emulated thread, and
+// an order between them only where a barrier makes one. The sources that include this are compiled
+// without its instrumentation, hence FACET_TSAN instead of __SANITIZE_THREAD__.
+#pragma once
+
+#include <cstddef>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(FACET_TSAN)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace facet::emu::sanitizers {
+
+// ---- address sanitizer
+inline void start_switch([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* bottom,
+                         [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);
+#endif
+}
+inline void finish_switch([[maybe_unused]] void* fake_stack,
+                          [[maybe_unused]] const void** previous_bottom,
+                          [[maybe_unused]] size_t* previous_bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake_stack, previous_bottom, previous_bytes);
+#endif
+}
+// A stack whose frames are given up, or memory handed out again.
+inline void forget_stack([[maybe_unused]] const void* bottom, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(bottom, bytes);
+#endif
+}
+inline void poison([[maybe_unused]] const void* at, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_POISON_MEMORY_REGION(at, bytes);
+#endif
+}
+inline void unpoison([[maybe_unused]] const void* at, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+#endif
+}
+
+// ---- thread sanitizer
+inline void* create_context() {
+#if defined(FACET_TSAN)
+  return __tsan_create_fiber(0);
+#else
+  return nullptr;
+#endif
+}
+inline void destroy_context([[maybe_unused]] void* context) {
+#if defined(FACET_TSAN)
+  __tsan_destroy_fiber(context);
+#endif
+}
+inline void* current_context() {
+#if defined(FACET_TSAN)
+  return __tsan_get_current_fiber();
+#else
+  return nullptr;
+#endif
+}
+// Without an order between the two.
+inline void switch_context([[maybe_unused]] void* context) {
+#if defined(FACET_TSAN)
+  __tsan_switch_to_fiber(context, __tsan_switch_to_fiber_no_sync);
+#endif
+}
+// What happened before release(at) is seen after acquire(at).
+inline void release([[maybe_unused]] void* at) {
+#if defined(FACET_TSAN)
+  __tsan_release(at);
+#endif
+}
+inline void acquire([[maybe_unused]] void* at) {
+#if defined(FACET_TSAN)
+  __tsan_acquire(at);
+#endif
+}
+
+}  // namespace facet::emu::sanitizers

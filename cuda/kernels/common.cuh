@@ -1,0 +1,66 @@
+// What every family of kernels needs: how to cover n elements or rows, and where to launch.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda/backend.h"
+#include "cuda/block.cuh"
+#include "cuda/runtime.h"
+
+namespace facet::cuda {
+
+constexpr int kThreads = 256;             // of a block, unless a kernel says otherwise
+constexpr int64_t kMaxBlocks = 132 * 16;  // enough to fill the largest device many times
+
+template <typename T>
+__device__ __forceinline__ acc_t<T> widen(T x) {
+  return static_cast<acc_t<T>>(x);
+}
+
+// Launches `Kernel` into the stream of t's device. `blocks` 0: nothing to do.
+template <auto Kernel, typename... Arguments>
+void launch_for(const Tensor& t, dim3 blocks, int threads, size_t shared,
+                Arguments&&... arguments) {
+  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
+  const DeviceGuard guard(t.device().index);
+  launch<Kernel>(blocks, static_cast<unsigned>(threads), shared, stream(t.device().index),
+                 std::forward<Arguments>(arguments)...);
+}
+
+// Blocks of kThreads that cover n elements in strides.
+inline dim3 blocks_for(int64_t n) {
+  return static_cast<unsigned>(std::min((n + kThreads - 1) / kThreads, kMaxBlocks));
+}
+// One block a row, in strides.
+inline dim3 blocks_for_rows(int64_t rows) {
+  return static_cast<unsigned>(std::min(rows, int64_t{1} << 20));
+}
+
+__device__ __forceinline__ int64_t first_element() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ __forceinline__ int64_t element_stride() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+// out(i) for all i < n. Grid: blocks_for(n); block: kThreads. `Body` is a functor of values and
+// pointers, so that one kernel serves every elementwise operation.
+template <typename Body>
+__global__ void map_kernel(Body body, int64_t n) {
+  for (int64_t i = first_element(); i < n; i += element_stride()) body(i);
+}
+template <typename Body>
+void map(const Tensor& where, int64_t n, Body body) {
+  launch_for<map_kernel<Body>>(where, blocks_for(n), kThreads, 0, body, n);
+}
+
+// n values that every block reads: a small array by value.
+template <typename T, int N>
+struct Array {
+  T values[N];
+  __host__ __device__ T& operator[](int i) { return values[i]; }
+  __host__ __device__ const T& operator[](int i) const { return values[i]; }
+};
+
+}  // namespace facet::cuda

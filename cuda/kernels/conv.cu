@@ -1,0 +1,155 @@
+// Convolution of NHWC tensors as implicit GEMM: the window of an output element is gathered while
+// its tile is loaded, nothing is unfolded in memory. x (N, H, W, Cin), w (Cout, kh, kw, Cin / groups),
+// y (N, P, Q, Cout); the groups are the batch of the products.
+#include "cuda/kernels/gemm.cuh"
+
+namespace facet {
+
+using namespace cuda;
+
+namespace {
+
+struct ConvShape {
+  int64_t h, w, p, q, c_in, c_out;  // of one image; channels of all groups
+  int64_t group_in, group_out;      // channels of one group
+  int kh, kw, stride, padding;
+};
+
+ConvShape conv_shape(const Tensor& x, const Tensor& w, const Tensor& y, const ConvArgs& args) {
+  return {x.dim(1),
+          x.dim(2),
+          y.dim(1),
+          y.dim(2),
+          x.dim(3),
+          y.dim(3),
+          x.dim(3) / args.groups,
+          y.dim(3) / args.groups,
+          static_cast<int>(w.dim(1)),
+          static_cast<int>(w.dim(2)),
+          args.stride,
+          args.padding};
+}
+
+// Row (n, p, q), k (i, j, ci): x under the kernel's element.
+template <typename T>
+struct Window {
+  const T* x;
+  ConvShape s;
+  __device__ acc_t<T> operator()(int64_t group, int64_t row, int64_t k) const {
+    const int64_t ci = k % s.group_in, j = k / s.group_in % s.kw, i = k / (s.group_in * s.kw);
+    const int64_t q = row % s.q, p = row / s.q % s.p, n = row / (s.p * s.q);
+    const int64_t r = p * s.stride - s.padding + i, c = q * s.stride - s.padding + j;
+    if (r < 0 || r >= s.h || c < 0 || c >= s.w) return acc_t<T>(0);
+    return widen(x[((n * s.h + r) * s.w + c) * s.c_in + group * s.group_in + ci]);
+  }
+};
+// The same, as the right factor of the weights' gradient: k (n, p, q), column (i, j, ci).
+template <typename T>
+struct WindowTransposed {
+  Window<T> window;
+  __device__ acc_t<T> operator()(int64_t group, int64_t k, int64_t col) const {
+    return window(group, k, col);
+  }
+};
+// k (i, j, ci), column co
+template <typename T>
+struct Weight {
+  const T* w;
+  ConvShape s;
+  __device__ acc_t<T> operator()(int64_t group, int64_t k, int64_t co) const {
+    return widen(w[(group * s.group_out + co) * s.kh * s.kw * s.group_in + k]);
+  }
+};
+// Row (n, h, w), k (i, j, co): dy where the kernel's element (i, j) lay over (h, w).
+template <typename T>
+struct OutputGradient {
+  const T* dy;
+  ConvShape s;
+  __device__ acc_t<T> operator()(int64_t group, int64_t row, int64_t k) const {
+    const int64_t co = k % s.group_out, j = k / s.group_out % s.kw, i = k / (s.group_out * s.kw);
+    const int64_t w = row % s.w, h = row / s.w % s.h, n = row / (s.h * s.w);
+    const int64_t r = h + s.padding - i, c = w + s.padding - j;
+    if (r < 0 || c < 0 || r % s.stride != 0 || c % s.stride != 0) return acc_t<T>(0);
+    const int64_t p = r / s.stride, q = c / s.stride;
+    if (p >= s.p || q >= s.q) return acc_t<T>(0);
+    return widen(dy[((n * s.p + p) * s.q + q) * s.c_out + group * s.group_out + co]);
+  }
+};
+// k (i, j, co), column ci
+template <typename T>
+struct WeightTransposed {
+  const T* w;
+  ConvShape s;
+  __device__ acc_t<T> operator()(int64_t group, int64_t k, int64_t ci) const {
+    const int64_t co = k % s.group_out, ij = k / s.group_out;
+    return widen(w[((group * s.group_out + co) * s.kh * s.kw + ij) * s.group_in + ci]);
+  }
+};
+// Row co, k (n, p, q)
+template <typename T>
+struct GradientRows {
+  const T* dy;
+  ConvShape s;
+  __device__ acc_t<T> operator()(int64_t group, int64_t co, int64_t k) const {
+    return widen(dy[k * s.c_out + group * s.group_out + co]);
+  }
+};
+
+// (row, column) of group g to data[row * pitch + g * width + column]
+template <typename A, typename T>
+struct StoreChannels {
+  T* data;
+  int64_t pitch, width;
+  __device__ void operator()(int64_t group, int64_t row, int64_t col, A sum) const {
+    data[row * pitch + group * width + col] = static_cast<T>(sum);
+  }
+};
+// Row co of group g, column (i, j, ci)
+template <typename A>
+struct StoreWeights {
+  A* data;
+  int64_t group_out, cols;
+  __device__ void operator()(int64_t group, int64_t co, int64_t col, A sum) const {
+    data[(group * group_out + co) * cols + col] = sum;
+  }
+};
+
+}  // namespace
+
+void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y) {
+  const ConvShape s = conv_shape(x, w, y, args);
+  dispatch_floating(x.dtype(), "conv2d", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    gemm<A>(y, {x.dim(0) * s.p * s.q, s.group_out, s.kh * s.kw * s.group_in, args.groups},
+            Window<T>{x.data<T>(), s}, Weight<T>{w.data<T>(), s},
+            StoreChannels<A, T>{y.data<T>(), s.c_out, s.group_out});
+  });
+}
+
+void CudaBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args,
+                                        Tensor& dx) {
+  const ConvShape s = conv_shape(dx, w, dy, args);
+  dispatch_floating(dy.dtype(), "conv2d_backward_input", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    gemm<A>(dx, {dx.dim(0) * s.h * s.w, s.group_in, s.kh * s.kw * s.group_out, args.groups},
+            OutputGradient<T>{dy.data<T>(), s}, WeightTransposed<T>{w.data<T>(), s},
+            StoreChannels<A, T>{dx.data<T>(), s.c_in, s.group_in});
+  });
+}
+
+void CudaBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args,
+                                         Tensor& dw) {
+  const ConvShape s = conv_shape(x, dw, dy, args);
+  dispatch_floating(x.dtype(), "conv2d_backward_weight", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const int64_t cols = s.kh * s.kw * s.group_in;
+    gemm<A>(dw, {s.group_out, cols, x.dim(0) * s.p * s.q, args.groups},
+            GradientRows<T>{dy.data<T>(), s}, WindowTransposed<T>{{x.data<T>(), s}},
+            StoreWeights<A>{dw.data<A>(), s.group_out, cols});
+  });
+}
+
+}  // namespace facet

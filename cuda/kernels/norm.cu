@@ -1,0 +1,268 @@
+// Batch normalisation of rows x C, fused with the residual add and the ReLU that follow. Bound by
+// memory: the forward reads x twice and writes y, the backward reads x and dy twice and writes dx.
+#include "cuda/kernels/common.cuh"
+
+namespace facet {
+
+using namespace cuda;
+
+namespace {
+
+constexpr int64_t kChunkRows = 1024;  // summed by one block
+constexpr int kRowLanes = kThreads / kWarp;
+
+// Bit i of the mask: whether element i passed the ReLU.
+__device__ __forceinline__ bool bit_of(const uint8_t* mask, int64_t i) {
+  return mask[i / 8] >> (i % 8) & 1;
+}
+
+// What two sums a channel are taken of.
+template <typename T>
+struct Moments {  // of x - shift
+  const T* x;
+  const T* shift;  // the first row: near enough to the mean that nothing cancels
+  int64_t cols;
+  __device__ void operator()(int64_t row, int64_t col, acc_t<T>& s, acc_t<T>& q) const {
+    const acc_t<T> d = widen(x[row * cols + col]) - widen(shift[col]);
+    s += d;
+    q += d * d;
+  }
+};
+template <typename T>
+struct GradientSums {  // of g and g (x - mean), where g is dy behind the ReLU
+  const T *x, *dy;
+  const acc_t<T>* mean;
+  const uint8_t* mask;
+  int64_t cols;
+  __device__ void operator()(int64_t row, int64_t col, acc_t<T>& s, acc_t<T>& q) const {
+    const int64_t i = row * cols + col;
+    const acc_t<T> g = mask && !bit_of(mask, i) ? acc_t<T>(0) : widen(dy[i]);
+    s += g;
+    q += g * (widen(x[i]) - mean[col]);
+  }
+};
+
+// sums (chunks, 2, C) of term over the chunk's rows. Grid (ceil(C / 32), chunks), block 256: a warp
+// reads 32 neighbouring channels of every 8th row.
+template <typename T, typename Term>
+__global__ void channel_sums_kernel(Term term, int64_t rows, int64_t cols, double* sums) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, partial, 2 * kThreads);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t col = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * kChunkRows;
+  const int64_t end = min(begin + kChunkRows, rows);
+  A s = 0, q = 0;
+  if (col < cols)
+    for (int64_t row = begin + warp; row < end; row += kRowLanes) term(row, col, s, q);
+  partial[threadIdx.x] = s;
+  partial[kThreads + threadIdx.x] = q;
+  __syncthreads();
+  if (warp == 0 && col < cols) {
+    double total_s = 0, total_q = 0;
+    for (int w = 0; w < kRowLanes; ++w) {
+      total_s += partial[w * kWarp + lane];
+      total_q += partial[kThreads + w * kWarp + lane];
+    }
+    double* const to = sums + 2 * static_cast<int64_t>(blockIdx.y) * cols + col;
+    to[0] = total_s;
+    to[cols] = total_q;
+  }
+}
+
+__device__ __forceinline__ void add_chunks(const double* sums, int64_t chunks, int64_t cols,
+                                           int64_t c, double& s, double& q) {
+  s = q = 0;
+  for (int64_t k = 0; k < chunks; ++k) {
+    s += sums[2 * k * cols + c];
+    q += sums[(2 * k + 1) * cols + c];
+  }
+}
+
+// A thread a channel: statistics, running statistics and the factor of the second pass.
+template <typename T>
+struct FinishStatistics {
+  using A = acc_t<T>;
+  const double* sums;
+  int64_t chunks, rows, cols;
+  const T* shift;
+  const A* gamma;
+  BatchNormArgs args;
+  A *mean, *rstd, *running_mean, *running_var, *scale;
+  __device__ void operator()(int64_t c) const {
+    double s, q;
+    add_chunks(sums, chunks, cols, c, s, q);
+    const double n = static_cast<double>(rows), distance = s / n;
+    const double m2 = q - distance * s > 0 ? q - distance * s : 0.0;
+    const double mu = static_cast<double>(widen(shift[c])) + distance;
+    const double r = 1.0 / std::sqrt(m2 / n + args.eps);
+    mean[c] = static_cast<A>(mu);
+    rstd[c] = static_cast<A>(r);
+    scale[c] = static_cast<A>(gamma[c] * r);
+    if (!args.update_running) return;
+    const double keep = 1.0 - args.momentum;
+    running_mean[c] = static_cast<A>(keep * running_mean[c] + args.momentum * mu);
+    running_var[c] =
+        static_cast<A>(keep * running_var[c] + args.momentum * m2 / (n > 1 ? n - 1 : 1.0));
+  }
+};
+template <typename A>
+struct EvalScale {
+  const A *gamma, *var;
+  double eps;
+  A* scale;
+  __device__ void operator()(int64_t c) const {
+    scale[c] = static_cast<A>(gamma[c] / std::sqrt(static_cast<double>(var[c]) + eps));
+  }
+};
+
+// y = relu?((x - mean) scale + beta + residual?). A warp takes 32 neighbours and makes 4 bytes of
+// the mask; all its lanes go through the ballot. Grid: blocks_for(n).
+template <typename T>
+__global__ void normalize_kernel(const T* x, const T* residual, const acc_t<T>* mean,
+                                 const acc_t<T>* scale, const acc_t<T>* beta, int64_t n,
+                                 int64_t cols, T* y, uint8_t* mask) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t base = first_element() - lane; base < n; base += element_stride()) {
+    const int64_t i = base + lane;
+    acc_t<T> value = 0;
+    if (i < n) {
+      const int64_t c = i % cols;
+      value = (widen(x[i]) - mean[c]) * scale[c] + beta[c];
+      if (residual) value += widen(residual[i]);
+    }
+    if (mask) {
+      const bool passes = value > acc_t<T>(0);
+      const unsigned bits = __ballot_sync(kAllLanes, i < n && passes);
+      if (lane % 8 == 0 && i < n) mask[i / 8] = static_cast<uint8_t>(bits >> lane);
+      // A NaN stays one.
+      if (!passes && value == value) value = 0;
+    }
+    if (i < n) y[i] = static_cast<T>(value);
+  }
+}
+
+// dbeta = sum g, dgamma = rstd sum g (x - mean); and the second pass's a, slope, offset:
+// dx = a g - (x - mean) slope - offset
+template <typename A>
+struct FinishGradient {
+  const double* sums;
+  int64_t chunks, rows, cols;
+  const A *gamma, *rstd;
+  bool batch_statistics;
+  A *dgamma, *dbeta, *factors;  // factors (3, C)
+  __device__ void operator()(int64_t c) const {
+    double s, q;
+    add_chunks(sums, chunks, cols, c, s, q);
+    const double r = rstd[c], scale = gamma[c] * r, gradient = r * q;
+    const double inverse = batch_statistics ? 1.0 / static_cast<double>(rows) : 0.0;
+    dbeta[c] = static_cast<A>(s);
+    dgamma[c] = static_cast<A>(gradient);
+    factors[c] = static_cast<A>(scale);
+    factors[cols + c] = static_cast<A>(scale * r * gradient * inverse);
+    factors[2 * cols + c] = static_cast<A>(scale * s * inverse);
+  }
+};
+template <typename T>
+struct InputGradient {
+  using A = acc_t<T>;
+  const T *x, *dy;
+  const A *mean, *factors;
+  const uint8_t* mask;
+  int64_t cols;
+  T *dx, *dresidual;
+  __device__ void operator()(int64_t i) const {
+    const int64_t c = i % cols;
+    const A g = mask && !bit_of(mask, i) ? A(0) : widen(dy[i]);
+    if (dresidual) dresidual[i] = static_cast<T>(g);
+    const A d = widen(x[i]) - mean[c];
+    dx[i] = static_cast<T>(factors[c] * g - d * factors[cols + c] - factors[2 * cols + c]);
+  }
+};
+
+template <typename T>
+T* data_or_null(Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+template <typename T>
+const T* data_or_null(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+
+// (chunks, 2, C) on x's device
+template <typename T, typename Term>
+Tensor channel_sums(const Tensor& x, Term term) {
+  const int64_t chunks = (x.rows() + kChunkRows - 1) / kChunkRows, cols = x.cols();
+  Tensor sums = Tensor::empty({chunks, 2, cols}, DType::f64, x.device());
+  const dim3 grid(static_cast<unsigned>((cols + kWarp - 1) / kWarp), static_cast<unsigned>(chunks));
+  launch_for<channel_sums_kernel<T, Term>>(x, grid, kThreads, 0, term, x.rows(), cols,
+                                           sums.data<double>());
+  return sums;
+}
+
+template <typename T>
+void normalize(const Tensor& x, const Tensor& residual, const Tensor& mean, const Tensor& scale,
+               const Tensor& beta, Tensor& y, Tensor& mask) {
+  using A = acc_t<T>;
+  launch_for<normalize_kernel<T>>(x, blocks_for(x.numel()), kThreads, 0, x.data<T>(),
+                                  data_or_null<T>(residual), mean.data<A>(), scale.data<A>(),
+                                  beta.data<A>(), x.numel(), x.cols(), y.data<T>(),
+                                  data_or_null<uint8_t>(mask));
+}
+
+}  // namespace
+
+void CudaBackend::batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                                   const Tensor& beta, const BatchNormArgs& args, Tensor& y,
+                                   Tensor& mean, Tensor& rstd, Tensor& running_mean,
+                                   Tensor& running_var, Tensor& mask) {
+  dispatch_floating(x.dtype(), "batch_norm_train", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const int64_t cols = x.cols();
+    const Tensor sums = channel_sums<T>(x, Moments<T>{x.data<T>(), x.data<T>(), cols});
+    Tensor scale = Tensor::empty_like(mean);
+    map(x, cols,
+        FinishStatistics<T>{sums.data<double>(), sums.dim(0), x.rows(), cols, x.data<T>(),
+                            gamma.data<A>(), args, mean.data<A>(), rstd.data<A>(),
+                            data_or_null<A>(running_mean), data_or_null<A>(running_var),
+                            scale.data<A>()});
+    normalize<T>(x, residual, mean, scale, beta, y, mask);
+  });
+}
+
+void CudaBackend::batch_norm_eval(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                                  const Tensor& beta, const Tensor& mean, const Tensor& var,
+                                  const BatchNormArgs& args, Tensor& y, Tensor& mask) {
+  dispatch_floating(x.dtype(), "batch_norm_eval", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    Tensor scale = Tensor::empty_like(var);
+    map(x, x.cols(), EvalScale<A>{gamma.data<A>(), var.data<A>(), args.eps, scale.data<A>()});
+    normalize<T>(x, residual, mean, scale, beta, y, mask);
+  });
+}
+
+void CudaBackend::batch_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
+                                      const Tensor& mean, const Tensor& rstd, const Tensor& mask,
+                                      const BatchNormArgs& args, Tensor& dx, Tensor& dresidual,
+                                      Tensor& dgamma, Tensor& dbeta) {
+  dispatch_floating(x.dtype(), "batch_norm_backward", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const int64_t cols = x.cols();
+    const uint8_t* const bits = data_or_null<uint8_t>(mask);
+    const Tensor sums = channel_sums<T>(
+        x, GradientSums<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), bits, cols});
+    Tensor factors = Tensor::empty({3, cols}, acc_dtype(x.dtype()), x.device());
+    map(x, cols,
+        FinishGradient<A>{sums.data<double>(), sums.dim(0), x.rows(), cols, gamma.data<A>(),
+                          rstd.data<A>(), args.batch_statistics, dgamma.data<A>(),
+                          dbeta.data<A>(), factors.data<A>()});
+    map(x, x.numel(),
+        InputGradient<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), factors.data<A>(), bits, cols,
+                         dx.data<T>(), data_or_null<T>(dresidual)});
+  });
+}
+
+}  // namespace facet

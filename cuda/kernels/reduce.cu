@@ -1,0 +1,289 @@
+// Reductions, arg max, top k and the search for NaNs. Sums are trees of fixed shape.
+#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/tensors.cuh"
+
+namespace facet {
+
+using namespace cuda;
+
+namespace {
+
+template <typename A>
+struct SumOp {
+  using Combine = Add;
+  static constexpr A kNothing = 0;
+  __device__ static A term(A x) { return x; }
+};
+template <typename A>
+struct SumSquaresOp : SumOp<A> {
+  __device__ static A term(A x) { return x * x; }
+};
+template <typename A>
+struct MaxOp {
+  using Combine = Max;
+  static constexpr A kNothing = -std::numeric_limits<A>::infinity();
+  __device__ static A term(A x) { return x; }
+};
+template <typename A>
+struct MinOp {
+  using Combine = Min;
+  static constexpr A kNothing = std::numeric_limits<A>::infinity();
+  __device__ static A term(A x) { return x; }
+};
+
+constexpr int64_t kRowsAtOnce = 1024;  // of n: longer axes are cut, so that all blocks have work
+
+// x seen as (outer, n, inner); part (outer, parts, inner) = reduction of rows
+// [part * kRowsAtOnce, ...) of n. inner = 1: grid (outer * parts), a block each.
+// factor is applied by the last pass.
+template <typename T, typename Op>
+__global__ void reduce_rows_kernel(const T* x, int64_t n, int64_t parts, int64_t total,
+                                   acc_t<T> factor, acc_t<T>* part, T* y) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t p = blockIdx.x; p < total; p += gridDim.x) {
+    const int64_t begin = p % parts * kRowsAtOnce, end = min(begin + kRowsAtOnce, n);
+    const T* const from = x + p / parts * n;
+    A value = Op::kNothing;
+    for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x)
+      value = typename Op::Combine{}(value, Op::term(widen(from[i])));
+    value = block_reduce(value, typename Op::Combine{}, Op::kNothing, scratch);
+    if (threadIdx.x == 0) {
+      if (y)
+        y[p] = static_cast<T>(factor * value);
+      else
+        part[p] = value;
+    }
+  }
+}
+
+// inner > 1: a thread for each (outer, part, inner), neighbours read neighbours.
+template <typename T, typename Op>
+__global__ void reduce_columns_kernel(const T* x, int64_t n, int64_t inner, int64_t parts,
+                                      int64_t total, acc_t<T> factor, acc_t<T>* part, T* y) {
+  using A = acc_t<T>;
+  for (int64_t i = first_element(); i < total; i += element_stride()) {
+    const int64_t column = i % inner, p = i / inner;
+    const int64_t begin = p % parts * kRowsAtOnce, end = min(begin + kRowsAtOnce, n);
+    const T* const from = x + p / parts * n * inner + column;
+    A value = Op::kNothing;
+    for (int64_t r = begin; r < end; ++r)
+      value = typename Op::Combine{}(value, Op::term(widen(from[r * inner])));
+    if (y)
+      y[i] = static_cast<T>(factor * value);
+    else
+      part[i] = value;
+  }
+}
+
+// y (outer, inner) = factor * combination over `parts` of part, in order.
+template <typename T, typename Op>
+struct CombineParts {
+  const acc_t<T>* part;
+  T* y;
+  int64_t parts, inner;
+  acc_t<T> factor;
+  __device__ void operator()(int64_t i) const {
+    const acc_t<T>* const from = part + i / inner * parts * inner + i % inner;
+    acc_t<T> value = Op::kNothing;
+    for (int64_t p = 0; p < parts; ++p) value = typename Op::Combine{}(value, from[p * inner]);
+    y[i] = static_cast<T>(factor * value);
+  }
+};
+
+template <typename T, typename Op>
+void reduce_as(const Tensor& x, int64_t outer, int64_t n, int64_t inner, double factor_,
+               Tensor& y) {
+  using A = acc_t<T>;
+  const int64_t parts = std::max<int64_t>(1, (n + kRowsAtOnce - 1) / kRowsAtOnce);
+  const bool whole = parts == 1;
+  const auto factor = static_cast<A>(factor_);
+  Tensor part;
+  if (!whole) part = Tensor::empty({outer, parts, inner}, acc_dtype(x.dtype()), x.device());
+  A* const partial = whole ? nullptr : part.data<A>();
+  T* const out = whole ? y.data<T>() : nullptr;
+  const int64_t total = outer * parts * inner;
+  if (inner == 1)
+    launch_for<reduce_rows_kernel<T, Op>>(y, blocks_for_rows(total), kThreads, 0, x.data<T>(), n,
+                                          parts, total, factor, partial, out);
+  else
+    launch_for<reduce_columns_kernel<T, Op>>(y, blocks_for(total), kThreads, 0, x.data<T>(), n,
+                                             inner, parts, total, factor, partial, out);
+  if (!whole)
+    map(y, outer * inner, CombineParts<T, Op>{partial, y.data<T>(), parts, inner, factor});
+}
+
+// Largest value of a row and where it is (the first of equals); a row of NaNs gives 0.
+template <typename A>
+struct Best {
+  A value;
+  int64_t index;
+};
+struct BestOf {
+  template <typename A>
+  __device__ Best<A> operator()(Best<A> a, Best<A> b) const {
+    if (a.value != b.value) return a.value > b.value ? a : b;
+    return a.index <= b.index ? a : b;
+  }
+};
+
+// grid: rows in strides; block: kThreads. y (rows)
+template <typename T>
+__global__ void argmax_kernel(const T* x, int64_t rows, int64_t cols, int64_t* y) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(Best<A>, scratch, 32);
+  const Best<A> nothing{-std::numeric_limits<A>::infinity(), std::numeric_limits<int64_t>::max()};
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    Best<A> best = nothing;
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
+      if (const A value = widen(x[row * cols + i]); value == value)
+        best = BestOf{}(best, Best<A>{value, i});
+    best = block_reduce(best, BestOf{}, nothing, scratch);
+    if (threadIdx.x == 0) y[row] = best.index < cols ? best.index : 0;
+  }
+}
+
+constexpr int kSorted = 2048;  // entries that a block sorts at once
+constexpr int64_t kMaxMerged = kSorted / 2;
+
+// Sorts the block's `kSorted` entries, the best first (bitonic network).
+template <typename A>
+__device__ void sort_entries(Best<A>* entries) {
+  for (int size = 2; size <= kSorted; size *= 2)
+    for (int distance = size / 2; distance > 0; distance /= 2) {
+      __syncthreads();
+      for (int t = static_cast<int>(threadIdx.x); t < kSorted / 2; t += static_cast<int>(blockDim.x)) {
+        const int i = 2 * distance * (t / distance) + t % distance, j = i + distance;
+        const Best<A> a = entries[i], b = entries[j];
+        const bool a_first = a.value != b.value ? a.value > b.value : a.index < b.index;
+        if (a_first != ((i & size) == 0)) {
+          entries[i] = b;
+          entries[j] = a;
+        }
+      }
+    }
+  __syncthreads();
+}
+
+// The k best of each row in order (value descending, index ascending), k <= kMaxMerged: the best so
+// far and the next part of the row are sorted together. Grid: rows in strides; block: kThreads;
+// shared: 2048 entries.
+template <typename T>
+__global__ void topk_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T* values,
+                            int64_t* indices) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(Best<A>, entries, kSorted);
+  const Best<A> nothing{-std::numeric_limits<A>::infinity(), std::numeric_limits<int64_t>::max()};
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    int64_t next = 0;
+    do {
+      const int64_t kept = next == 0 ? 0 : k;
+      for (int64_t i = kept + threadIdx.x; i < kSorted; i += blockDim.x) {
+        const int64_t at = next + i - kept;
+        entries[i] = at < cols ? Best<A>{widen(x[row * cols + at]), at} : nothing;
+      }
+      next += kSorted - kept;
+      sort_entries(entries);
+    } while (next < cols);
+    for (int64_t j = threadIdx.x; j < k; j += blockDim.x) {
+      values[row * k + j] = static_cast<T>(entries[j].value);
+      indices[row * k + j] = entries[j].index;
+    }
+    __syncthreads();
+  }
+}
+
+// Any k, a thread a row, one entry after the other: the best of those behind the last one in the
+// order. The naive twin.
+template <typename T>
+struct NaiveTopK {
+  const T* x;
+  int64_t cols, k;
+  T* values;
+  int64_t* indices;
+  __device__ void operator()(int64_t row) const {
+    using A = acc_t<T>;
+    Best<A> last{std::numeric_limits<A>::infinity(), -1};
+    for (int64_t j = 0; j < k; ++j) {
+      Best<A> best{-std::numeric_limits<A>::infinity(), std::numeric_limits<int64_t>::max()};
+      for (int64_t i = 0; i < cols; ++i) {
+        const A value = widen(x[row * cols + i]);
+        if (value < last.value || (value == last.value && i > last.index))
+          best = BestOf{}(best, Best<A>{value, i});
+      }
+      last = best;
+      values[row * k + j] = static_cast<T>(last.value);
+      indices[row * k + j] = last.index;
+    }
+  }
+};
+
+// bad[tensor] = 1 where it holds a value that is not finite: x - x is 0 for finite x alone.
+template <typename T>
+struct MarkNonfinite {
+  int32_t* bad;
+  __device__ void operator()(const Quad& quad, int32_t tensor, int64_t i) const {
+    const auto value = widen(static_cast<const T*>(quad.data[0])[i]);
+    if (!(value - value == 0)) atomicMax(bad + tensor, int32_t{1});
+  }
+};
+
+}  // namespace
+
+void CudaBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n, int64_t inner,
+                         Tensor& y) {
+  dispatch_floating(x.dtype(), "reduce", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    switch (op) {
+      case ReduceOp::sum: return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::mean:
+        return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0 / static_cast<double>(n), y);
+      case ReduceOp::max: return reduce_as<T, MaxOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::min: return reduce_as<T, MinOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::sum_squares:
+        return reduce_as<T, SumSquaresOp<A>>(x, outer, n, inner, 1.0, y);
+    }
+  });
+}
+
+void CudaBackend::argmax(const Tensor& x, Tensor& y) {
+  dispatch_floating(x.dtype(), "argmax", [&](auto tag) {
+    using T = decltype(tag);
+    launch_for<argmax_kernel<T>>(y, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(), x.rows(),
+                                 x.cols(), y.data<int64_t>());
+  });
+}
+
+void CudaBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indices) {
+  dispatch_floating(x.dtype(), "topk", [&](auto tag) {
+    using T = decltype(tag);
+    if (k <= kMaxMerged && kernel_choice() == KernelChoice::tuned)
+      launch_for<topk_kernel<T>>(values, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(),
+                                 x.rows(), x.cols(), k, values.data<T>(), indices.data<int64_t>());
+    else
+      map(values, x.rows(),
+          NaiveTopK<T>{x.data<T>(), x.cols(), k, values.data<T>(), indices.data<int64_t>()});
+  });
+}
+
+void CudaBackend::find_nonfinite(std::span<const Tensor> tensors, int64_t& index) {
+  index = -1;
+  const auto search = [&](auto tag) {
+    using T = decltype(tag);
+    with_group<T>(tensors, {}, [&](const TensorGroup& group, const std::vector<size_t>& at) {
+      Tensor bad = Tensor::zeros({static_cast<int64_t>(at.size())}, DType::i32,
+                                 tensors[at[0]].device());
+      group.for_each(MarkNonfinite<T>{bad.data<int32_t>()});
+      const std::vector<int32_t> marks = bad.to_vector<int32_t>();
+      for (size_t t = 0; t < at.size(); ++t)
+        if (marks[t] && (index < 0 || static_cast<int64_t>(at[t]) < index))
+          index = static_cast<int64_t>(at[t]);
+    });
+  };
+  search(float{});
+  search(bf16{});
+  search(double{});
+}
+
+}  // namespace facet

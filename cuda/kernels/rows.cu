@@ -1,0 +1,273 @@
+// Kernels over rows x C: normalisation to unit length, softmax and cross entropy. A block takes
+// rows in strides; sums are kept in acc precision.
+#include "cuda/kernels/common.cuh"
+
+namespace facet {
+
+using namespace cuda;
+
+namespace {
+
+// sum of term(i) over the row's columns, in every thread
+template <typename A, typename Term>
+__device__ A row_sum(int64_t cols, A* scratch, Term term) {
+  A sum = 0;
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) sum += term(i);
+  return block_sum(sum, scratch);
+}
+
+// log sum_k exp(x_k) = largest + log(sum)
+template <typename A>
+struct LogSumExp {
+  A largest, sum;
+};
+template <typename T, typename A = acc_t<T>>
+__device__ LogSumExp<A> log_sum_exp(const T* x, int64_t cols, A* scratch) {
+  const A lowest = -std::numeric_limits<A>::infinity();
+  A largest = lowest;
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) largest = Max{}(largest, widen(x[i]));
+  largest = block_reduce(largest, Max{}, lowest, scratch);
+  const A sum =
+      row_sum<A>(cols, scratch, [=](int64_t i) { return std::exp(widen(x[i]) - largest); });
+  return {largest, sum};
+}
+
+// y = x / max(|x|, eps); norm (rows)
+template <typename T>
+__global__ void l2_normalize_kernel(const T* x, int64_t rows, int64_t cols, acc_t<T> eps, T* y,
+                                    acc_t<T>* norm) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* const from = x + row * cols;
+    const A length = std::sqrt(
+        row_sum<A>(cols, scratch, [=](int64_t i) { return widen(from[i]) * widen(from[i]); }));
+    const A factor = A(1) / (length > eps ? length : eps);
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
+      y[row * cols + i] = static_cast<T>(widen(from[i]) * factor);
+    if (threadIdx.x == 0) norm[row] = length;
+  }
+}
+
+// With r = max(|x|, eps): dx = (dy - y (y . dy)) / r, and dy / r where eps decided.
+template <typename T>
+__global__ void l2_normalize_backward_kernel(const T* y, const acc_t<T>* norm, const T* dy,
+                                             int64_t rows, int64_t cols, acc_t<T> eps, T* dx) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T *const unit = y + row * cols, *const grad = dy + row * cols;
+    const A length = norm[row], factor = A(1) / (length > eps ? length : eps);
+    A dot =
+        row_sum<A>(cols, scratch, [=](int64_t i) { return widen(unit[i]) * widen(grad[i]); });
+    if (!(length > eps)) dot = 0;
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
+      dx[row * cols + i] = static_cast<T>((widen(grad[i]) - widen(unit[i]) * dot) * factor);
+  }
+}
+
+template <typename T>
+__global__ void softmax_kernel(const T* x, int64_t rows, int64_t cols, bool log, T* y) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* const from = x + row * cols;
+    const LogSumExp<A> lse = log_sum_exp(from, cols, scratch);
+    const A log_sum = std::log(lse.sum), factor = A(1) / lse.sum;
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+      const A shifted = widen(from[i]) - lse.largest;
+      y[row * cols + i] = static_cast<T>(log ? shifted - log_sum : std::exp(shifted) * factor);
+    }
+  }
+}
+
+// dx = y (dy - sum y dy); of the logarithm: dx = dy - exp(y) sum dy.
+template <typename T>
+__global__ void softmax_backward_kernel(const T* y, const T* dy, int64_t rows, int64_t cols,
+                                        bool log, T* dx) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T *const out = y + row * cols, *const grad = dy + row * cols;
+    const A sum = row_sum<A>(cols, scratch, [=](int64_t i) {
+      return log ? widen(grad[i]) : widen(out[i]) * widen(grad[i]);
+    });
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+      const A g = widen(grad[i]), o = widen(out[i]);
+      dx[row * cols + i] = static_cast<T>(log ? g - std::exp(o) * sum : o * (g - sum));
+    }
+  }
+}
+
+// loss, lse (rows); see backend.def
+template <typename T>
+__global__ void cross_entropy_kernel(const T* logits, const int64_t* labels, int64_t rows,
+                                     int64_t cols, acc_t<T> smoothing, acc_t<T>* loss,
+                                     acc_t<T>* lse) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* const x = logits + row * cols;
+    const LogSumExp<A> sums = log_sum_exp(x, cols, scratch);
+    const A largest = sums.largest, log_sum = std::log(sums.sum);
+    A rest = 0;
+    if (smoothing > A(0))  // the same for all threads
+      rest = smoothing / static_cast<A>(cols) *
+             row_sum<A>(cols, scratch, [=](int64_t i) { return widen(x[i]) - largest; });
+    if (threadIdx.x == 0) {
+      const int64_t label = labels[row];
+      // Shifted by the largest logit, so that nothing large cancels.
+      loss[row] =
+          label < 0 ? A(0) : log_sum - (A(1) - smoothing) * (widen(x[label]) - largest) - rest;
+      lse[row] = largest + log_sum;
+    }
+  }
+}
+
+// d logits = dloss (softmax - target)
+template <typename T>
+__global__ void cross_entropy_backward_kernel(const T* logits, const int64_t* labels, int64_t rows,
+                                              int64_t cols, acc_t<T> smoothing,
+                                              const acc_t<T>* lse, const acc_t<T>* dloss,
+                                              T* dlogits) {
+  using A = acc_t<T>;
+  const A uniform = smoothing / static_cast<A>(cols);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const int64_t label = labels[row];
+    const A shift = lse[row], factor = dloss[row];
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+      A value = 0;
+      if (label >= 0) {
+        value = std::exp(widen(logits[row * cols + i]) - shift) - uniform;
+        if (i == label) value -= A(1) - smoothing;
+        value *= factor;
+      }
+      dlogits[row * cols + i] = static_cast<T>(value);
+    }
+  }
+}
+
+template <typename T>
+__global__ void soft_cross_entropy_kernel(const T* logits, const T* targets, int64_t rows,
+                                          int64_t cols, acc_t<T>* loss, acc_t<T>* lse) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T *const x = logits + row * cols, *const target = targets + row * cols;
+    const LogSumExp<A> sums = log_sum_exp(x, cols, scratch);
+    const A largest = sums.largest, log_sum = std::log(sums.sum);
+    const A value = row_sum<A>(cols, scratch, [=](int64_t i) {
+      return widen(target[i]) * (log_sum - (widen(x[i]) - largest));
+    });
+    if (threadIdx.x == 0) {
+      loss[row] = value;
+      lse[row] = largest + log_sum;
+    }
+  }
+}
+
+// d logits = dloss (softmax sum(target) - target)
+template <typename T>
+__global__ void soft_cross_entropy_backward_kernel(const T* logits, const T* targets, int64_t rows,
+                                                   int64_t cols, const acc_t<T>* lse,
+                                                   const acc_t<T>* dloss, T* dlogits) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T *const x = logits + row * cols, *const target = targets + row * cols;
+    const A total = row_sum<A>(cols, scratch, [=](int64_t i) { return widen(target[i]); });
+    const A shift = lse[row], factor = dloss[row];
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
+      dlogits[row * cols + i] = static_cast<T>(
+          factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
+  }
+}
+
+// A block for every row of t, with as many threads as the row keeps busy.
+template <auto Kernel, typename... Arguments>
+void launch_rows(const Tensor& t, Arguments&&... arguments) {
+  const int64_t warps = std::clamp<int64_t>((t.cols() + kWarp - 1) / kWarp, 1, kThreads / kWarp);
+  launch_for<Kernel>(t, blocks_for_rows(t.rows()), static_cast<int>(warps) * kWarp, 0,
+                     std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace
+
+void CudaBackend::l2_normalize(const Tensor& x, double eps, Tensor& y, Tensor& norm) {
+  dispatch_floating(x.dtype(), "l2_normalize", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<l2_normalize_kernel<T>>(x, x.data<T>(), x.rows(), x.cols(),
+                                        static_cast<acc_t<T>>(eps), y.data<T>(),
+                                        norm.data<acc_t<T>>());
+  });
+}
+
+void CudaBackend::l2_normalize_backward(const Tensor& y, const Tensor& norm, const Tensor& dy,
+                                        double eps, Tensor& dx) {
+  dispatch_floating(y.dtype(), "l2_normalize_backward", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<l2_normalize_backward_kernel<T>>(y, y.data<T>(), norm.data<acc_t<T>>(),
+                                                 dy.data<T>(), y.rows(), y.cols(),
+                                                 static_cast<acc_t<T>>(eps), dx.data<T>());
+  });
+}
+
+void CudaBackend::softmax(const Tensor& x, bool log, Tensor& y) {
+  dispatch_floating(x.dtype(), "softmax", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<softmax_kernel<T>>(x, x.data<T>(), x.rows(), x.cols(), log, y.data<T>());
+  });
+}
+
+void CudaBackend::softmax_backward(const Tensor& y, const Tensor& dy, bool log, Tensor& dx) {
+  dispatch_floating(y.dtype(), "softmax_backward", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<softmax_backward_kernel<T>>(y, y.data<T>(), dy.data<T>(), y.rows(), y.cols(), log,
+                                            dx.data<T>());
+  });
+}
+
+void CudaBackend::cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
+                                Tensor& loss, Tensor& lse) {
+  dispatch_floating(logits.dtype(), "cross_entropy", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<cross_entropy_kernel<T>>(
+        logits, logits.data<T>(), labels.data<int64_t>(), logits.rows(), logits.cols(),
+        static_cast<acc_t<T>>(smoothing), loss.data<acc_t<T>>(), lse.data<acc_t<T>>());
+  });
+}
+
+void CudaBackend::cross_entropy_backward(const Tensor& logits, const Tensor& labels,
+                                         double smoothing, const Tensor& lse, const Tensor& dloss,
+                                         Tensor& dlogits) {
+  dispatch_floating(logits.dtype(), "cross_entropy_backward", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<cross_entropy_backward_kernel<T>>(
+        logits, logits.data<T>(), labels.data<int64_t>(), logits.rows(), logits.cols(),
+        static_cast<acc_t<T>>(smoothing), lse.data<acc_t<T>>(), dloss.data<acc_t<T>>(),
+        dlogits.data<T>());
+  });
+}
+
+void CudaBackend::soft_cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& loss,
+                                     Tensor& lse) {
+  dispatch_floating(logits.dtype(), "soft_cross_entropy", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<soft_cross_entropy_kernel<T>>(logits, logits.data<T>(), targets.data<T>(),
+                                              logits.rows(), logits.cols(),
+                                              loss.data<acc_t<T>>(), lse.data<acc_t<T>>());
+  });
+}
+
+void CudaBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets,
+                                              const Tensor& lse, const Tensor& dloss,
+                                              Tensor& dlogits) {
+  dispatch_floating(logits.dtype(), "soft_cross_entropy_backward", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<soft_cross_entropy_backward_kernel<T>>(
+        logits, logits.data<T>(), targets.data<T>(), logits.rows(), logits.cols(),
+        lse.data<acc_t<T>>(), dloss.data<acc_t<T>>(), dlogits.data<T>());
+  });
+}
+
+}  // namespace facet

@@ -1,0 +1,57 @@
+// CUDA devices as facet uses them: one stream of work each, and a caching allocator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "cuda/error.h"
+#include "tensor/device.h"
+
+namespace facet::cuda {
+
+// Makes tensors on Device{DeviceType::cuda, i} possible. Throws one line that says what is missing:
+// the driver, a device, or one that this build has code for. Calling it again does nothing.
+void install();
+
+int device_count();
+// "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, 79 GiB"
+std::string device_description(int device);
+
+// The stream that all work of a device goes into, in order.
+cudaStream_t stream(int device);
+
+// Makes a device current, and the one before again.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
+  }
+  ~DeviceGuard() { static_cast<void>(cudaSetDevice(before_)); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+// Where an operation has a tuned kernel and a naive twin, which one is launched: the tests compare
+// both.
+enum class KernelChoice : uint8_t { tuned, naive };
+KernelChoice kernel_choice();
+void set_kernel_choice(KernelChoice choice);
+int64_t kernel_choices();  // made so far, so that a test knows whether there was one
+
+// ---- memory. Blocks that are released are kept for the next tensor of about that size: in a
+// training step every size comes again. All work of a device is in one stream, so a block may be
+// handed out again before the work that used it has ended.
+struct MemoryStatistics {
+  size_t in_use = 0, cached = 0;       // bytes in tensors; bytes kept for later ones
+  size_t peak_in_use = 0;
+  int64_t device_allocations = 0;      // calls of cudaMalloc
+};
+MemoryStatistics memory_statistics(int device);
+void empty_cache(int device);
+
+}  // namespace facet::cuda
