@@ -1,19 +1,18 @@
 #include "apps/machine.h"
 
-#include <charconv>
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
-#include "tensor/parallel.h"
-
 #include "apps/log.h"
+#include "tensor/parallel.h"
 #if defined(FACET_CUDA)
 #include "cuda/runtime.h"
 #endif

@@ -21,7 +21,8 @@ void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer
           fmt::format("{} holds a NaN or infinity after step {}: not saved", name, step));
     tensors.push_back({kModel + name, value.to(Device{})});
   }
-  for (auto& [name, value] : optimizer.state()) tensors.push_back({kOptimizer + name, value.to(Device{})});
+  for (auto& [name, value] : optimizer.state())
+    tensors.push_back({kOptimizer + name, value.to(Device{})});
   folder.save_checkpoint(step, to_file_layout(tensors),
                          {{"facet.method", objective.name()},
                           {"facet.seconds", fmt::format("{}", seconds)},
@@ -94,12 +95,12 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       throw NonFiniteError(fmt::format(
           "{}: {} (samples: {}; the last checkpoint in {} is good)", options.title, e.what(),
           (folder.path() / "metrics.jsonl").string(), (folder.path() / "checkpoints").string()));
-    }
-    catch (const DeviceError& e) {
-      throw DeviceError(fmt::format(
-          "{}: the device failed in step {}: {}; the last checkpoint in {} is good, the same command "
-          "goes on from there",
-          options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
+    } catch (const DeviceError& e) {
+      throw DeviceError(
+          fmt::format("{}: the device failed in step {}: {}; the last checkpoint in {} is good, "
+                      "the same command "
+                      "goes on from there",
+                      options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
     }
     ++step;
     const int64_t images = batch.labels.dim(0);

@@ -106,8 +106,8 @@ class BatchStream {
 };
 
 TrainResult run_training(const RunOptions& options, Objective& objective,
-                         std::vector<Pipeline> views, const DatasetPtr& dataset,
-                         RunFolder& folder, Device device) {
+                         std::vector<Pipeline> views, const DatasetPtr& dataset, RunFolder& folder,
+                         Device device) {
   to_device(objective, device);
   Optimizer optimizer({.algorithm = parse_algorithm(options.opt), .momentum = options.momentum},
                       objective.groups(options.weight_decay));

@@ -9,8 +9,7 @@ namespace facet::cuda {
 
 class CudaError : public DeviceError {
  public:
-  CudaError(const std::string& message, cudaError_t code)
-      : DeviceError(message), cuda_code(code) {}
+  CudaError(const std::string& message, cudaError_t code) : DeviceError(message), cuda_code(code) {}
   cudaError_t cuda_code;
 };
 

@@ -13,15 +13,14 @@
 #if defined(FACET_CUDA_EMULATED)
 #include "cuda/emu/runtime.h"
 // SHARED_ARRAY(type, name, count): an array of the block, as __shared__ type name[count].
-#define SHARED_ARRAY(type, name, count)                                                       \
-  static const char name##_key = 0;                                                           \
-  type* const name = static_cast<type*>(                                                      \
-      ::facet::emu::shared_array(&name##_key, sizeof(type) * (count),                         \
-                                 alignof(type) > 16 ? alignof(type) : 16))
-#define DEVICE_CHECK(condition)                                                               \
-  do {                                                                                        \
-    if (!(condition))                                                                         \
-      ::facet::emu::device_fail("failed: " #condition, std::source_location::current());      \
+#define SHARED_ARRAY(type, name, count)                             \
+  static const char name##_key = 0;                                 \
+  type* const name = static_cast<type*>(::facet::emu::shared_array( \
+      &name##_key, sizeof(type) * (count), alignof(type) > 16 ? alignof(type) : 16))
+#define DEVICE_CHECK(condition)                                                          \
+  do {                                                                                   \
+    if (!(condition))                                                                    \
+      ::facet::emu::device_fail("failed: " #condition, std::source_location::current()); \
   } while (false)
 #else
 #define SHARED_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
@@ -79,8 +78,8 @@ void launch(void (*)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
 #else
   constexpr size_t kWithoutAsking = size_t{48} << 10;
   if (shared_bytes > kWithoutAsking) {
-    static const cudaError_t allowed = cudaFuncSetAttribute(
-        Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int{227} << 10);
+    static const cudaError_t allowed =
+        cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int{227} << 10);
     check(allowed, "cudaFuncSetAttribute");
   }
   cudaLaunchConfig_t config{};

@@ -13,7 +13,7 @@
 namespace facet::cuda {
 namespace {
 
-constexpr size_t kSmall = size_t{1} << 20;   // blocks up to here are cut to 512 bytes
+constexpr size_t kSmall = size_t{1} << 20;  // blocks up to here are cut to 512 bytes
 constexpr size_t kSmallStep = 512;
 constexpr size_t kLargeStep = size_t{2} << 20;
 constexpr double kMegabyte = 1 << 20;
@@ -140,11 +140,10 @@ std::vector<std::unique_ptr<DeviceState>>& devices() {
 
 DeviceState& state_of(int device) {
   if (device < 0 || device >= static_cast<int>(devices().size()))
-    throw UsageError(fmt::format("no device cuda:{}: {}", device,
-                                 devices().empty()
-                                     ? "CUDA was not installed"
-                                     : fmt::format("there are cuda:0 to cuda:{}",
-                                                   devices().size() - 1)));
+    throw UsageError(fmt::format(
+        "no device cuda:{}: {}", device,
+        devices().empty() ? "CUDA was not installed"
+                          : fmt::format("there are cuda:0 to cuda:{}", devices().size() - 1)));
   return *devices()[static_cast<size_t>(device)];
 }
 
@@ -155,6 +154,7 @@ int counted_devices() {
     int driver = 0, runtime = 0;
     static_cast<void>(cudaDriverGetVersion(&driver));
     static_cast<void>(cudaRuntimeGetVersion(&runtime));
+    if (driver == 0) throw Error("no CUDA driver was found; run with --device cpu");
     throw Error(fmt::format(
         "the CUDA driver is too old: it is of CUDA {}.{}, this program needs {}.{} or newer",
         driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10));
@@ -182,13 +182,13 @@ void install() {
   if (!devices().empty()) return;
   const int count = counted_devices();
   for (int i = 0; i < count; ++i) devices().push_back(std::make_unique<DeviceState>(i));
-  install_memory(DeviceType::cuda,
-                 {.allocate = [](size_t bytes,
-                                 Device d) { return state_of(d.index).allocator.allocate(bytes); },
-                  .release = [](void* at, size_t,
-                                Device d) { state_of(d.index).allocator.release(at); },
-                  .set = set,
-                  .read = read});
+  install_memory(
+      DeviceType::cuda,
+      {.allocate = [](size_t bytes,
+                      Device d) { return state_of(d.index).allocator.allocate(bytes); },
+       .release = [](void* at, size_t, Device d) { state_of(d.index).allocator.release(at); },
+       .set = set,
+       .read = read});
   install_backend(DeviceType::cuda, &cuda_backend());
 }
 
@@ -210,8 +210,8 @@ int device_count() {
 std::string device_description(int device) {
   cudaDeviceProp p;
   check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
-  return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.0f} GiB", p.name, p.major,
-                     p.minor, p.multiProcessorCount,
+  return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.0f} GiB", p.name,
+                     p.major, p.minor, p.multiProcessorCount,
                      static_cast<double>(p.totalGlobalMem) / (kMegabyte * 1024));
 }
 

@@ -47,9 +47,9 @@ int64_t kernel_choices();  // made so far, so that a test knows whether there wa
 // training step every size comes again. All work of a device is in one stream, so a block may be
 // handed out again before the work that used it has ended.
 struct MemoryStatistics {
-  size_t in_use = 0, cached = 0;       // bytes in tensors; bytes kept for later ones
+  size_t in_use = 0, cached = 0;  // bytes in tensors; bytes kept for later ones
   size_t peak_in_use = 0;
-  int64_t device_allocations = 0;      // calls of cudaMalloc
+  int64_t device_allocations = 0;  // calls of cudaMalloc
 };
 MemoryStatistics memory_statistics(int device);
 void empty_cache(int device);

@@ -89,8 +89,22 @@ class CliDeviceTest : public ProgramTest {
     ProgramTest::TearDown();
   }
   std::vector<std::string> training(const std::string& device) const {
-    return {"pretrain", "--method", "supervised", "--data", "shapes:train=32,size=12", "--width",
-            "4", "--image-size", "12", "-b", "16", "--epochs", "2", "--device", device, "--output",
+    return {"pretrain",
+            "--method",
+            "supervised",
+            "--data",
+            "shapes:train=32,size=12",
+            "--width",
+            "4",
+            "--image-size",
+            "12",
+            "-b",
+            "16",
+            "--epochs",
+            "2",
+            "--device",
+            device,
+            "--output",
             path("run")};
   }
 };
@@ -102,6 +116,8 @@ TEST_F(CliDeviceTest, DevicesThatAreNotThere) {
   expect_error(training("cuda:9"), 2, {"cuda:9", "cuda:0 to cuda:1"});
   ::setenv("FACET_EMU_MACHINE", "devices=0", 1);
   expect_error(training("cuda"), 1, {"no CUDA device", "--device cpu"});
+  ::setenv("FACET_EMU_MACHINE", "driver=0", 1);
+  expect_error(training("cuda"), 1, {"no CUDA driver", "--device cpu"});
   ::setenv("FACET_EMU_MACHINE", "driver=11040", 1);
   expect_error(training("cuda"), 1, {"driver is too old", "CUDA 11.4", "13.0"});
 #endif

@@ -1,9 +1,8 @@
 // CUDA as the rest of facet sees it, on a GPU where there is one and in the emulator elsewhere:
 // memory, errors, and training steps that give the CPU's losses.
-#include "cuda/runtime.h"
-
 #include <gtest/gtest.h>
 
+#include "cuda/runtime.h"
 #include "nn/init.h"
 #include "ssl/simclr.h"
 #include "ssl/supervised.h"

@@ -178,8 +178,8 @@ TEST_F(EmulatorTest, WarpFunctions) {
     const std::vector<int> got = out.host();
     for (int thread = 0; thread < 64; ++thread) {
       const int lane = thread % 32, *row = got.data() + 8 * thread;
-      const int want[] = {5, lane ^ 3, lane < 28 ? lane + 4 : lane, lane >= 4 ? lane - 4 : lane,
-                          7, 1, 0, 2};
+      const int want[] = {
+          5, lane ^ 3, lane < 28 ? lane + 4 : lane, lane >= 4 ? lane - 4 : lane, 7, 1, 0, 2};
       for (int i = 0; i < 8; ++i) ASSERT_EQ(row[i], want[i]) << "thread " << thread << " " << i;
     }
   });
@@ -192,7 +192,8 @@ __global__ void reused_scratch_kernel(const float* x, float* y) {
   SHARED_ARRAY(float, scratch, 32);
   float total = 0;
   for (int round = 0; round < 2; ++round) {
-    const float sum = cuda::warp_reduce(x[threadIdx.x] * static_cast<float>(round + 1), cuda::Add{});
+    const float sum =
+        cuda::warp_reduce(x[threadIdx.x] * static_cast<float>(round + 1), cuda::Add{});
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = sum;
     __syncthreads();
     for (unsigned w = 0; w < blockDim.x / 32; ++w) total += scratch[w];
@@ -279,24 +280,22 @@ TEST_F(EmulatorTest, TheThreadSanitizerNamesTheRace) {
     cudaDeviceSynchronize();
     std::exit(0);
   };
-  EXPECT_EXIT(run([](float* x, float* y) {
-                launch<tree_sum_kernel<false>>(1, 256, 0, nullptr, x, y);
-              }),
-              testing::ExitedWithCode(66), "data race.*emulator_test");
-  EXPECT_EXIT(run([](float* x, float* y) {
-                launch<reused_scratch_kernel>(1, 256, 0, nullptr, x, y);
-              }),
-              testing::ExitedWithCode(66), "data race.*emulator_test");
-  EXPECT_EXIT(run([](float* x, float* y) {
-                launch<two_sums_kernel>(1, 256, 0, nullptr, x, y);
-              }),
+  EXPECT_EXIT(
+      run([](float* x, float* y) { launch<tree_sum_kernel<false>>(1, 256, 0, nullptr, x, y); }),
+      testing::ExitedWithCode(66), "data race.*emulator_test");
+  EXPECT_EXIT(
+      run([](float* x, float* y) { launch<reused_scratch_kernel>(1, 256, 0, nullptr, x, y); }),
+      testing::ExitedWithCode(66), "data race.*emulator_test");
+  EXPECT_EXIT(run([](float* x, float* y) { launch<two_sums_kernel>(1, 256, 0, nullptr, x, y); }),
               testing::ExitedWithCode(0), "");
 }
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
 // grid 1, block 64; `off` reaches behind the array
-__global__ void out_of_bounds_kernel(float* y, int off) { y[static_cast<int>(threadIdx.x) + off] = 1; }
+__global__ void out_of_bounds_kernel(float* y, int off) {
+  y[static_cast<int>(threadIdx.x) + off] = 1;
+}
 __global__ void shared_overrun_kernel(float* y, int off) {
   SHARED_ARRAY(float, first, 64);
   SHARED_ARRAY(float, second, 64);

@@ -35,8 +35,8 @@ int main() try {
   const std::vector<float> got = y.to_vector<float>(), expected = want.to_vector<float>();
   float worst = 0;
   for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::fabs(got[i] - expected[i]));
-  std::printf("row 0: %.6f, largest difference from the CPU %.1e\n",
-              static_cast<double>(got[0]), static_cast<double>(worst));
+  std::printf("row 0: %.6f, largest difference from the CPU %.1e\n", static_cast<double>(got[0]),
+              static_cast<double>(worst));
   return worst < 1e-5f ? 0 : 1;
 } catch (const std::exception& e) {
   std::fprintf(stderr, "error: %s\n", e.what());

@@ -97,8 +97,12 @@ class Executor {
       first_barrier_ = at;
     } else if (first_barrier_.line() != at.line() ||
                std::strcmp(first_barrier_.file_name(), at.file_name()) != 0) {
-      fail(fmt::format("divergent barrier: thread {} of the block waits at {}, others at {}",
-                       running_, show(at), show(first_barrier_)));
+      {
+        std::string text =
+            fmt::format("divergent barrier: thread {} of the block waits at {}, others at {}",
+                        running_, show(at), show(first_barrier_));
+        fail(std::move(text));
+      }
     }
     char* const order = &barrier_order_[barrier_round_ % 2];
     sanitizers::release(order);
@@ -108,16 +112,22 @@ class Executor {
   int block_sum() const { return last_sum_; }
 
   const WarpValues& wait_for_warp(uint32_t mask, const void* value, size_t bytes, Location at) {
-    if (mask != 0xffffffffu)
-      fail(fmt::format("{}: a warp function with mask {:#010x}: facet's kernels take the full mask",
-                       show(at), mask));
+    if (mask != 0xffffffffu) {
+      std::string text =
+          fmt::format("{}: a warp function with mask {:#010x}: facet's kernels take the full mask",
+                      show(at), mask);
+      fail(std::move(text));
+    }
     Thread& self = current();
     Warp& warp = warps_[running_ / kWarpSize];
     WarpValues& slots = warp.slots[warp.round % 2];
     if (bytes > 0) std::memcpy(slots[running_ % kWarpSize].data(), value, bytes);
-    if (warp.exited > 0)
-      fail(fmt::format("{}: {} lanes of warp {} have exited before a warp function that names them",
-                       show(at), warp.exited, running_ / kWarpSize));
+    if (warp.exited > 0) {
+      std::string text =
+          fmt::format("{}: {} lanes of warp {} have exited before a warp function that names them",
+                      show(at), warp.exited, running_ / kWarpSize);
+      fail(std::move(text));
+    }
     self.state = State::at_warp;
     self.where = at;
     ++warp.waiting;
@@ -135,13 +145,17 @@ class Executor {
     return add_array(key, bytes, alignment);
   }
   void* dynamic_shared() {
-    if (shape_->dynamic_shared_bytes == 0)
-      fail("dynamic_shared: the launch gave no dynamic shared memory");
+    if (shape_->dynamic_shared_bytes == 0) {
+      std::string text = "dynamic_shared: the launch gave no dynamic shared memory";
+      fail(std::move(text));
+    }
     return arrays_.front().data;
   }
 
-  [[noreturn]] void fail(std::string what) {
+  // `what` is moved from: the caller's stack is never unwound, so nothing on it may own memory.
+  [[noreturn]] void fail(std::string&& what) {
     failure_ = std::move(what);
+    sanitizers::release(&end_order_);
     Fiber::switch_to(*fibers_[static_cast<size_t>(current().fiber)].fiber, host_);
     std::abort();  // a failed block is never continued
   }
@@ -166,8 +180,8 @@ class Executor {
     warps_.assign((count_ + kWarpSize - 1) / kWarpSize, Warp{});
     for (unsigned i = 0; i < count_; ++i) {
       const Index3& dim = shape_->block;
-      threads_[i].place = {{i % dim.x, i / dim.x % dim.y, i / (dim.x * dim.y)},
-                           block, dim, shape_->grid};
+      threads_[i].place = {
+          {i % dim.x, i / dim.x % dim.y, i / (dim.x * dim.y)}, block, dim, shape_->grid};
       threads_[i].context = context(i);
     }
     block_ = block;
@@ -181,7 +195,8 @@ class Executor {
       const int next = choose();
       if (next < 0) {
         give_up_fibers();
-        throw KernelFault(fmt::format("{}: deadlock in block {}: {}", kernel_, show(block_), census()));
+        throw KernelFault(
+            fmt::format("{}: deadlock in block {}: {}", kernel_, show(block_), census()));
       }
       resume(static_cast<unsigned>(next));
       if (!failure_.empty()) {
@@ -229,7 +244,7 @@ class Executor {
   void resume(unsigned i) {
     running_ = i;
     Thread& thread = threads_[i];
-    if (thread.state == State::unstarted) thread.fiber = free_fiber();
+    if (thread.state == State::unstarted) thread.fiber = free_fiber(i);
     thread.state = State::ready;
     place = &thread.place;
     sanitizers::switch_context(thread.context);
@@ -262,11 +277,21 @@ class Executor {
   void suspend() { Fiber::switch_to(*fibers_[static_cast<size_t>(current().fiber)].fiber, host_); }
 
   // A fiber runs one thread after another: most kernels need no more of them than wait at once.
-  int free_fiber() {
+  // Under the thread sanitizer each thread keeps its own, or one's stack would seem to race with
+  // the other's.
+  int free_fiber(unsigned thread) {
+    if (sanitizers::kWatchesThreads) {
+      while (fibers_.size() <= thread) add_fiber();
+      return take(thread);
+    }
     for (size_t i = next_fiber_; i < fibers_.size(); ++i)
       if (!fibers_[i].busy) return take(i);
     for (size_t i = 0; i < std::min(next_fiber_, fibers_.size()); ++i)
       if (!fibers_[i].busy) return take(i);
+    add_fiber();
+    return take(fibers_.size() - 1);
+  }
+  void add_fiber() {
     const size_t index = fibers_.size();
     fibers_.push_back({std::make_unique<Fiber>([this, index] {
                          while (true) {
@@ -278,7 +303,6 @@ class Executor {
                          }
                        }),
                        false});
-    return take(index);
   }
   int take(size_t i) {
     fibers_[i].busy = true;
@@ -288,6 +312,11 @@ class Executor {
 
   // Threads that will never go on: their stacks are dropped.
   void give_up_fibers() {
+    // Whatever they did lies before what the host does now.
+    for (char& order : barrier_order_) sanitizers::acquire(&order);
+    for (Warp& warp : warps_)
+      for (WarpValues& slots : warp.slots) sanitizers::acquire(&slots);
+    sanitizers::acquire(&end_order_);
     fibers_.clear();
     next_fiber_ = 0;
     for (void* context : contexts_) sanitizers::destroy_context(context);
@@ -309,9 +338,11 @@ class Executor {
   }
   void* add_array(const void* key, size_t bytes, size_t alignment) {
     shared_bytes_ = (shared_bytes_ + alignment - 1) / alignment * alignment + bytes;
-    if (shared_bytes_ > kMaxSharedBytes)
-      throw_or_fail(fmt::format("{} bytes of shared memory, the device has {} a block",
-                                shared_bytes_, kMaxSharedBytes));
+    if (shared_bytes_ > kMaxSharedBytes) {
+      std::string text = fmt::format("{} bytes of shared memory, the device has {} a block",
+                                     shared_bytes_, kMaxSharedBytes);
+      throw_or_fail(std::move(text));
+    }
     const auto base = reinterpret_cast<uintptr_t>(arena_.data());
     const uintptr_t at = (base + arena_used_ + kGapBytes + alignment - 1) / alignment * alignment;
     auto* const data = reinterpret_cast<std::byte*>(at);
@@ -320,8 +351,8 @@ class Executor {
     arrays_.push_back({key, data, bytes});
     return data;
   }
-  void throw_or_fail(const std::string& what) {
-    if (place) fail(what);
+  void throw_or_fail(std::string&& what) {
+    if (place) fail(std::move(what));
     throw KernelFault(fmt::format("{}: {}", kernel_, what));
   }
 
@@ -334,7 +365,8 @@ class Executor {
     }
     const auto list = [](const std::map<std::string, unsigned>& counts, const char* what) {
       std::string text;
-      for (const auto& [where, n] : counts) text += fmt::format("{} threads at {} ({}), ", n, what, where);
+      for (const auto& [where, n] : counts)
+        text += fmt::format("{} threads at {} ({}), ", n, what, where);
       return text;
     };
     return list(block, "__syncthreads") + list(warp, "a warp function") +
@@ -358,7 +390,8 @@ class Executor {
   std::vector<FiberSlot> fibers_;
   size_t next_fiber_ = 0;
 
-  std::vector<std::byte> arena_ = std::vector<std::byte>(kMaxSharedBytes + (size_t{64} << 10));
+  std::vector<std::byte> arena_ =
+      std::vector<std::byte>(kMaxSharedBytes + (size_t{64} << 10), std::byte{kUninitialised});
   std::vector<Array> arrays_;
   size_t arena_used_ = 0, shared_bytes_ = 0;
 
@@ -407,15 +440,18 @@ Schedule Schedule::parse(const std::string& text) {
     if (std::from_chars(text.data() + 7, end, seed).ptr == end && text.size() > 7)
       return {Kind::random, seed};
   }
-  throw UsageError(fmt::format(
-      "FACET_EMU_SCHEDULE: expected greedy, reverse or random:SEED, got '{}'", text));
+  throw UsageError(
+      fmt::format("FACET_EMU_SCHEDULE: expected greedy, reverse or random:SEED, got '{}'", text));
 }
 
 std::string Schedule::name() const {
   switch (kind) {
-    case Kind::greedy: return "greedy";
-    case Kind::reverse: return "reverse";
-    case Kind::random: return fmt::format("random:{}", seed);
+    case Kind::greedy:
+      return "greedy";
+    case Kind::reverse:
+      return "reverse";
+    case Kind::random:
+      return fmt::format("random:{}", seed);
   }
   return "?";
 }
@@ -471,7 +507,8 @@ void* dynamic_shared_memory() {
   return executor().dynamic_shared();
 }
 void device_fail(const char* what, Location at) {
-  executor().fail(fmt::format("{}: {}", show(at), what));
+  std::string text = fmt::format("{}: {}", show(at), what);
+  executor().fail(std::move(text));
 }
 
 }  // namespace facet::emu

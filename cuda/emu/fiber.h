@@ -28,7 +28,7 @@ class Fiber {
 
   std::function<void()> body_;
   void* stack_pointer_ = nullptr;
-  void* mapping_ = nullptr;     // guard page and stack
+  void* mapping_ = nullptr;             // guard page and stack
   const void* stack_bottom_ = nullptr;  // lowest address, for the address sanitizer
   size_t stack_bytes_ = 0;
 };

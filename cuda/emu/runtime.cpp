@@ -72,12 +72,18 @@ State& state() {
       const size_t equals = word.find('=');
       const std::string key = word.substr(0, equals);
       const int64_t value = equals == std::string::npos ? 0 : std::atoll(word.c_str() + equals + 1);
-      if (key == "devices") made->machine.devices = static_cast<int>(value);
-      else if (key == "driver") made->machine.driver_version = static_cast<int>(value);
-      else if (key == "memory") made->machine.memory_bytes = static_cast<size_t>(value);
-      else if (key == "fail_allocation") made->faults.fail_allocation = value;
-      else if (key == "fail_launch") made->faults.fail_launch = value;
-      else throw UsageError(fmt::format("FACET_EMU_MACHINE: unknown setting '{}'", word));
+      if (key == "devices")
+        made->machine.devices = static_cast<int>(value);
+      else if (key == "driver")
+        made->machine.driver_version = static_cast<int>(value);
+      else if (key == "memory")
+        made->machine.memory_bytes = static_cast<size_t>(value);
+      else if (key == "fail_allocation")
+        made->faults.fail_allocation = value;
+      else if (key == "fail_launch")
+        made->faults.fail_launch = value;
+      else
+        throw UsageError(fmt::format("FACET_EMU_MACHINE: unknown setting '{}'", word));
     }
     return made;
   }();
@@ -171,11 +177,16 @@ bool copy_fits(const void* to, const void* from, size_t bytes, cudaMemcpyKind ki
     return !a || a->device < 0;
   };
   switch (kind) {
-    case cudaMemcpyHostToHost: return on_host(to) && on_host(from);
-    case cudaMemcpyHostToDevice: return on_device(to) && on_host(from);
-    case cudaMemcpyDeviceToHost: return on_host(to) && on_device(from);
-    case cudaMemcpyDeviceToDevice: return on_device(to) && on_device(from);
-    case cudaMemcpyDefault: return true;
+    case cudaMemcpyHostToHost:
+      return on_host(to) && on_host(from);
+    case cudaMemcpyHostToDevice:
+      return on_device(to) && on_host(from);
+    case cudaMemcpyDeviceToHost:
+      return on_host(to) && on_device(from);
+    case cudaMemcpyDeviceToDevice:
+      return on_device(to) && on_device(from);
+    case cudaMemcpyDefault:
+      return true;
   }
   return false;
 }
@@ -226,11 +237,12 @@ void enqueue_kernel(cudaStream_t stream_, const char* kernel, const LaunchShape&
   Stream& stream = stream_of(stream_);
   const auto threads = size_t{shape.block.x} * shape.block.y * shape.block.z;
   if (threads == 0 || threads > kMaxThreads || threads % kWarpSize != 0 || shape.block.z > 64 ||
-      shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0 ||
-      shape.grid.x > 0x7fffffffu || shape.grid.y > 65535 || shape.grid.z > 65535 ||
+      shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0 || shape.grid.x > 0x7fffffffu ||
+      shape.grid.y > 65535 || shape.grid.z > 65535 ||
       shape.dynamic_shared_bytes > kMaxSharedBytes) {
     state().fault = fmt::format(
-        "{}: grid ({}, {}, {}), block ({}, {}, {}), {} bytes of shared memory: expected whole warps, "
+        "{}: grid ({}, {}, {}), block ({}, {}, {}), {} bytes of shared memory: expected whole "
+        "warps, "
         "at most 1024 threads, y and z of the grid at most 65535, at most {} bytes",
         kernel, shape.grid.x, shape.grid.y, shape.grid.z, shape.block.x, shape.block.y,
         shape.block.z, shape.dynamic_shared_bytes, kMaxSharedBytes);
@@ -283,7 +295,8 @@ using namespace facet::emu;
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
 #define NAME(e) \
-  case e: return #e;
+  case e:       \
+    return #e;
     NAME(cudaSuccess)
     NAME(cudaErrorInvalidValue)
     NAME(cudaErrorMemoryAllocation)
@@ -359,9 +372,15 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(p.sharedMemPerBlockOptin);
       return cudaSuccess;
-    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor: *value = p.major; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = p.multiProcessorCount;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = p.major;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = p.minor;
+      return cudaSuccess;
   }
   return leave(cudaErrorInvalidValue);
 }

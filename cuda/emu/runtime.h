@@ -34,7 +34,8 @@ struct FaultPlan {
 };
 void plan_faults(const FaultPlan& plan);
 // At the start of the process FACET_EMU_MACHINE can set all of these, for tests of whole programs:
-// "devices=0", "driver=11000", "memory=BYTES", "fail_allocation=N", "fail_launch=N", comma-separated.
+// "devices=0", "driver=11000", "memory=BYTES", "fail_allocation=N", "fail_launch=N",
+// comma-separated.
 
 // Back to a fresh process: streams emptied, errors forgotten, faults and machine as at the start.
 // Memory that is still allocated stays.

@@ -48,6 +48,12 @@ inline void unpoison([[maybe_unused]] const void* at, [[maybe_unused]] size_t by
 }
 
 // ---- thread sanitizer
+#if defined(FACET_TSAN)
+constexpr bool kWatchesThreads = true;
+#else
+constexpr bool kWatchesThreads = false;
+#endif
+
 inline void* create_context() {
 #if defined(FACET_TSAN)
   return __tsan_create_fiber(0);

@@ -1,6 +1,6 @@
 // Convolution of NHWC tensors as implicit GEMM: the window of an output element is gathered while
-// its tile is loaded, nothing is unfolded in memory. x (N, H, W, Cin), w (Cout, kh, kw, Cin / groups),
-// y (N, P, Q, Cout); the groups are the batch of the products.
+// its tile is loaded, nothing is unfolded in memory. x (N, H, W, Cin), w (Cout, kh, kw, Cin /
+// groups), y (N, P, Q, Cout); the groups are the batch of the products.
 #include "cuda/kernels/gemm.cuh"
 
 namespace facet {

@@ -13,9 +13,7 @@ template <typename T, typename F>
 struct Unary {
   const T* x;
   T* y;
-  __device__ void operator()(int64_t i) const {
-    y[i] = static_cast<T>(F::forward(widen(x[i])));
-  }
+  __device__ void operator()(int64_t i) const { y[i] = static_cast<T>(F::forward(widen(x[i]))); }
 };
 template <typename T, typename F>
 struct UnaryBackward {
@@ -70,9 +68,7 @@ struct Affine {
   acc_t<T> alpha, beta;
   const T* x;
   T* y;
-  __device__ void operator()(int64_t i) const {
-    y[i] = static_cast<T>(alpha * widen(x[i]) + beta);
-  }
+  __device__ void operator()(int64_t i) const { y[i] = static_cast<T>(alpha * widen(x[i]) + beta); }
 };
 template <typename From, typename To>
 struct Axpby {
@@ -124,11 +120,11 @@ void CudaBackend::unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, c
   dispatch_floating(x.dtype(), "unary_backward", [&](auto tag) {
     using T = decltype(tag);
     switch (op) {
-#define UNARY(name, low, high, reference)                                                   \
-  case UnaryOp::name:                                                                       \
-    return map(dx, dx.numel(),                                                              \
-               UnaryBackward<T, functor::name>{x.data<T>(), y.data<T>(), dy.data<T>(),      \
-                                               dx.data<T>()});
+#define UNARY(name, low, high, reference) \
+  case UnaryOp::name:                     \
+    return map(                           \
+        dx, dx.numel(),                   \
+        UnaryBackward<T, functor::name>{x.data<T>(), y.data<T>(), dy.data<T>(), dx.data<T>()});
 #include "tensor/unary.def"
 #undef UNARY
     }

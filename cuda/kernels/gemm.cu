@@ -51,10 +51,10 @@ void CudaBackend::matmul(const Tensor& a, const Tensor& b, const Tensor& bias,
     using A = acc_t<T>;
     const auto into = [&](auto out_tag) {
       using Out = decltype(out_tag);
-      gemm<A>(out, s, matrix<T>(a, args.trans_a), matrix<T>(b, args.trans_b),
-              Scaled<A, T, Out>{out.data<Out>(), s.m, s.n, static_cast<A>(args.alpha),
-                             static_cast<A>(args.beta),
-                             bias.defined() ? bias.data<T>() : nullptr});
+      gemm<A>(
+          out, s, matrix<T>(a, args.trans_a), matrix<T>(b, args.trans_b),
+          Scaled<A, T, Out>{out.data<Out>(), s.m, s.n, static_cast<A>(args.alpha),
+                            static_cast<A>(args.beta), bias.defined() ? bias.data<T>() : nullptr});
     };
     if (out.dtype() == a.dtype())
       into(T{});

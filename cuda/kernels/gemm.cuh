@@ -26,11 +26,11 @@ struct NaiveGemm {
   }
 };
 
-constexpr int kTile = 64;      // rows and columns of a block's product
-constexpr int kTileDepth = 16; // of k in shared memory at once
-constexpr int kPerThread = 4;  // rows and columns of a thread's product
-constexpr int64_t kEnoughBlocks = 264;   // two for each multiprocessor of an H100
-constexpr int64_t kLeastDepth = 256;     // of k, that a block sums
+constexpr int kTile = 64;               // rows and columns of a block's product
+constexpr int kTileDepth = 16;          // of k in shared memory at once
+constexpr int kPerThread = 4;           // rows and columns of a thread's product
+constexpr int64_t kEnoughBlocks = 264;  // two for each multiprocessor of an H100
+constexpr int64_t kLeastDepth = 256;    // of k, that a block sums
 
 // Grid (tiles of m, tiles of n, batch * splits), block 256. A block sums k in
 // [split * depth, (split + 1) * depth) of its 64 x 64 tile; each thread holds 4 x 4 sums. Shared:
@@ -94,8 +94,8 @@ struct AddSplits {
 };
 
 // store(batch, row, column, sum over k of a(batch, row, k) * b(batch, k, column)) for all of them,
-// on the device of `where`. Where there are too few tiles to fill a device, k is split, by the shape
-// alone: sums are the same every time.
+// on the device of `where`. Where there are too few tiles to fill a device, k is split, by the
+// shape alone: sums are the same every time.
 template <typename A, typename LoadA, typename LoadB, typename Store>
 void gemm(const Tensor& where, const GemmShape& s, LoadA a, LoadB b, Store store) {
   const int64_t count = s.m * s.n * s.batch;
@@ -110,8 +110,8 @@ void gemm(const Tensor& where, const GemmShape& s, LoadA a, LoadB b, Store store
   const int64_t splits = std::max<int64_t>(1, cut(s.k, depth));
   const dim3 grid(static_cast<unsigned>(tiles_m), static_cast<unsigned>(tiles_n),
                   static_cast<unsigned>(s.batch * splits));
-  FACET_CHECK(grid.y <= 65535 && grid.z <= 65535, "gemm", "{} x {} x {} is too large for one launch",
-              s.m, s.n, s.batch);
+  FACET_CHECK(grid.y <= 65535 && grid.z <= 65535, "gemm",
+              "{} x {} x {} is too large for one launch", s.m, s.n, s.batch);
   if (splits == 1)
     return launch_for<tiled_gemm_kernel<A, LoadA, LoadB, Store>>(where, grid, kThreads, 0, s, a, b,
                                                                  1, s.k, store);
@@ -120,8 +120,7 @@ void gemm(const Tensor& where, const GemmShape& s, LoadA a, LoadB b, Store store
   launch_for<tiled_gemm_kernel<A, LoadA, LoadB, StorePartial<A>>>(
       where, grid, kThreads, 0, s, a, b, static_cast<int>(splits), depth,
       StorePartial<A>{partial.data<A>(), s.m, s.n});
-  map(where, count,
-      AddSplits<A, Store>{partial.data<A>(), s, static_cast<int>(splits), store});
+  map(where, count, AddSplits<A, Store>{partial.data<A>(), s, static_cast<int>(splits), store});
 }
 
 }  // namespace facet::cuda

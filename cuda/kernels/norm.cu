@@ -252,13 +252,13 @@ void CudaBackend::batch_norm_backward(const Tensor& x, const Tensor& dy, const T
     using A = acc_t<T>;
     const int64_t cols = x.cols();
     const uint8_t* const bits = data_or_null<uint8_t>(mask);
-    const Tensor sums = channel_sums<T>(
-        x, GradientSums<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), bits, cols});
+    const Tensor sums =
+        channel_sums<T>(x, GradientSums<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), bits, cols});
     Tensor factors = Tensor::empty({3, cols}, acc_dtype(x.dtype()), x.device());
     map(x, cols,
         FinishGradient<A>{sums.data<double>(), sums.dim(0), x.rows(), cols, gamma.data<A>(),
-                          rstd.data<A>(), args.batch_statistics, dgamma.data<A>(),
-                          dbeta.data<A>(), factors.data<A>()});
+                          rstd.data<A>(), args.batch_statistics, dgamma.data<A>(), dbeta.data<A>(),
+                          factors.data<A>()});
     map(x, x.numel(),
         InputGradient<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), factors.data<A>(), bits, cols,
                          dx.data<T>(), data_or_null<T>(dresidual)});

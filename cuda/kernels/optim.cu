@@ -114,8 +114,8 @@ struct EmaStep {
   acc_t<T> rest;
   __device__ void operator()(const Quad& quad, int32_t, int64_t i) const {
     T* const average = part<T, 0>(quad);
-    average[i] = static_cast<T>(widen(average[i]) +
-                                rest * (widen(part<T, 1>(quad)[i]) - widen(average[i])));
+    average[i] =
+        static_cast<T>(widen(average[i]) + rest * (widen(part<T, 1>(quad)[i]) - widen(average[i])));
   }
 };
 template <typename T>
@@ -153,12 +153,12 @@ void CudaBackend::adamw_step(std::span<Tensor> params, std::span<const Tensor> g
   }
   for_each_type([&](auto tag) {
     using T = decltype(tag);
-    with_group<T>(params, {grads, exp_avg, exp_avg_sq},
-                  [&](const TensorGroup& group, const auto& at) {
-                    const Tensor factors = upload(chosen(std::span<const AdamFactors>(all), at),
-                                                  params[at[0]].device());
-                    group.for_each(AdamStep<T>{uploaded<AdamFactors>(factors)});
-                  });
+    with_group<T>(
+        params, {grads, exp_avg, exp_avg_sq}, [&](const TensorGroup& group, const auto& at) {
+          const Tensor factors =
+              upload(chosen(std::span<const AdamFactors>(all), at), params[at[0]].device());
+          group.for_each(AdamStep<T>{uploaded<AdamFactors>(factors)});
+        });
   });
 }
 

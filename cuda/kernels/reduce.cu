@@ -152,7 +152,8 @@ __device__ void sort_entries(Best<A>* entries) {
   for (int size = 2; size <= kSorted; size *= 2)
     for (int distance = size / 2; distance > 0; distance /= 2) {
       __syncthreads();
-      for (int t = static_cast<int>(threadIdx.x); t < kSorted / 2; t += static_cast<int>(blockDim.x)) {
+      for (int t = static_cast<int>(threadIdx.x); t < kSorted / 2;
+           t += static_cast<int>(blockDim.x)) {
         const int i = 2 * distance * (t / distance) + t % distance, j = i + distance;
         const Best<A> a = entries[i], b = entries[j];
         const bool a_first = a.value != b.value ? a.value > b.value : a.index < b.index;
@@ -236,11 +237,14 @@ void CudaBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n,
     using T = decltype(tag);
     using A = acc_t<T>;
     switch (op) {
-      case ReduceOp::sum: return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::sum:
+        return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0, y);
       case ReduceOp::mean:
         return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0 / static_cast<double>(n), y);
-      case ReduceOp::max: return reduce_as<T, MaxOp<A>>(x, outer, n, inner, 1.0, y);
-      case ReduceOp::min: return reduce_as<T, MinOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::max:
+        return reduce_as<T, MaxOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::min:
+        return reduce_as<T, MinOp<A>>(x, outer, n, inner, 1.0, y);
       case ReduceOp::sum_squares:
         return reduce_as<T, SumSquaresOp<A>>(x, outer, n, inner, 1.0, y);
     }
@@ -272,8 +276,8 @@ void CudaBackend::find_nonfinite(std::span<const Tensor> tensors, int64_t& index
   const auto search = [&](auto tag) {
     using T = decltype(tag);
     with_group<T>(tensors, {}, [&](const TensorGroup& group, const std::vector<size_t>& at) {
-      Tensor bad = Tensor::zeros({static_cast<int64_t>(at.size())}, DType::i32,
-                                 tensors[at[0]].device());
+      Tensor bad =
+          Tensor::zeros({static_cast<int64_t>(at.size())}, DType::i32, tensors[at[0]].device());
       group.for_each(MarkNonfinite<T>{bad.data<int32_t>()});
       const std::vector<int32_t> marks = bad.to_vector<int32_t>();
       for (size_t t = 0; t < at.size(); ++t)

@@ -58,8 +58,7 @@ __global__ void l2_normalize_backward_kernel(const T* y, const acc_t<T>* norm, c
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T *const unit = y + row * cols, *const grad = dy + row * cols;
     const A length = norm[row], factor = A(1) / (length > eps ? length : eps);
-    A dot =
-        row_sum<A>(cols, scratch, [=](int64_t i) { return widen(unit[i]) * widen(grad[i]); });
+    A dot = row_sum<A>(cols, scratch, [=](int64_t i) { return widen(unit[i]) * widen(grad[i]); });
     if (!(length > eps)) dot = 0;
     for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
       dx[row * cols + i] = static_cast<T>((widen(grad[i]) - widen(unit[i]) * dot) * factor);
@@ -127,9 +126,8 @@ __global__ void cross_entropy_kernel(const T* logits, const int64_t* labels, int
 // d logits = dloss (softmax - target)
 template <typename T>
 __global__ void cross_entropy_backward_kernel(const T* logits, const int64_t* labels, int64_t rows,
-                                              int64_t cols, acc_t<T> smoothing,
-                                              const acc_t<T>* lse, const acc_t<T>* dloss,
-                                              T* dlogits) {
+                                              int64_t cols, acc_t<T> smoothing, const acc_t<T>* lse,
+                                              const acc_t<T>* dloss, T* dlogits) {
   using A = acc_t<T>;
   const A uniform = smoothing / static_cast<A>(cols);
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -178,8 +176,8 @@ __global__ void soft_cross_entropy_backward_kernel(const T* logits, const T* tar
     const A total = row_sum<A>(cols, scratch, [=](int64_t i) { return widen(target[i]); });
     const A shift = lse[row], factor = dloss[row];
     for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
-      dlogits[row * cols + i] = static_cast<T>(
-          factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
+      dlogits[row * cols + i] =
+          static_cast<T>(factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
   }
 }
 
@@ -254,8 +252,8 @@ void CudaBackend::soft_cross_entropy(const Tensor& logits, const Tensor& targets
   dispatch_floating(logits.dtype(), "soft_cross_entropy", [&](auto tag) {
     using T = decltype(tag);
     launch_rows<soft_cross_entropy_kernel<T>>(logits, logits.data<T>(), targets.data<T>(),
-                                              logits.rows(), logits.cols(),
-                                              loss.data<acc_t<T>>(), lse.data<acc_t<T>>());
+                                              logits.rows(), logits.cols(), loss.data<acc_t<T>>(),
+                                              lse.data<acc_t<T>>());
   });
 }
 

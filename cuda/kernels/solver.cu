@@ -8,7 +8,7 @@ using namespace cuda;
 
 namespace {
 
-constexpr int kChainThreads = 1024;
+constexpr int kChainThreads = 256;
 
 template <typename T>
 struct Candidate {
@@ -28,7 +28,7 @@ struct Better {  // the larger similarity; of equals the first; a NaN wins, so t
 // Agglomerative clustering by the nearest-neighbour chain (Murtagh 1983), as tensor/cpu/solver.cpp
 // does it: one block walks the chain, its threads scan and merge rows. merges (n - 1) in the order
 // in which they are found. size (n) starts as 1, 0 marks the dead; chain (n). bad: set to 1 where a
-// similarity is no finite number. Grid 1, block 1024.
+// similarity is no finite number. Grid 1, block 256.
 template <typename T>
 __global__ void chain_kernel(T* similarity, int64_t n, T* merges, T* size, int64_t* chain,
                              int32_t* bad) {

@@ -97,10 +97,9 @@ class TensorGroup {
     std::vector<double> result(tensors, 0.0);
     if (chunks_.empty()) return result;
     Tensor partial = Tensor::empty({count()}, DType::f64, device_);
-    launch_for<tensor_sums_kernel<Body>>(partial, blocks_for_rows(count()), kThreads, 0,
-                                         uploaded<Quad>(quads_on_device_),
-                                         uploaded<Chunk>(chunks_on_device_), count(), body,
-                                         partial.data<double>());
+    launch_for<tensor_sums_kernel<Body>>(
+        partial, blocks_for_rows(count()), kThreads, 0, uploaded<Quad>(quads_on_device_),
+        uploaded<Chunk>(chunks_on_device_), count(), body, partial.data<double>());
     const std::vector<double> host = partial.to_vector<double>();
     for (size_t c = 0; c < chunks_.size(); ++c)
       result[static_cast<size_t>(chunks_[c].tensor)] += host[c];
@@ -117,8 +116,8 @@ class TensorGroup {
 
 // The tensors of `first` that are of type T, and what goes with them: f(group, their indices).
 template <typename T, typename F>
-void with_group(std::span<const Tensor> first, std::initializer_list<std::span<const Tensor>> others,
-                F&& f) {
+void with_group(std::span<const Tensor> first,
+                std::initializer_list<std::span<const Tensor>> others, F&& f) {
   TensorGroup::Pointers pointers;
   std::vector<int64_t> sizes;
   std::vector<size_t> index;

@@ -30,7 +30,8 @@ cusolverStatus_t solve(Solver* handle, cusolverEigMode_t mode, cublasFillMode_t 
       for (int row = 0; row < n; ++row) {
         const bool kept = lower ? row >= col : row <= col;
         const int64_t at = kept ? int64_t{col} * lda + row : int64_t{row} * lda + col;
-        matrix[static_cast<size_t>(row) * static_cast<size_t>(n) + static_cast<size_t>(col)] = a[at];
+        matrix[static_cast<size_t>(row) * static_cast<size_t>(n) + static_cast<size_t>(col)] =
+            a[at];
       }
     blas::symmetric_eigenvalues(n, matrix.data(), w);
     for (int64_t i = 0; i < int64_t{n} * lda; ++i) a[i] = std::numeric_limits<T>::quiet_NaN();
