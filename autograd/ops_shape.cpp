@@ -13,16 +13,11 @@ Variable reshape(const Variable& x, const Shape& shape) {
 namespace {
 Tensor permute_by(const Tensor& x, std::span<const int> axes) {
   switch (axes.size()) {
-    case 2:
-      return ops::permute(x, {axes[0], axes[1]});
-    case 3:
-      return ops::permute(x, {axes[0], axes[1], axes[2]});
-    case 4:
-      return ops::permute(x, {axes[0], axes[1], axes[2], axes[3]});
-    case 5:
-      return ops::permute(x, {axes[0], axes[1], axes[2], axes[3], axes[4]});
-    default:
-      return x;
+    case 2: return ops::permute(x, {axes[0], axes[1]});
+    case 3: return ops::permute(x, {axes[0], axes[1], axes[2]});
+    case 4: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3]});
+    case 5: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3], axes[4]});
+    default: return x;
   }
 }
 }  // namespace

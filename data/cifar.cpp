@@ -31,8 +31,8 @@ std::vector<std::string> read_classes(const fs::path& file, int64_t expected) {
     if (!line.empty()) names.push_back(line);
   }
   if (static_cast<int64_t>(names.size()) != expected)
-    throw FileError(fmt::format("{}: expected {} class names, got {}", file.string(), expected,
-                                names.size()));
+    throw FileError(
+        fmt::format("{}: expected {} class names, got {}", file.string(), expected, names.size()));
   return names;
 }
 

@@ -40,13 +40,14 @@ Image ArrayDataset::image(int64_t index) const {
   if (channels == 3)
     std::copy_n(from, area * 3, image.pixels.data());
   else
-    for (int64_t i = 0; i < area; ++i) std::fill_n(&image.pixels[static_cast<size_t>(3 * i)], 3, from[i]);
+    for (int64_t i = 0; i < area; ++i)
+      std::fill_n(&image.pixels[static_cast<size_t>(3 * i)], 3, from[i]);
   return image;
 }
 
 std::string ArrayDataset::fingerprint() const {
-  return fmt::format("{:016x}", mix(mix(kStart, pixels_.raw(), pixels_.bytes()), labels_.raw(),
-                                    labels_.bytes()));
+  return fmt::format(
+      "{:016x}", mix(mix(kStart, pixels_.raw(), pixels_.bytes()), labels_.raw(), labels_.bytes()));
 }
 
 SubsetDataset::SubsetDataset(DatasetPtr base, std::vector<int64_t> indices)
@@ -83,8 +84,9 @@ DatasetPtr balanced_subset(const DatasetPtr& dataset, int64_t per_class, uint64_
     for (const int64_t i : order)
       if (count[static_cast<size_t>(label[i])]++ < per_class) chosen.push_back(i);
     for (size_t c = 0; c < count.size(); ++c)
-      FACET_CHECK(count[c] >= per_class, "subset", "{}: class '{}' has {} samples, {} were asked for",
-                  dataset->name(), dataset->classes()[c], count[c], per_class);
+      FACET_CHECK(count[c] >= per_class, "subset",
+                  "{}: class '{}' has {} samples, {} were asked for", dataset->name(),
+                  dataset->classes()[c], count[c], per_class);
   }
   return std::make_shared<SubsetDataset>(dataset, std::move(chosen));
 }

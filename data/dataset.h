@@ -11,7 +11,9 @@
 namespace facet {
 
 enum class Split : uint8_t { train, test };
-inline const char* name(Split split) { return split == Split::train ? "train" : "test"; }
+inline const char* name(Split split) {
+  return split == Split::train ? "train" : "test";
+}
 
 class Dataset {
  public:

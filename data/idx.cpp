@@ -65,21 +65,21 @@ Tensor read_idx(const fs::path& path, int rank) {
   const size_t got = file.read(header, header_bytes);
   const char* kind = rank == 3 ? "images" : "labels";
   if (got < header_bytes)
-    throw FileError(fmt::format("{}: expected an IDX header of {} bytes, got {}; the file is "
-                                "truncated or empty",
-                                path.string(), header_bytes, got));
+    throw FileError(
+        fmt::format("{}: expected an IDX header of {} bytes, got {}; the file is "
+                    "truncated or empty",
+                    path.string(), header_bytes, got));
   if (header[0] != 0 || header[1] != 0)
-    throw FileError(fmt::format("{}: expected an IDX file (it begins with 00 00), got {:02x} {:02x}",
-                                path.string(), header[0], header[1]));
+    throw FileError(
+        fmt::format("{}: expected an IDX file (it begins with 00 00), got {:02x} {:02x}",
+                    path.string(), header[0], header[1]));
   if (header[2] != 0x08)
     throw FileError(fmt::format("{}: expected unsigned bytes (type 08), got type {:02x}",
                                 path.string(), header[2]));
   if (header[3] != rank)
-    throw FileError(fmt::format("{}: expected {} (IDX with {} axes), got {} axes{}", path.string(),
-                                kind, rank, header[3],
-                                header[3] == 1 || header[3] == 3
-                                    ? "; images and labels may have been swapped"
-                                    : ""));
+    throw FileError(fmt::format(
+        "{}: expected {} (IDX with {} axes), got {} axes{}", path.string(), kind, rank, header[3],
+        header[3] == 1 || header[3] == 3 ? "; images and labels may have been swapped" : ""));
   Shape shape;
   int64_t numel = 1;
   for (int d = 0; d < rank; ++d) {
@@ -107,8 +107,8 @@ Tensor read_idx(const fs::path& path, int rank) {
 DatasetPtr read_mnist(const fs::path& folder, Split split, const std::string& name,
                       std::vector<std::string> classes) {
   if (!fs::is_directory(folder))
-    throw FileError(fmt::format("{}: no such folder; expected {} in MNIST's layout",
-                                folder.string(), name));
+    throw FileError(
+        fmt::format("{}: no such folder; expected {} in MNIST's layout", folder.string(), name));
   const std::string stem = split == Split::train ? "train" : "t10k";
   const fs::path image_file = find_file(folder, stem + "-images", 3);
   const fs::path label_file = find_file(folder, stem + "-labels", 1);

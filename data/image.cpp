@@ -8,7 +8,9 @@
 namespace facet {
 namespace {
 
-uint8_t clip8(int v) { return static_cast<uint8_t>(std::clamp(v, 0, 255)); }
+uint8_t clip8(int v) {
+  return static_cast<uint8_t>(std::clamp(v, 0, 255));
+}
 
 // ---- resampling
 
@@ -52,7 +54,8 @@ Taps make_taps(int in, int out, Filter filter) {
     }
     for (int i = 0; i < last - first; ++i) {
       const double w = k[static_cast<size_t>(i)] / sum * (1 << kPrecision);
-      taps.weight[static_cast<size_t>(o) * taps.size + i] = static_cast<int>(w < 0 ? w - 0.5 : w + 0.5);
+      taps.weight[static_cast<size_t>(o) * taps.size + i] =
+          static_cast<int>(w < 0 ? w - 0.5 : w + 0.5);
     }
     taps.first.push_back(first);
     taps.count.push_back(last - first);
@@ -102,8 +105,9 @@ void blend(Image& image, float factor, Other other) {
     uint8_t base[3];
     other(p, base);
     for (int c = 0; c < 3; ++c) {
-      const float v = static_cast<float>(base[c]) +
-                      factor * static_cast<float>(static_cast<int>(p[c]) - static_cast<int>(base[c]));
+      const float v =
+          static_cast<float>(base[c]) +
+          factor * static_cast<float>(static_cast<int>(p[c]) - static_cast<int>(base[c]));
       p[c] = v <= 0.0f ? 0 : v >= 255.0f ? 255 : static_cast<uint8_t>(v);
     }
   }
@@ -149,8 +153,8 @@ Image resize(const Image& image, int height, int width, Filter filter) {
 Image crop(const Image& image, int top, int left, int height, int width) {
   FACET_CHECK(top >= 0 && left >= 0 && height > 0 && width > 0 && top + height <= image.height &&
                   left + width <= image.width,
-              "crop", "a {}x{} window at ({}, {}) leaves the {}x{} image", height, width, top,
-              left, image.height, image.width);
+              "crop", "a {}x{} window at ({}, {}) leaves the {}x{} image", height, width, top, left,
+              image.height, image.width);
   Image out(height, width);
   for (int y = 0; y < height; ++y)
     std::copy_n(image.at(top + y, left), static_cast<size_t>(width) * 3, out.at(y, 0));
@@ -185,8 +189,7 @@ void adjust_contrast(Image& image, float factor) {
 }
 
 void adjust_saturation(Image& image, float factor) {
-  blend(image, factor,
-        [](const uint8_t* p, uint8_t* base) { std::fill_n(base, 3, luma(p)); });
+  blend(image, factor, [](const uint8_t* p, uint8_t* base) { std::fill_n(base, 3, luma(p)); });
 }
 
 void adjust_hue(Image& image, double shift) {
@@ -211,7 +214,8 @@ void adjust_hue(Image& image, double shift) {
     }
     const float sector = static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0);
     const int index = static_cast<int>(std::floor(sector));
-    const float f = static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0 - static_cast<float>(index));
+    const float f =
+        static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0 - static_cast<float>(index));
     const float s = static_cast<float>(saturation / 255.0), v = static_cast<float>(high);
     const uint8_t a = clip8(static_cast<int>(std::round(v * (1.0 - s))));
     const uint8_t q = clip8(static_cast<int>(std::round(v * (1.0 - s * f))));

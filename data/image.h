@@ -50,6 +50,7 @@ void gaussian_blur(Image& image, float sigma);
 struct Window {
   int top, left, height, width;
 };
-Window random_resized_window(int height, int width, double low, double high, RandomSequence& random);
+Window random_resized_window(int height, int width, double low, double high,
+                             RandomSequence& random);
 
 }  // namespace facet

@@ -11,15 +11,17 @@ DataLoader::DataLoader(DatasetPtr dataset, LoaderOptions options)
     : dataset_(std::move(dataset)), options_(std::move(options)) {
   FACET_CHECK(options_.batch_size > 0 && !options_.views.empty(), "loader",
               "expected a batch size and at least one view");
-  FACET_CHECK(options_.world >= 1 && options_.rank >= 0 && options_.rank < options_.world,
-              "loader", "rank {} of {}", options_.rank, options_.world);
+  FACET_CHECK(options_.world >= 1 && options_.rank >= 0 && options_.rank < options_.world, "loader",
+              "rank {} of {}", options_.rank, options_.world);
   FACET_CHECK(batches() > 0, "loader",
               "{}: {} samples do not fill one batch of {}; try a smaller batch", dataset_->name(),
               dataset_->size(), options_.batch_size);
   start(0);
 }
 
-DataLoader::~DataLoader() { stop(); }
+DataLoader::~DataLoader() {
+  stop();
+}
 
 int64_t DataLoader::batches() const {
   const int64_t samples = (dataset_->size() + options_.world - 1) / options_.world;
@@ -92,8 +94,7 @@ std::optional<Batch> DataLoader::next() {
   if (to_take_ >= batches()) return std::nullopt;
   const auto begin = std::chrono::steady_clock::now();
   changed_.wait(lock, [&] { return error_ || ready_.contains(to_take_); });
-  wait_seconds_ +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (!ready_.contains(to_take_)) std::rethrow_exception(error_);
   Batch batch = std::move(ready_.extract(to_take_).mapped());
   ++to_take_;
@@ -106,8 +107,8 @@ Batch DataLoader::make(int64_t batch) const {
   const int64_t end =
       std::min<int64_t>(begin + options_.batch_size, static_cast<int64_t>(order_.size()));
   Batch result;
-  result.indices = Tensor::from(
-      std::vector<int64_t>(order_.begin() + begin, order_.begin() + end), {end - begin});
+  result.indices = Tensor::from(std::vector<int64_t>(order_.begin() + begin, order_.begin() + end),
+                                {end - begin});
   result.labels = ops::gather_rows(dataset_->labels(), result.indices);
   const RandomKey key =
       random_key(options_.seed, RandomPurpose::augment).child(static_cast<uint64_t>(epoch_));
@@ -119,8 +120,7 @@ Batch DataLoader::make(int64_t batch) const {
       const Image image = dataset_->image(index);
       for (size_t v = 0; v < options_.views.size(); ++v) {
         const int64_t numel = result.views[v].numel() / (end - begin);
-        options_.views[v](image,
-                          RandomSequence(key.child(static_cast<uint64_t>(index)).child(v)),
+        options_.views[v](image, RandomSequence(key.child(static_cast<uint64_t>(index)).child(v)),
                           result.views[v].data<float>() + (i - begin) * numel);
       }
     } catch (const Error& e) {

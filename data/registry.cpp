@@ -37,9 +37,10 @@ SyntheticOptions parse_synthetic(const std::string& argument, Split split) {
     const std::string value = equals == std::string::npos ? "" : item.substr(equals + 1);
     const std::vector<std::string> keys{"train", "test", "size", "seed"};
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
-      throw UsageError(fmt::format("unknown dataset option '{}': expected train, test, size or "
-                                   "seed{}",
-                                   key, did_you_mean(key, keys)));
+      throw UsageError(
+          fmt::format("unknown dataset option '{}': expected train, test, size or "
+                      "seed{}",
+                      key, did_you_mean(key, keys)));
     const int64_t number = parse_number(value, key);
     if (key == name(split)) options.count = number;
     if (key == "size") options.size = static_cast<int>(number);
@@ -47,9 +48,10 @@ SyntheticOptions parse_synthetic(const std::string& argument, Split split) {
     at = end + 1;
   }
   if (options.count < 1 || options.size < 8 || options.size > 512)
-    throw UsageError(fmt::format("dataset options '{}': expected at least one sample of 8 to 512 "
-                                 "pixels",
-                                 argument));
+    throw UsageError(
+        fmt::format("dataset options '{}': expected at least one sample of 8 to 512 "
+                    "pixels",
+                    argument));
   return options;
 }
 
@@ -61,20 +63,21 @@ DatasetPtr open_synthetic(const std::string& argument, Split split) {
 DatasetPtr open_fashion_mnist(const std::string& folder, Split split) {
   if (!folder.empty()) return read_fashion_mnist(folder, split);
   if (!std::filesystem::is_directory(kDebianFashionMnist))
-    throw FileError(fmt::format("{}: no such folder; install the Debian package "
-                                "dataset-fashion-mnist or name a folder: fashion-mnist:FOLDER",
-                                kDebianFashionMnist));
+    throw FileError(
+        fmt::format("{}: no such folder; install the Debian package "
+                    "dataset-fashion-mnist or name a folder: fashion-mnist:FOLDER",
+                    kDebianFashionMnist));
   return read_fashion_mnist(kDebianFashionMnist, split);
 }
 
 DatasetPtr open_mnist(const std::string& folder, Split split) {
-  return read_mnist(folder, split, "mnist",
-                    {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"});
+  return read_mnist(folder, split, "mnist", {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"});
 }
 
 constexpr Kind kKinds[] = {
-    {"fashion-mnist", "[:FOLDER] 70,000 grey 28-pixel pictures of clothes; default folder: Debian's",
-     false, open_fashion_mnist},
+    {"fashion-mnist",
+     "[:FOLDER] 70,000 grey 28-pixel pictures of clothes; default folder: Debian's", false,
+     open_fashion_mnist},
     {"mnist", ":FOLDER in MNIST's layout, plain or .gz", true, open_mnist},
     {"cifar10", ":FOLDER with cifar-10-batches-bin", true,
      [](const std::string& folder, Split split) { return read_cifar10(folder, split); }},

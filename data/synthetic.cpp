@@ -35,14 +35,15 @@ std::pair<Color, Color> contrasting(RandomSequence& random) {
 // A canvas of colours in [0, 1].
 class Canvas {
  public:
-  Canvas(int size, const Color& background) : size_(size), pixels_(static_cast<size_t>(size) * size, background) {}
+  Canvas(int size, const Color& background)
+      : size_(size), pixels_(static_cast<size_t>(size) * size, background) {}
 
   // Mixes `color` in with the weight cover(u, v), where u, v in [-1, 1] are the picture's axes.
   void paint(const std::function<double(double, double)>& cover, const Color& color) {
     for (int y = 0; y < size_; ++y)
       for (int x = 0; x < size_; ++x) {
-        const double w = std::clamp(
-            cover((2 * x + 1.0) / size_ - 1, (2 * y + 1.0) / size_ - 1), 0.0, 1.0);
+        const double w =
+            std::clamp(cover((2 * x + 1.0) / size_ - 1, (2 * y + 1.0) / size_ - 1), 0.0, 1.0);
         Color& p = pixels_[static_cast<size_t>(y) * size_ + x];
         p = {p.r + w * (color.r - p.r), p.g + w * (color.g - p.g), p.b + w * (color.b - p.b)};
       }
@@ -120,7 +121,7 @@ void paint_figure(Canvas& canvas, int kind, const Pose& pose, const Color& color
 
 // ---- textures
 
-constexpr const char* kTextures[] = {"stripes", "checks", "dots",  "rings",       "waves",
+constexpr const char* kTextures[] = {"stripes", "checks", "dots",   "rings",        "waves",
                                      "bricks",  "grid",   "spiral", "coarse noise", "fine noise"};
 
 // Smooth noise: random values on a lattice, interpolated.
@@ -131,9 +132,12 @@ class LatticeNoise {
   }
   double operator()(double u, double v) const {
     const double x = (u + 1) / 2 * cells_, y = (v + 1) / 2 * cells_;
-    const int i = std::clamp(static_cast<int>(x), 0, cells_), j = std::clamp(static_cast<int>(y), 0, cells_);
+    const int i = std::clamp(static_cast<int>(x), 0, cells_),
+              j = std::clamp(static_cast<int>(y), 0, cells_);
     const double fx = smooth(x - i), fy = smooth(y - j);
-    const auto at = [&](int a, int b) { return values_[static_cast<size_t>(b * (cells_ + 2) + a)]; };
+    const auto at = [&](int a, int b) {
+      return values_[static_cast<size_t>(b * (cells_ + 2) + a)];
+    };
     return (1 - fy) * ((1 - fx) * at(i, j) + fx * at(i + 1, j)) +
            fy * ((1 - fx) * at(i, j + 1) + fx * at(i + 1, j + 1));
   }
@@ -144,7 +148,9 @@ class LatticeNoise {
   std::vector<double> values_;
 };
 
-double wave(double x) { return 0.5 + 2.5 * std::sin(x); }  // clipped: soft-edged bands
+double wave(double x) {
+  return 0.5 + 2.5 * std::sin(x);
+}  // clipped: soft-edged bands
 
 std::function<double(double, double)> texture(int kind, RandomSequence& random) {
   const double turn = kind == 5 || kind == 6 ? random.uniform(-0.4, 0.4) : random.uniform(0, kPi);
@@ -164,7 +170,8 @@ std::function<double(double, double)> texture(int kind, RandomSequence& random) 
       return rotated([=](double u, double v) {
         return 4 * (std::cos(f * u + phase) + std::cos(f * v + phase) - 0.9);
       });
-    case 3: return [=](double u, double v) { return wave(1.4 * f * std::hypot(u - cx, v - cy) + phase); };
+    case 3:
+      return [=](double u, double v) { return wave(1.4 * f * std::hypot(u - cx, v - cy) + phase); };
     case 4:
       return rotated([=](double u, double v) { return wave(f * u + 2 * std::sin(4 * v + phase)); });
     case 5:
@@ -230,7 +237,8 @@ double segment_distance(double x, double y, const std::pair<double, double>& a,
                         const std::pair<double, double>& b) {
   const double dx = b.first - a.first, dy = b.second - a.second;
   const double length = dx * dx + dy * dy;
-  const double t = length > 0 ? std::clamp(((x - a.first) * dx + (y - a.second) * dy) / length, 0., 1.) : 0;
+  const double t =
+      length > 0 ? std::clamp(((x - a.first) * dx + (y - a.second) * dy) / length, 0., 1.) : 0;
   return std::hypot(x - a.first - t * dx, y - a.second - t * dy);
 }
 
@@ -272,55 +280,56 @@ std::vector<std::string> names(const char* const (&list)[N]) {
 DatasetPtr make_shapes(const SyntheticOptions& options, Split split) {
   return make_family("shapes", 1, names(kFigures), options, split,
                      [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-    const auto [back, front] = contrasting(random);
-    Canvas canvas(size, back);
-    const double radius = random.uniform(0.4, 0.75), room = 1 - radius;
-    const Pose pose{random.uniform(-room, room), random.uniform(-room, room), radius,
-                    random.uniform(-0.5, 0.5), random.bernoulli(0.4)};
-    paint_figure(canvas, static_cast<int>(kind), pose, front);
-    canvas.write(random.uniform(4, 20), random, out);
-  });
+                       const auto [back, front] = contrasting(random);
+                       Canvas canvas(size, back);
+                       const double radius = random.uniform(0.4, 0.75), room = 1 - radius;
+                       const Pose pose{random.uniform(-room, room), random.uniform(-room, room),
+                                       radius, random.uniform(-0.5, 0.5), random.bernoulli(0.4)};
+                       paint_figure(canvas, static_cast<int>(kind), pose, front);
+                       canvas.write(random.uniform(4, 20), random, out);
+                     });
 }
 
 DatasetPtr make_textures(const SyntheticOptions& options, Split split) {
   return make_family("textures", 2, names(kTextures), options, split,
                      [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-    const auto [back, front] = contrasting(random);
-    Canvas canvas(size, back);
-    canvas.paint(texture(static_cast<int>(kind), random), front);
-    canvas.write(random.uniform(4, 25), random, out);
-  });
+                       const auto [back, front] = contrasting(random);
+                       Canvas canvas(size, back);
+                       canvas.paint(texture(static_cast<int>(kind), random), front);
+                       canvas.write(random.uniform(4, 25), random, out);
+                     });
 }
 
 DatasetPtr make_digits(const SyntheticOptions& options, Split split) {
   std::vector<std::string> classes;
   for (int d = 0; d < 10; ++d) classes.push_back(std::to_string(d));
-  return make_family("digits", 3, classes, options, split,
-                     [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-    const auto [back, front] = contrasting(random);
-    Canvas canvas(size, back);
-    const double turn = random.uniform(-0.35, 0.35), shear = random.uniform(-0.3, 0.3);
-    const double sx = random.uniform(0.55, 0.95), sy = random.uniform(0.6, 0.95);
-    const double dx = random.uniform(-0.2, 0.2), dy = random.uniform(-0.15, 0.15);
-    const double thickness = random.uniform(0.06, 0.16), c = std::cos(turn), s = std::sin(turn);
-    std::vector<Stroke> strokes = digit_strokes(static_cast<int>(kind));
-    for (Stroke& stroke : strokes)
-      for (auto& [x, y] : stroke) {
-        const double u = sx * (x + shear * y), v = sy * y;
-        x = c * u - s * v + dx + 0.02 * random.normal();
-        y = s * u + c * v + dy + 0.02 * random.normal();
-      }
-    canvas.paint(
-        [&](double u, double v) {
-          double d = 9;
-          for (const Stroke& stroke : strokes)
-            for (size_t i = 0; i + 1 < stroke.size(); ++i)
-              d = std::min(d, segment_distance(u, v, stroke[i], stroke[i + 1]));
-          return 0.5 - (d - thickness) / canvas.pixel();
-        },
-        front);
-    canvas.write(random.uniform(4, 20), random, out);
-  });
+  return make_family(
+      "digits", 3, classes, options, split,
+      [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
+        const auto [back, front] = contrasting(random);
+        Canvas canvas(size, back);
+        const double turn = random.uniform(-0.35, 0.35), shear = random.uniform(-0.3, 0.3);
+        const double sx = random.uniform(0.55, 0.95), sy = random.uniform(0.6, 0.95);
+        const double dx = random.uniform(-0.2, 0.2), dy = random.uniform(-0.15, 0.15);
+        const double thickness = random.uniform(0.06, 0.16), c = std::cos(turn), s = std::sin(turn);
+        std::vector<Stroke> strokes = digit_strokes(static_cast<int>(kind));
+        for (Stroke& stroke : strokes)
+          for (auto& [x, y] : stroke) {
+            const double u = sx * (x + shear * y), v = sy * y;
+            x = c * u - s * v + dx + 0.02 * random.normal();
+            y = s * u + c * v + dy + 0.02 * random.normal();
+          }
+        canvas.paint(
+            [&](double u, double v) {
+              double d = 9;
+              for (const Stroke& stroke : strokes)
+                for (size_t i = 0; i + 1 < stroke.size(); ++i)
+                  d = std::min(d, segment_distance(u, v, stroke[i], stroke[i + 1]));
+              return 0.5 - (d - thickness) / canvas.pixel();
+            },
+            front);
+        canvas.write(random.uniform(4, 20), random, out);
+      });
 }
 
 DatasetPtr make_scene(const SyntheticOptions& o, Split split) {
@@ -354,8 +363,8 @@ DatasetPtr make_scene(const SyntheticOptions& o, Split split) {
       canvas.write(random.uniform(4, 15), random, out + i * o.size * o.size * 3);
     }
   });
-  return std::make_shared<ArrayDataset>(
-      "scene", pixels, labels, std::vector<std::string>(kFigures, kFigures + kKinds));
+  return std::make_shared<ArrayDataset>("scene", pixels, labels,
+                                        std::vector<std::string>(kFigures, kFigures + kKinds));
 }
 
 }  // namespace facet

@@ -65,16 +65,11 @@ Tensor spectrum(const Tensor& w, const ops::Normalized& unit, const Tensor& cosi
 
 bool is_wanted(LayerKind kind, bool vit, const DiversityOptions& options) {
   switch (kind) {
-    case LayerKind::none:
-      return false;
-    case LayerKind::head:
-      return options.include_head;
-    case LayerKind::attention:
-      return true;
-    case LayerKind::shortcut:
-      return options.shortcut;
-    default:
-      return !vit || options.vit_layers == VitLayers::all;
+    case LayerKind::none: return false;
+    case LayerKind::head: return options.include_head;
+    case LayerKind::attention: return true;
+    case LayerKind::shortcut: return options.shortcut;
+    default: return !vit || options.vit_layers == VitLayers::all;
   }
 }
 
@@ -82,18 +77,12 @@ bool is_wanted(LayerKind kind, bool vit, const DiversityOptions& options) {
 
 const char* name(LayerKind kind) {
   switch (kind) {
-    case LayerKind::none:
-      return "none";
-    case LayerKind::convolution:
-      return "convolution";
-    case LayerKind::shortcut:
-      return "shortcut";
-    case LayerKind::linear:
-      return "linear";
-    case LayerKind::attention:
-      return "attention";
-    case LayerKind::head:
-      return "head";
+    case LayerKind::none: return "none";
+    case LayerKind::convolution: return "convolution";
+    case LayerKind::shortcut: return "shortcut";
+    case LayerKind::linear: return "linear";
+    case LayerKind::attention: return "attention";
+    case LayerKind::head: return "head";
   }
   return "?";
 }

@@ -7,8 +7,8 @@ ProjectionHead::ProjectionHead(const ProjectionOptions& o) {
               o.num_layers);
   for (int i = 0; i < o.num_layers; ++i) {
     const bool last = i + 1 == o.num_layers;
-    linear_.push_back(std::make_unique<Linear>(i == 0 ? o.in : o.hidden, last ? o.out : o.hidden,
-                                               !o.batch_norm));
+    linear_.push_back(
+        std::make_unique<Linear>(i == 0 ? o.in : o.hidden, last ? o.out : o.hidden, !o.batch_norm));
     if (o.batch_norm)
       norm_.push_back(std::make_unique<BatchNorm>(last ? o.out : o.hidden, !last, !last));
   }

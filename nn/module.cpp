@@ -77,8 +77,12 @@ std::vector<NamedTensor> buffers(Module& module) {
 std::vector<NamedTensor> state(Module& module) {
   std::vector<NamedTensor> list;
   Visit visitor(
-      [&](const std::string& name, Variable& value) { list.push_back({name, value.value()}); },
-      [&](const std::string& name, Tensor& value) { list.push_back({name, value}); });
+      [&](const std::string& name, Variable& value) {
+        list.push_back({name, value.value()});
+      },
+      [&](const std::string& name, Tensor& value) {
+        list.push_back({name, value});
+      });
   visitor("", module);
   return list;
 }
@@ -144,8 +148,8 @@ LoadReport load_state(Module& module, const std::vector<NamedTensor>& values, bo
       continue;
     }
     if (found->second->shape() != t.value.shape())
-      report.mismatched.push_back(fmt::format("{} (expected {}, got {})", t.name, t.value.shape(),
-                                              found->second->shape()));
+      report.mismatched.push_back(
+          fmt::format("{} (expected {}, got {})", t.name, t.value.shape(), found->second->shape()));
     else
       copies.emplace_back(t.value, found->second);
     by_name.erase(found);

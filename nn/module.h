@@ -61,7 +61,9 @@ void to_dtype(Module& module, DType dtype);  // floating parameters and buffers 
 void copy_state(Module& from, Module& to);   // same structure; copies values
 // Loads values by name, all or nothing. Throws a FileError that lists mismatched shapes and, when
 // strict, missing and unexpected names.
-struct LoadReport { std::vector<std::string> missing, unexpected, mismatched; };
+struct LoadReport {
+  std::vector<std::string> missing, unexpected, mismatched;
+};
 LoadReport load_state(Module& module, const std::vector<NamedTensor>& values, bool strict = true);
 
 }  // namespace facet

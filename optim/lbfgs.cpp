@@ -191,14 +191,10 @@ double dot(const Tensor& a, const Tensor& b) {
 
 const char* name(LbfgsStop stop) {
   switch (stop) {
-    case LbfgsStop::gradient:
-      return "gradient";
-    case LbfgsStop::decrease:
-      return "decrease";
-    case LbfgsStop::iterations:
-      return "iterations";
-    case LbfgsStop::line_search:
-      return "line_search";
+    case LbfgsStop::gradient: return "gradient";
+    case LbfgsStop::decrease: return "decrease";
+    case LbfgsStop::iterations: return "iterations";
+    case LbfgsStop::line_search: return "line_search";
   }
   return "?";
 }

@@ -16,14 +16,10 @@ Algorithm parse_algorithm(const std::string& text) {
 
 const char* name(Algorithm algorithm) {
   switch (algorithm) {
-    case Algorithm::sgd:
-      return "sgd";
-    case Algorithm::adamw:
-      return "adamw";
-    case Algorithm::adam:
-      return "adam";
-    case Algorithm::lars:
-      return "lars";
+    case Algorithm::sgd: return "sgd";
+    case Algorithm::adamw: return "adamw";
+    case Algorithm::adam: return "adam";
+    case Algorithm::lars: return "lars";
   }
   return "?";
 }

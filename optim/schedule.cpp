@@ -6,7 +6,9 @@
 
 namespace facet::schedule {
 namespace {
-double ratio(int64_t a, int64_t b) { return static_cast<double>(a) / static_cast<double>(b); }
+double ratio(int64_t a, int64_t b) {
+  return static_cast<double>(a) / static_cast<double>(b);
+}
 }  // namespace
 
 double cosine(double base, double final, double progress) {

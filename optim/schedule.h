@@ -25,7 +25,8 @@ double simclr(double peak, int64_t t, const SimclrPlan& plan);
 double warmup_linspace_cosine(double start, double base, double final, int64_t t,
                               int64_t warmup_steps, int64_t total_steps);
 
-// MAE: fractional epochs: base * e / warmup, then min + (base - min) / 2 (1 + cos(pi (e - W) / (E - W))).
+// MAE: fractional epochs: base * e / warmup, then min + (base - min) / 2 (1 + cos(pi (e - W) / (E -
+// W))).
 double mae(double base, double min, double epoch, double warmup_epochs, double epochs);
 
 // timm 0.4 cosine, once an epoch: warm-up adds up linearly from warmup_lr; the cosine counts from

@@ -31,12 +31,9 @@ std::vector<ParamGroup> LabelInjection::groups(double weight_decay) {
 
 int64_t LabelInjection::cycle_step(int64_t step) const {
   switch (options_.phase) {
-    case InjectionOptions::Phase::zero_based:
-      return step;
-    case InjectionOptions::Phase::per_epoch:
-      return step % options_.steps_per_epoch + 1;
-    default:
-      return step + 1;
+    case InjectionOptions::Phase::zero_based: return step;
+    case InjectionOptions::Phase::per_epoch: return step % options_.steps_per_epoch + 1;
+    default: return step + 1;
   }
 }
 

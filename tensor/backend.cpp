@@ -12,8 +12,7 @@ Backend*& slot(DeviceType type) {
 
 Backend& backend_for(Device device) {
   Backend* backend = slot(device.type);
-  FACET_CHECK(backend, "backend", "no backend for {}: this build has no such device",
-              device.str());
+  FACET_CHECK(backend, "backend", "no backend for {}: this build has no such device", device.str());
   return *backend;
 }
 

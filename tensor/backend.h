@@ -45,10 +45,10 @@ struct PoolArgs {
 
 struct BatchNormArgs {
   double eps = 1e-5;
-  double momentum = 0.1;          // running = (1 - momentum) * running + momentum * batch
-  bool relu = false;              // fuse the ReLU that follows
-  bool update_running = true;     // training forward only
-  bool batch_statistics = true;   // backward only: mean and rstd came from this batch
+  double momentum = 0.1;         // running = (1 - momentum) * running + momentum * batch
+  bool relu = false;             // fuse the ReLU that follows
+  bool update_running = true;    // training forward only
+  bool batch_statistics = true;  // backward only: mean and rstd came from this batch
 };
 
 // torch.optim.SGD: d = grad + weight_decay * w; buffer = first ? d : momentum * buffer + d;
@@ -68,9 +68,9 @@ struct AdamArgs {
 
 // Layer-wise adaptive rate scaling (You et al. 2017) in the forms that official code uses.
 enum class LarsForm : uint8_t {
-  simclr,  // classic momentum: v = m v + lr trust d; w -= v (learning rate inside the buffer)
-  moco_v3, // v = m v + trust d; w -= lr v (MAE's probe and DINO, too)
-  larc     // apex LARC, clip off: trust = eta |w| / (|g| + wd |w| + eps), then SGD without decay
+  simclr,   // classic momentum: v = m v + lr trust d; w -= v (learning rate inside the buffer)
+  moco_v3,  // v = m v + trust d; w -= lr v (MAE's probe and DINO, too)
+  larc      // apex LARC, clip off: trust = eta |w| / (|g| + wd |w| + eps), then SGD without decay
 };
 struct LarsArgs {
   double lr = 0.0, momentum = 0.9, weight_decay = 0.0, trust = 1e-3, eps = 1e-8;

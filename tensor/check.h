@@ -49,8 +49,8 @@ class NonFiniteError : public Error {
   explicit NonFiniteError(const std::string& message) : Error(message, ExitCode::non_finite) {}
 };
 
-// A fault of a device (a failed kernel, a lost GPU): nothing more can be done on it, the process has
-// to end.
+// A fault of a device (a failed kernel, a lost GPU): nothing more can be done on it, the process
+// has to end.
 class DeviceError : public Error {
  public:
   explicit DeviceError(const std::string& message) : Error(message) {}
@@ -75,13 +75,13 @@ template <typename... Args>
 }  // namespace facet
 
 // User mistakes: FACET_CHECK(a.dim(1) == b.dim(0), "matmul", "expected K={}, got {}", k, b.dim(0)).
-#define FACET_CHECK(condition, op, ...)                          \
-  do {                                                           \
-    if (!(condition)) ::facet::detail::fail((op), __VA_ARGS__);  \
+#define FACET_CHECK(condition, op, ...)                         \
+  do {                                                          \
+    if (!(condition)) ::facet::detail::fail((op), __VA_ARGS__); \
   } while (false)
 
 // Our own mistakes.
-#define FACET_INTERNAL_CHECK(condition)                                                    \
-  do {                                                                                     \
-    if (!(condition)) ::facet::detail::internal_fail(#condition, __FILE__, __LINE__);      \
+#define FACET_INTERNAL_CHECK(condition)                                               \
+  do {                                                                                \
+    if (!(condition)) ::facet::detail::internal_fail(#condition, __FILE__, __LINE__); \
   } while (false)

@@ -8,6 +8,9 @@
 
 namespace facet::functor {
 
+// One line a function reads as a table.
+// clang-format off
+
 // ---- unary: forward(x), and derivative(x, y) = dy/dx where y = forward(x).
 
 struct neg {
@@ -110,4 +113,5 @@ struct minimum {
   template <typename T> FACET_HD static T db(T a, T b) { return da(b, a); }
 };
 
+// clang-format on
 }  // namespace facet::functor

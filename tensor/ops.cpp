@@ -16,8 +16,8 @@ void check_same_kind(const Tensor& a, const Tensor& b, const char* op) {
   FACET_CHECK(b.defined(), op, "got an undefined tensor");
   FACET_CHECK(a.dtype() == b.dtype(), op, "expected one type, got {} and {}; cast one of them",
               name(a.dtype()), name(b.dtype()));
-  FACET_CHECK(a.device() == b.device(), op, "expected one device, got {} and {}",
-              a.device().str(), b.device().str());
+  FACET_CHECK(a.device() == b.device(), op, "expected one device, got {} and {}", a.device().str(),
+              b.device().str());
 }
 
 void check_vector(const Tensor& v, int64_t n, DType dtype, const char* what, const char* op) {
@@ -83,7 +83,9 @@ Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor
 }
 
 #define UNARY(name, low, high, reference) \
-  Tensor name(const Tensor& x) { return unary(UnaryOp::name, x); }
+  Tensor name(const Tensor& x) {          \
+    return unary(UnaryOp::name, x);       \
+  }
 #include "tensor/unary.def"
 #undef UNARY
 
@@ -102,14 +104,15 @@ Shape broadcast_shape(const Shape& a, const Shape& b, const char* op) {
 Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
   const char* op_name = kBinaryNames[static_cast<size_t>(op)];
   check_same_kind(a, b, op_name);
-  Tensor out = Tensor::empty(broadcast_shape(a.shape(), b.shape(), op_name), a.dtype(),
-                             a.device());
+  Tensor out = Tensor::empty(broadcast_shape(a.shape(), b.shape(), op_name), a.dtype(), a.device());
   if (out.numel() > 0) a.backend().binary(op, a, b, out);
   return out;
 }
 
-#define BINARY(name, low, high, reference) \
-  Tensor name(const Tensor& a, const Tensor& b) { return binary(BinaryOp::name, a, b); }
+#define BINARY(name, low, high, reference)        \
+  Tensor name(const Tensor& a, const Tensor& b) { \
+    return binary(BinaryOp::name, a, b);          \
+  }
 #include "tensor/binary.def"
 #undef BINARY
 
@@ -121,8 +124,8 @@ std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Te
   // The gradient of a repeated operand is a sum: its terms are not rounded to bf16 on the way.
   const bool is_sum = (want_a && a.shape() != dy.shape()) || (want_b && b.shape() != dy.shape());
   if (is_sum && dy.dtype() == DType::bf16 && op != BinaryOp::add) {
-    auto [da, db] = binary_backward(op, a.cast(DType::f32), b.cast(DType::f32),
-                                    dy.cast(DType::f32), want_a, want_b);
+    auto [da, db] = binary_backward(op, a.cast(DType::f32), b.cast(DType::f32), dy.cast(DType::f32),
+                                    want_a, want_b);
     return {want_a ? da.cast(DType::bf16) : da, want_b ? db.cast(DType::bf16) : db};
   }
   Tensor da, db;
@@ -181,9 +184,13 @@ Tensor reduce(ReduceOp op, const Tensor& x, int first, int last) {
   return y;
 }
 
-Tensor reduce(ReduceOp op, const Tensor& x, int axis) { return reduce(op, x, axis, axis); }
+Tensor reduce(ReduceOp op, const Tensor& x, int axis) {
+  return reduce(op, x, axis, axis);
+}
 
-Tensor reduce(ReduceOp op, const Tensor& x) { return reduce(op, x.flatten(), 0); }
+Tensor reduce(ReduceOp op, const Tensor& x) {
+  return reduce(op, x.flatten(), 0);
+}
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
@@ -332,8 +339,8 @@ Shape pool_shape(const Shape& x, const PoolArgs& args, const char* op) {
   FACET_CHECK(args.kernel >= 1 && args.kernel <= 15 && args.stride >= 1 && args.padding >= 0 &&
                   2 * args.padding <= args.kernel,
               op, "kernel {}, stride {}, padding {}", args.kernel, args.stride, args.padding);
-  FACET_CHECK(x[1] + 2 * args.padding >= args.kernel && x[2] + 2 * args.padding >= args.kernel,
-              op, "a {} window does not fit x of {}", args.kernel, x);
+  FACET_CHECK(x[1] + 2 * args.padding >= args.kernel && x[2] + 2 * args.padding >= args.kernel, op,
+              "a {} window does not fit x of {}", args.kernel, x);
   return {x[0], out_extent(x[1], args.kernel, args.stride, args.padding),
           out_extent(x[2], args.kernel, args.stride, args.padding), x[3]};
 }
@@ -341,8 +348,7 @@ Shape pool_shape(const Shape& x, const PoolArgs& args, const char* op) {
 
 Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args) {
   check_same_kind(x, w, "conv2d");
-  Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, "conv2d"), x.dtype(),
-                           x.device());
+  Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, "conv2d"), x.dtype(), x.device());
   if (y.numel() > 0) x.backend().conv2d(x, w, args, y);
   return y;
 }
@@ -426,8 +432,8 @@ BatchNorm batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor
 }
 
 BatchNorm batch_norm_eval(const Tensor& x, const Tensor& residual, const Tensor& gamma,
-                          const Tensor& beta, const Tensor& running_mean,
-                          const Tensor& running_var, const BatchNormArgs& args) {
+                          const Tensor& beta, const Tensor& running_mean, const Tensor& running_var,
+                          const BatchNormArgs& args) {
   check_batch_norm(x, residual, gamma, beta, running_mean, running_var, "batch_norm");
   // mean and rstd for a backward through frozen statistics
   Tensor rstd = reciprocal(sqrt(affine(1.0, running_var, args.eps)));
@@ -445,8 +451,8 @@ BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tens
   check_shape(dy, x.shape(), "dy", "batch_norm_backward");
   BatchNormGrads g{Tensor::empty_like(x), want_residual ? Tensor::empty_like(x) : Tensor(),
                    Tensor::empty_like(gamma), Tensor::empty_like(gamma)};
-  x.backend().batch_norm_backward(x, dy, gamma, mean, rstd, mask, args, g.dx, g.dresidual,
-                                  g.dgamma, g.dbeta);
+  x.backend().batch_norm_backward(x, dy, gamma, mean, rstd, mask, args, g.dx, g.dresidual, g.dgamma,
+                                  g.dbeta);
   return g;
 }
 
@@ -454,8 +460,7 @@ BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tens
 
 Normalized l2_normalize(const Tensor& x, double eps) {
   check_floating(x, "l2_normalize");
-  Normalized r{Tensor::empty_like(x),
-               Tensor::empty({x.rows()}, acc_dtype(x.dtype()), x.device())};
+  Normalized r{Tensor::empty_like(x), Tensor::empty({x.rows()}, acc_dtype(x.dtype()), x.device())};
   if (x.numel() > 0) x.backend().l2_normalize(x, eps, r.y, r.norm);
   return r;
 }
@@ -487,8 +492,12 @@ void check_labels(const Tensor& logits, const Tensor& labels, double smoothing, 
 }
 }  // namespace
 
-Tensor softmax(const Tensor& x) { return softmax_impl(x, false, "softmax"); }
-Tensor log_softmax(const Tensor& x) { return softmax_impl(x, true, "log_softmax"); }
+Tensor softmax(const Tensor& x) {
+  return softmax_impl(x, false, "softmax");
+}
+Tensor log_softmax(const Tensor& x) {
+  return softmax_impl(x, true, "log_softmax");
+}
 
 Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool log) {
   check_same_kind(y, dy, "softmax_backward");
@@ -503,8 +512,7 @@ CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double sm
   const DType acc = acc_dtype(logits.dtype());
   CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
                  Tensor::empty({logits.rows()}, acc, logits.device())};
-  if (logits.numel() > 0)
-    logits.backend().cross_entropy(logits, labels, smoothing, r.loss, r.lse);
+  if (logits.numel() > 0) logits.backend().cross_entropy(logits, labels, smoothing, r.loss, r.lse);
   return r;
 }
 

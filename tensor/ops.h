@@ -28,19 +28,21 @@ std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Te
                                           const Tensor& dy, bool want_a, bool want_b);
 Shape broadcast_shape(const Shape& a, const Shape& b, const char* op);
 
-Tensor affine(double alpha, const Tensor& x, double beta);     // alpha * x + beta
-void add_(Tensor& y, const Tensor& x, double alpha = 1.0);     // y += alpha * x
-void scale_(Tensor& y, double alpha);                          // y *= alpha
+Tensor affine(double alpha, const Tensor& x, double beta);  // alpha * x + beta
+void add_(Tensor& y, const Tensor& x, double alpha = 1.0);  // y += alpha * x
+void scale_(Tensor& y, double alpha);                       // y *= alpha
 
 // ---- reductions
-Tensor reduce(ReduceOp op, const Tensor& x);                   // to a scalar (rank 0)
-Tensor reduce(ReduceOp op, const Tensor& x, int axis);         // drops the axis
+Tensor reduce(ReduceOp op, const Tensor& x);            // to a scalar (rank 0)
+Tensor reduce(ReduceOp op, const Tensor& x, int axis);  // drops the axis
 // Reduces the axes [first, last] (inclusive, adjacent) together.
 Tensor reduce(ReduceOp op, const Tensor& x, int first, int last);
-Tensor sum_to(const Tensor& x, const Shape& shape);            // undoes broadcasting
+Tensor sum_to(const Tensor& x, const Shape& shape);  // undoes broadcasting
 Tensor broadcast_to(const Tensor& x, const Shape& shape);
-Tensor argmax(const Tensor& x);                                // rows x C -> i64 (rows)
-struct TopK { Tensor values, indices; };                       // (rows, k) each
+Tensor argmax(const Tensor& x);  // rows x C -> i64 (rows)
+struct TopK {
+  Tensor values, indices;
+};  // (rows, k) each
 TopK topk(const Tensor& x, int64_t k);
 // Position of the first tensor with a NaN or infinity, or -1.
 int64_t find_nonfinite(std::span<const Tensor> tensors);
@@ -52,7 +54,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a = false, bool trans
 // out = alpha op(a) op(b) + beta out; out of a's type, or f32 for bf16
 void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out);
 Tensor eigvalsh(const Tensor& matrix);
-Tensor average_linkage(Tensor similarity);                     // similarity is overwritten
+Tensor average_linkage(Tensor similarity);  // similarity is overwritten
 
 // ---- convolution and pooling, NHWC
 Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args);
@@ -60,33 +62,43 @@ Tensor conv2d_backward_input(const Tensor& dy, const Tensor& w, const Shape& x_s
                              const ConvArgs& args);
 Tensor conv2d_backward_weight(const Tensor& x, const Tensor& dy, const Shape& w_shape,
                               const ConvArgs& args);
-struct MaxPool { Tensor y, where; };
+struct MaxPool {
+  Tensor y, where;
+};
 MaxPool max_pool2d(const Tensor& x, const PoolArgs& args);
 Tensor max_pool2d_backward(const Tensor& dy, const Tensor& where, const Shape& x_shape,
                            const PoolArgs& args);
 
 // ---- batch normalisation, see backend.def; residual may be undefined
-struct BatchNorm { Tensor y, mean, rstd, mask; };
+struct BatchNorm {
+  Tensor y, mean, rstd, mask;
+};
 BatchNorm batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor& gamma,
                            const Tensor& beta, Tensor& running_mean, Tensor& running_var,
                            const BatchNormArgs& args);
 BatchNorm batch_norm_eval(const Tensor& x, const Tensor& residual, const Tensor& gamma,
-                          const Tensor& beta, const Tensor& running_mean,
-                          const Tensor& running_var, const BatchNormArgs& args);
-struct BatchNormGrads { Tensor dx, dresidual, dgamma, dbeta; };
+                          const Tensor& beta, const Tensor& running_mean, const Tensor& running_var,
+                          const BatchNormArgs& args);
+struct BatchNormGrads {
+  Tensor dx, dresidual, dgamma, dbeta;
+};
 BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
                                    const Tensor& mean, const Tensor& rstd, const Tensor& mask,
                                    bool want_residual, const BatchNormArgs& args);
 
 // ---- rows
-struct Normalized { Tensor y, norm; };
+struct Normalized {
+  Tensor y, norm;
+};
 Normalized l2_normalize(const Tensor& x, double eps = 1e-12);
 Tensor l2_normalize_backward(const Tensor& y, const Tensor& norm, const Tensor& dy,
                              double eps = 1e-12);
 Tensor softmax(const Tensor& x);
 Tensor log_softmax(const Tensor& x);
 Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool log);
-struct CrossEntropy { Tensor loss, lse; };                     // (rows) each, acc type
+struct CrossEntropy {
+  Tensor loss, lse;
+};  // (rows) each, acc type
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing = 0.0);
 Tensor cross_entropy_backward(const Tensor& logits, const Tensor& labels, double smoothing,
                               const Tensor& lse, const Tensor& dloss);
@@ -95,15 +107,15 @@ Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, 
                                    const Tensor& dloss);
 
 // ---- moving elements
-Tensor gather_rows(const Tensor& x, const Tensor& index);      // along axis 0
+Tensor gather_rows(const Tensor& x, const Tensor& index);  // along axis 0
 Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape);
 Tensor permute(const Tensor& x, std::initializer_list<int> axes);
-Tensor transpose(const Tensor& x);                             // last two axes, rank 2 or 3
-Tensor concat(std::span<const Tensor> parts);                  // along axis 0
+Tensor transpose(const Tensor& x);             // last two axes, rank 2 or 3
+Tensor concat(std::span<const Tensor> parts);  // along axis 0
 
 // ---- random
-Tensor random_uniform(const Shape& shape, const RandomKey& key, double low = 0.0,
-                      double high = 1.0, DType dtype = DType::f32, Device device = {});
+Tensor random_uniform(const Shape& shape, const RandomKey& key, double low = 0.0, double high = 1.0,
+                      DType dtype = DType::f32, Device device = {});
 Tensor random_normal(const Shape& shape, const RandomKey& key, double mean = 0.0,
                      double stddev = 1.0, DType dtype = DType::f32, Device device = {});
 

@@ -52,7 +52,9 @@ class FirstException {
 
 }  // namespace
 
-int num_threads() { return thread_count(); }
+int num_threads() {
+  return thread_count();
+}
 
 void set_num_threads(int n) {
   thread_count() = std::max(1, n);
@@ -63,8 +65,7 @@ void set_num_threads(int n) {
 
 int parallel_parts(int64_t n, int64_t grain) {
   if (n <= 0 || inside_parallel) return 1;
-  return static_cast<int>(
-      std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, num_threads()));
+  return static_cast<int>(std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, num_threads()));
 }
 
 void parallel_for_parts(int64_t n, int64_t grain,

@@ -4,9 +4,9 @@
 // resume.
 #pragma once
 
-#include <utility>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "tensor/dtype.h"
 
@@ -29,8 +29,16 @@ struct RandomKey {
 };
 
 // Top-level purposes; each draws from RandomKey{seed, 0}.child(purpose).
-enum class RandomPurpose : uint64_t { init = 1, order, augment, dropout, queue, synthetic, split,
-                                      bootstrap };
+enum class RandomPurpose : uint64_t {
+  init = 1,
+  order,
+  augment,
+  dropout,
+  queue,
+  synthetic,
+  split,
+  bootstrap
+};
 inline RandomKey random_key(uint64_t seed, RandomPurpose purpose) {
   return RandomKey{seed, 0}.child(static_cast<uint64_t>(purpose));
 }

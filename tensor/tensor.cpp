@@ -30,7 +30,9 @@ Tensor Tensor::from(std::span<const T> values, const Shape& shape) {
   return t;
 }
 
-Backend& Tensor::backend() const { return backend_for(device()); }
+Backend& Tensor::backend() const {
+  return backend_for(device());
+}
 
 std::string Tensor::str() const {
   return defined() ? fmt::format("{} {} on {}", name(dtype_), shape_, device().str())
@@ -47,8 +49,7 @@ Tensor Tensor::narrow(int64_t start, int64_t length) const {
               "rows {}..{} of {}", start, start + length, shape_);
   Shape shape = shape_;
   shape.set(0, length);
-  const auto row_bytes =
-      dim(0) == 0 ? 0 : static_cast<size_t>(numel() / dim(0)) * size_of(dtype_);
+  const auto row_bytes = dim(0) == 0 ? 0 : static_cast<size_t>(numel() / dim(0)) * size_of(dtype_);
   return Tensor(storage_, offset_ + static_cast<size_t>(start) * row_bytes, shape, dtype_);
 }
 
@@ -102,8 +103,8 @@ std::vector<T> Tensor::to_vector() const {
   return std::vector<T>(host.data<T>(), host.data<T>() + host.numel());
 }
 
-#define FACET_INSTANTIATE(T)                                                    \
-  template Tensor Tensor::from<T>(std::span<const T> values, const Shape&);     \
+#define FACET_INSTANTIATE(T)                                                \
+  template Tensor Tensor::from<T>(std::span<const T> values, const Shape&); \
   template std::vector<T> Tensor::to_vector<T>() const;
 FACET_INSTANTIATE(float)
 FACET_INSTANTIATE(double)

@@ -83,8 +83,8 @@ class Tensor {
 
   // ---- copies
   Tensor clone() const;
-  Tensor to(Device device) const;   // itself when it is there already
-  Tensor cast(DType dtype) const;   // itself when it has that type already
+  Tensor to(Device device) const;    // itself when it is there already
+  Tensor cast(DType dtype) const;    // itself when it has that type already
   void copy_(const Tensor& source);  // same shape; converts type and device
   void fill_(double value);
   void zero_() { fill_(0.0); }

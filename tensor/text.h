@@ -29,7 +29,8 @@ inline std::string did_you_mean(const std::string& word, const std::vector<std::
       std::min_element(known.begin(), known.end(), [&](const auto& a, const auto& b) {
         return edit_distance(word, a) < edit_distance(word, b);
       });
-  if (nearest == known.end() || edit_distance(word, *nearest) > std::max<size_t>(2, word.size() / 3))
+  if (nearest == known.end() ||
+      edit_distance(word, *nearest) > std::max<size_t>(2, word.size() / 3))
     return "";
   return "; did you mean '" + *nearest + "'?";
 }

@@ -17,7 +17,8 @@ Image gray_image(const Rows& rows) {
   Image image(static_cast<int>(rows.size()), static_cast<int>(rows[0].size()));
   for (int y = 0; y < image.height; ++y)
     for (int x = 0; x < image.width; ++x)
-      std::fill_n(image.at(y, x), 3, static_cast<uint8_t>(rows[static_cast<size_t>(y)][static_cast<size_t>(x)]));
+      std::fill_n(image.at(y, x), 3,
+                  static_cast<uint8_t>(rows[static_cast<size_t>(y)][static_cast<size_t>(x)]));
   return image;
 }
 
@@ -36,7 +37,9 @@ Image pixel(int r, int g, int b) {
   return image;
 }
 
-std::vector<int> rgb(const Image& image) { return {image.pixels.begin(), image.pixels.end()}; }
+std::vector<int> rgb(const Image& image) {
+  return {image.pixels.begin(), image.pixels.end()};
+}
 
 TEST(Resize, PillowsAntialiasedRamp) {
   Rows ramp(8, std::vector<int>(8));

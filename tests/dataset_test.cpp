@@ -108,7 +108,8 @@ TEST_F(Idx, SeveralGzipMembers) {
 
 TEST_F(Idx, TruncatedIsNamed) {
   write("f", idx_images(20).substr(0, 100));
-  expect_parts(error([&] { read_idx(folder_ / "f", 3); }), {"/f:", "expected 320", "got 84", "truncated"});
+  expect_parts(error([&] { read_idx(folder_ / "f", 3); }),
+               {"/f:", "expected 320", "got 84", "truncated"});
   write("g", "\0\0");
   expect_parts(error([&] { read_idx(folder_ / "g", 3); }), {"/g:", "header", "truncated"});
   write_gz("whole.gz", idx_images(20));
@@ -120,7 +121,8 @@ TEST_F(Idx, TruncatedIsNamed) {
 
 TEST_F(Idx, SwappedFilesAreNamed) {
   write("images", idx_labels(20));
-  expect_parts(error([&] { read_idx(folder_ / "images", 3); }), {"images:", "3 axes", "got 1", "swapped"});
+  expect_parts(error([&] { read_idx(folder_ / "images", 3); }),
+               {"images:", "3 axes", "got 1", "swapped"});
 }
 
 TEST_F(Idx, OtherDamage) {
@@ -137,14 +139,18 @@ TEST_F(Idx, OtherDamage) {
 TEST_F(Idx, CountsAndLabelsMustAgree) {
   write("train-images-idx3-ubyte", idx_images(20));
   write("train-labels-idx1-ubyte", idx_labels(19));
-  expect_parts(error([&] { read_fashion_mnist(folder_, Split::train); }), {"19 labels", "20 images"});
+  expect_parts(error([&] { read_fashion_mnist(folder_, Split::train); }),
+               {"19 labels", "20 images"});
   write("train-labels-idx1-ubyte", idx_labels(20, 11));
-  expect_parts(error([&] { read_fashion_mnist(folder_, Split::train); }), {"label 10", "sample 10"});
+  expect_parts(error([&] { read_fashion_mnist(folder_, Split::train); }),
+               {"label 10", "sample 10"});
 }
 
 TEST_F(Idx, MissingFolderAndFile) {
-  expect_parts(error([&] { read_fashion_mnist(folder_ / "none", Split::train); }), {"none", "no such folder"});
-  expect_parts(error([&] { read_fashion_mnist(folder_, Split::test); }), {"t10k-images-idx3-ubyte"});
+  expect_parts(error([&] { read_fashion_mnist(folder_ / "none", Split::train); }),
+               {"none", "no such folder"});
+  expect_parts(error([&] { read_fashion_mnist(folder_, Split::test); }),
+               {"t10k-images-idx3-ubyte"});
 }
 
 class Cifar : public Files {
@@ -191,7 +197,8 @@ TEST_F(Cifar, WrongSizeAndWrongCounts) {
   expect_parts(error([&] { read_cifar10(folder_, Split::test); }),
                {"test_batch.bin", "expected 30730000 bytes", "got 30726927"});
   write("test_batch.bin", records(10000, 1, 9));
-  expect_parts(error([&] { read_cifar10(folder_, Split::test); }), {"class 'class", "expected 1000"});
+  expect_parts(error([&] { read_cifar10(folder_, Split::test); }),
+               {"class 'class", "expected 1000"});
   expect_parts(error([&] { read_cifar10(folder_ / "x", Split::test); }), {"no such folder"});
   expect_parts(error([&] { read_cifar100(folder_, Split::test); }), {"fine_label_names.txt"});
 }
@@ -201,7 +208,8 @@ TEST(Registry, UnknownNamesAreUsageErrors) {
     open_dataset("fashon-mnist", Split::train);
     FAIL();
   } catch (const UsageError& e) {
-    EXPECT_NE(std::string(e.what()).find("did you mean 'fashion-mnist'"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("did you mean 'fashion-mnist'"), std::string::npos)
+        << e.what();
   }
   EXPECT_THROW(open_dataset("cifar10", Split::train), UsageError);
   EXPECT_THROW(open_dataset("shapes:trian=3", Split::train), UsageError);
@@ -237,16 +245,19 @@ TEST_P(Synthetic, ClassesAreBalanced) {
     EXPECT_LT(share, .5);
   } else {
     std::vector<int> count(static_cast<size_t>(d->num_classes()));
-    for (const int64_t label : d->labels().to_vector<int64_t>()) ++count[static_cast<size_t>(label)];
+    for (const int64_t label : d->labels().to_vector<int64_t>())
+      ++count[static_cast<size_t>(label)];
     for (const int c : count) EXPECT_EQ(c, 400 / d->num_classes());
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Synthetic, ::testing::Values("shapes", "textures", "digits", "scene"));
+INSTANTIATE_TEST_SUITE_P(Families, Synthetic,
+                         ::testing::Values("shapes", "textures", "digits", "scene"));
 
 TEST(Subset, BalancedAndDeterministic) {
   const DatasetPtr d = open_dataset("shapes:train=200", Split::train);
-  const DatasetPtr a = balanced_subset(d, 5, 1), b = balanced_subset(d, 5, 1), c = balanced_subset(d, 5, 2);
+  const DatasetPtr a = balanced_subset(d, 5, 1), b = balanced_subset(d, 5, 1),
+                   c = balanced_subset(d, 5, 2);
   EXPECT_EQ(a->size(), 50);
   EXPECT_EQ(a->fingerprint(), b->fingerprint());
   EXPECT_NE(a->fingerprint(), c->fingerprint());

@@ -29,8 +29,8 @@ inline void fill(Module& module, DType dtype = DType::f64) {
       const double fan_in = static_cast<double>(shape.numel() / shape[0]);
       // Drawn in (Cout, Cin, kh, kw) order, held as (Cout, kh, kw, Cin).
       if (shape.rank() == 4)
-        value = ops::permute(hashed(t.name, {shape[0], shape[3], shape[1], shape[2]}),
-                             {0, 2, 3, 1});
+        value =
+            ops::permute(hashed(t.name, {shape[0], shape[3], shape[1], shape[2]}), {0, 2, 3, 1});
       else
         value = hashed(t.name, shape);
       value = ops::affine(std::sqrt(3.0 / fan_in), value, 0.0);

@@ -97,7 +97,8 @@ TEST(InjectionToy, MomentumAndDecayOnSkippedSteps) {
   expect_all(skip.after2, {.8882863362, .3543853537, -.4529378537});
   expect_all(skip.after4, {.9134382249, .7959853774, -.8914953687});
   Toy zero{.injection = {.cycle = 2, .skipped = SkippedStep::zero_grad},
-           .momentum = .9, .weight_decay = .01};
+           .momentum = .9,
+           .weight_decay = .01};
   zero.run();
   expect_all(zero.after4, {.8462633963, .8052176371, -.9007276284});
 }
@@ -112,8 +113,8 @@ TEST(InjectionToy, AccumulateMean) {
 // ---- a small ResNet
 
 std::unique_ptr<Encoder> encoder() {
-  auto net = std::make_unique<ResNet>(
-      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
+  auto net =
+      std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
   initialize(*net, 3);
   return net;
 }
@@ -133,7 +134,9 @@ State snapshot(Module& module) {
   return values;
 }
 
-OptimizerOptions momentum_sgd() { return {.algorithm = Algorithm::sgd, .nesterov = true}; }
+OptimizerOptions momentum_sgd() {
+  return {.algorithm = Algorithm::sgd, .nesterov = true};
+}
 
 constexpr double kClip = .5;
 

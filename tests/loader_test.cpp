@@ -42,7 +42,8 @@ LoaderOptions options(int workers) {
 }
 
 DatasetPtr pictures() {
-  static const DatasetPtr d = std::make_shared<SlowDataset>(open_dataset("shapes:train=60", Split::train));
+  static const DatasetPtr d =
+      std::make_shared<SlowDataset>(open_dataset("shapes:train=60", Split::train));
   return d;
 }
 
@@ -79,8 +80,9 @@ TEST(Loader, StartsInTheMiddle) {
   const Seen whole = collect(loader, 1, 0), rest = collect(loader, 1, 3);
   EXPECT_EQ(rest.indices, std::vector<int64_t>(whole.indices.begin() + 24, whole.indices.end()));
   const size_t skipped = 3 * 8 * 2 * kSize * kSize * 3;
-  EXPECT_EQ(rest.pixels, std::vector<float>(whole.pixels.begin() + static_cast<std::ptrdiff_t>(skipped),
-                                            whole.pixels.end()));
+  EXPECT_EQ(rest.pixels,
+            std::vector<float>(whole.pixels.begin() + static_cast<std::ptrdiff_t>(skipped),
+                               whole.pixels.end()));
 }
 
 TEST(Loader, EpochsAndViewsDiffer) {

@@ -17,16 +17,11 @@ double reduce_reference(ReduceOp op, const double* x, int64_t n, int64_t stride)
     low = std::min(low, v);
   }
   switch (op) {
-    case ReduceOp::sum:
-      return sum;
-    case ReduceOp::mean:
-      return sum / static_cast<double>(n);
-    case ReduceOp::max:
-      return high;
-    case ReduceOp::min:
-      return low;
-    case ReduceOp::sum_squares:
-      return squares;
+    case ReduceOp::sum: return sum;
+    case ReduceOp::mean: return sum / static_cast<double>(n);
+    case ReduceOp::max: return high;
+    case ReduceOp::min: return low;
+    case ReduceOp::sum_squares: return squares;
   }
   return 0;
 }

@@ -41,14 +41,10 @@ void add_reshape_and_narrow(OpTable& table) {
 // Variable permute takes its axes in braces, so one function a rank.
 Variable permute_by(const Variable& x, const std::vector<int>& a) {
   switch (a.size()) {
-    case 2:
-      return permute(x, {a[0], a[1]});
-    case 3:
-      return permute(x, {a[0], a[1], a[2]});
-    case 4:
-      return permute(x, {a[0], a[1], a[2], a[3]});
-    default:
-      return permute(x, {a[0], a[1], a[2], a[3], a[4]});
+    case 2: return permute(x, {a[0], a[1]});
+    case 3: return permute(x, {a[0], a[1], a[2]});
+    case 4: return permute(x, {a[0], a[1], a[2], a[3]});
+    default: return permute(x, {a[0], a[1], a[2], a[3], a[4]});
   }
 }
 

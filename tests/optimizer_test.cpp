@@ -13,7 +13,9 @@ namespace {
 
 using test::wave;
 
-std::vector<double> values(const Variable& v) { return v.value().to_vector<double>(); }
+std::vector<double> values(const Variable& v) {
+  return v.value().to_vector<double>();
+}
 
 void expect_start(const Variable& v, std::initializer_list<double> want) {
   const std::vector<double> got = values(v);
@@ -34,10 +36,10 @@ struct Lars {
   Variable w{wave({3, 4}, .5), true}, b{wave({3}, 2.5), true};
 
   void run(LarsForm form, bool exclude_bias, std::initializer_list<double> rates) {
-    OptimizerOptions options{.algorithm = Algorithm::lars, .momentum = .9, .lars_form = form,
-                             .lars_trust = .001};
-    Optimizer optimizer(options, {group("w", w, 1e-4),
-                                  group("b", b, exclude_bias ? 0 : 1e-4, !exclude_bias)});
+    OptimizerOptions options{
+        .algorithm = Algorithm::lars, .momentum = .9, .lars_form = form, .lars_trust = .001};
+    Optimizer optimizer(
+        options, {group("w", w, 1e-4), group("b", b, exclude_bias ? 0 : 1e-4, !exclude_bias)});
     int64_t t = 0;
     for (const double lr : rates) {
       w.grad() = ops::affine(.01, wave({3, 4}, 1.5), 0);
@@ -156,13 +158,10 @@ std::vector<double> applied(SkippedStep skipped, const std::vector<int64_t>& cou
 TEST(Optimizer, AccumulatesOverItsCycle) {
   const std::vector<int64_t> global = {1, 2, 3, 4, 5, 6};
   EXPECT_EQ(applied(SkippedStep::skip, global), (std::vector<double>{0, 0, 3, 3, 3, 9}));
-  EXPECT_EQ(applied(SkippedStep::accumulate_sum, global),
-            (std::vector<double>{0, 0, 6, 6, 6, 21}));
-  EXPECT_EQ(applied(SkippedStep::accumulate_mean, global),
-            (std::vector<double>{0, 0, 2, 2, 2, 7}));
+  EXPECT_EQ(applied(SkippedStep::accumulate_sum, global), (std::vector<double>{0, 0, 6, 6, 6, 21}));
+  EXPECT_EQ(applied(SkippedStep::accumulate_mean, global), (std::vector<double>{0, 0, 2, 2, 2, 7}));
   // Counted from 0, the first cycle is one step; counted anew, an unfinished one is dropped.
-  EXPECT_EQ(applied(SkippedStep::accumulate_mean, {0, 1, 2, 3}),
-            (std::vector<double>{1, 1, 1, 4}));
+  EXPECT_EQ(applied(SkippedStep::accumulate_mean, {0, 1, 2, 3}), (std::vector<double>{1, 1, 1, 4}));
   EXPECT_EQ(applied(SkippedStep::accumulate_sum, {1, 2, 3, 4, 1, 2, 3}),
             (std::vector<double>{0, 0, 6, 6, 6, 6, 24}));
 }
@@ -263,8 +262,8 @@ TEST(DecayGroups, BiasesAndNormsDoNotDecay) {
   prototype.name = "all";
   prototype.weight_decay = .5;
   prototype.cycle = 3;
-  const auto groups = decay_groups({{"fc.weight", matrix}, {"fc.bias", vector}, {"bn.weight", vector}},
-                                   prototype);
+  const auto groups =
+      decay_groups({{"fc.weight", matrix}, {"fc.bias", vector}, {"bn.weight", vector}}, prototype);
   ASSERT_EQ(groups.size(), 2u);
   EXPECT_EQ(groups[0].parameters.size(), 1u);
   EXPECT_EQ(groups[0].weight_decay, .5);

@@ -14,7 +14,9 @@ namespace {
 using test::fill;
 using test::image_input;
 
-double norm(const Tensor& t) { return std::sqrt(ops::reduce(ReduceOp::sum_squares, t).item()); }
+double norm(const Tensor& t) {
+  return std::sqrt(ops::reduce(ReduceOp::sum_squares, t).item());
+}
 
 void expect_near(double got, double want, double relative) {
   EXPECT_NEAR(got, want, relative * std::max(1e-3, std::fabs(want)));
@@ -38,8 +40,12 @@ void check_eval(DType dtype, double tolerance) {
   expect_near(norm(logits), 73.9015047126, tolerance);
 }
 
-TEST(ResNet50, EvalGoldenF64) { check_eval(DType::f64, 5e-9); }
-TEST(ResNet50, EvalGoldenF32) { check_eval(DType::f32, 2e-5); }
+TEST(ResNet50, EvalGoldenF64) {
+  check_eval(DType::f64, 5e-9);
+}
+TEST(ResNet50, EvalGoldenF32) {
+  check_eval(DType::f32, 2e-5);
+}
 
 void check_train(DType dtype, double loss_tolerance, double tolerance) {
   ResNet net({.arch = "resnet50", .num_classes = 1000});
@@ -51,11 +57,14 @@ void check_train(DType dtype, double loss_tolerance, double tolerance) {
   const double first[] = {2.03053392, -.10754619, .211931675, .647011131};
   for (int i = 0; i < 4; ++i) EXPECT_NEAR(v[static_cast<size_t>(i)], first[i], tolerance);
   backward(loss);
-  const std::pair<const char*, double> norms[] = {
-      {"conv1.weight", 861.585771},           {"bn1.weight", 33.50939476},
-      {"layer1.0.conv1.weight", 295.4559192}, {"layer2.0.downsample.0.weight", 140.9565545},
-      {"layer4.2.conv3.weight", 4.428712642}, {"layer4.2.bn3.bias", .3705323548},
-      {"fc.weight", 26.4588987},              {"fc.bias", .5010613223}};
+  const std::pair<const char*, double> norms[] = {{"conv1.weight", 861.585771},
+                                                  {"bn1.weight", 33.50939476},
+                                                  {"layer1.0.conv1.weight", 295.4559192},
+                                                  {"layer2.0.downsample.0.weight", 140.9565545},
+                                                  {"layer4.2.conv3.weight", 4.428712642},
+                                                  {"layer4.2.bn3.bias", .3705323548},
+                                                  {"fc.weight", 26.4588987},
+                                                  {"fc.bias", .5010613223}};
   for (const auto& [name, want] : norms)
     for (const NamedParameter& p : parameters(net))
       if (p.name == name) {
@@ -80,9 +89,14 @@ void check_train(DType dtype, double loss_tolerance, double tolerance) {
   EXPECT_EQ(buffer("bn1.num_batches_tracked")[0], 1.0);
 }
 
-TEST(ResNet50, TrainGoldenF64) { check_train(DType::f64, 1e-11, 5e-9); }
-// Batch 4 on a 2x2 last map is ill-conditioned: f32 gradients of the reference itself differ by 3e-3.
-TEST(ResNet50, TrainGoldenF32) { check_train(DType::f32, 2e-5, 5e-3); }
+TEST(ResNet50, TrainGoldenF64) {
+  check_train(DType::f64, 1e-11, 5e-9);
+}
+// Batch 4 on a 2x2 last map is ill-conditioned: f32 gradients of the reference itself differ by
+// 3e-3.
+TEST(ResNet50, TrainGoldenF32) {
+  check_train(DType::f32, 2e-5, 5e-3);
+}
 
 // Large enough that the CPU takes Winograd in every stage: 512 tiles in the first, 128 in the last.
 // The loss says how exact the forward pass is; gradients differ by the few ReLUs whose input is so
@@ -135,7 +149,8 @@ TEST(ResNet, UnknownArchitectureIsNamed) {
 }
 
 TEST(Initialize, DependsOnTheNameAlone) {
-  ResNet small({.arch = "resnet18", .width = 8}), large({.arch = "resnet18", .width = 8, .num_classes = 10});
+  ResNet small({.arch = "resnet18", .width = 8}),
+      large({.arch = "resnet18", .width = 8, .num_classes = 10});
   initialize(small, 7);
   initialize(large, 7);
   const auto a = state(small), b = state(large);

@@ -72,8 +72,8 @@ class ResumeTest : public ProgramTest {
     int attempt = 0;
     do {
       folder = fmt::format("stopped{}", attempt);
-      stopped = stop_after(joined(command(path(folder)), {"--workers", "2"}), path(folder), 3,
-                           SIGINT);
+      stopped =
+          stop_after(joined(command(path(folder)), {"--workers", "2"}), path(folder), 3, SIGINT);
     } while (stopped.code == 0 && ++attempt < 10);
     EXPECT_EQ(stopped.code, 75) << stopped.err;
     EXPECT_NE(stopped.err.find("run the same command again"), std::string::npos) << stopped.err;

@@ -7,7 +7,9 @@ namespace facet::schedule {
 namespace {
 
 // The golden values are printed with ten digits.
-void near(double got, double want) { EXPECT_NEAR(got, want, 1e-9 * want + 1e-15); }
+void near(double got, double want) {
+  EXPECT_NEAR(got, want, 1e-9 * want + 1e-15);
+}
 
 TEST(Schedule, Moco) {
   near(moco(.03, 0, 200), .03);

@@ -97,7 +97,8 @@ TEST(EmbeddingSpread, HealthyCollapsedAndInBetween) {
   EXPECT_NEAR(healthy.first, 1 / std::sqrt(16.0), .005);
   EXPECT_NEAR(healthy.second, 16, .2);
   const Tensor row = hashed("v", {16}).cast(DType::f32);
-  const auto collapsed = spread(ops::mul(ops::random_uniform({64, 1}, RandomKey{1, 2}, .1, 2), row));
+  const auto collapsed =
+      spread(ops::mul(ops::random_uniform({64, 1}, RandomKey{1, 2}, .1, 2), row));
   EXPECT_LT(collapsed.first, 1e-6);
   EXPECT_EQ(collapsed.second, 0);  // rounding is not taken for rank
   // Three directions only; more dimensions than rows.
@@ -118,15 +119,16 @@ TEST(CrossEntropy, LabelSmoothingGolden) {
 }
 
 std::unique_ptr<Encoder> small_encoder(uint64_t seed) {
-  auto net = std::make_unique<ResNet>(
-      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
+  auto net =
+      std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
   initialize(*net, seed);
   return net;
 }
 
 Batch views(int64_t n) {
   Batch batch;
-  for (const char* name : {"a", "b"}) batch.views.push_back(test::image_input(name, n, 8, DType::f32));
+  for (const char* name : {"a", "b"})
+    batch.views.push_back(test::image_input(name, n, 8, DType::f32));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
 }
@@ -167,10 +169,12 @@ TEST(Simclr, NonFiniteLossStopsBeforeTheWeightsMove) {
   batch.views[0].data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
   Optimizer optimizer({}, simclr.groups(0));
   std::vector<std::vector<float>> before;
-  for (const NamedParameter& p : parameters(simclr)) before.push_back(p.value.value().to_vector<float>());
+  for (const NamedParameter& p : parameters(simclr))
+    before.push_back(p.value.value().to_vector<float>());
   EXPECT_THROW(simclr.train_step(batch, optimizer, .1, 0), NonFiniteError);
   size_t i = 0;
-  for (const NamedParameter& p : parameters(simclr)) EXPECT_EQ(p.value.value().to_vector<float>(), before[i++]);
+  for (const NamedParameter& p : parameters(simclr))
+    EXPECT_EQ(p.value.value().to_vector<float>(), before[i++]);
 }
 
 }  // namespace

@@ -71,8 +71,7 @@ std::string mark_shape(Mark mark, double x, double y) {
       return fmt::format(R"(<path d="M{:.1f} {:.1f}l6.5 6.5l-6.5 6.5l-6.5 -6.5z")", x, y - 6.5);
     case Mark::triangle:
       return fmt::format(R"(<path d="M{:.1f} {:.1f}l6.5 11l-13 0z")", x, y - 6.5);
-    default:
-      return fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="5.5")", x, y);
+    default: return fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="5.5")", x, y);
   }
 }
 
@@ -216,20 +215,11 @@ class Painter {
 std::string html_escape(const std::string& text) {
   std::string escaped;
   for (const char c : text) switch (c) {
-      case '<':
-        escaped += "&lt;";
-        break;
-      case '>':
-        escaped += "&gt;";
-        break;
-      case '&':
-        escaped += "&amp;";
-        break;
-      case '"':
-        escaped += "&quot;";
-        break;
-      default:
-        escaped += c;
+      case '<': escaped += "&lt;"; break;
+      case '>': escaped += "&gt;"; break;
+      case '&': escaped += "&amp;"; break;
+      case '"': escaped += "&quot;"; break;
+      default: escaped += c;
     }
   return escaped;
 }

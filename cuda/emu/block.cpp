@@ -446,12 +446,9 @@ Schedule Schedule::parse(const std::string& text) {
 
 std::string Schedule::name() const {
   switch (kind) {
-    case Kind::greedy:
-      return "greedy";
-    case Kind::reverse:
-      return "reverse";
-    case Kind::random:
-      return fmt::format("random:{}", seed);
+    case Kind::greedy: return "greedy";
+    case Kind::reverse: return "reverse";
+    case Kind::random: return fmt::format("random:{}", seed);
   }
   return "?";
 }

@@ -177,16 +177,11 @@ bool copy_fits(const void* to, const void* from, size_t bytes, cudaMemcpyKind ki
     return !a || a->device < 0;
   };
   switch (kind) {
-    case cudaMemcpyHostToHost:
-      return on_host(to) && on_host(from);
-    case cudaMemcpyHostToDevice:
-      return on_device(to) && on_host(from);
-    case cudaMemcpyDeviceToHost:
-      return on_host(to) && on_device(from);
-    case cudaMemcpyDeviceToDevice:
-      return on_device(to) && on_device(from);
-    case cudaMemcpyDefault:
-      return true;
+    case cudaMemcpyHostToHost: return on_host(to) && on_host(from);
+    case cudaMemcpyHostToDevice: return on_device(to) && on_host(from);
+    case cudaMemcpyDeviceToHost: return on_host(to) && on_device(from);
+    case cudaMemcpyDeviceToDevice: return on_device(to) && on_device(from);
+    case cudaMemcpyDefault: return true;
   }
   return false;
 }
@@ -295,8 +290,7 @@ using namespace facet::emu;
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
 #define NAME(e) \
-  case e:       \
-    return #e;
+  case e: return #e;
     NAME(cudaSuccess)
     NAME(cudaErrorInvalidValue)
     NAME(cudaErrorMemoryAllocation)
@@ -372,15 +366,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(p.sharedMemPerBlockOptin);
       return cudaSuccess;
-    case cudaDevAttrMultiProcessorCount:
-      *value = p.multiProcessorCount;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = p.major;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = p.minor;
-      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: *value = p.major; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; return cudaSuccess;
   }
   return leave(cudaErrorInvalidValue);
 }

@@ -47,7 +47,7 @@ __device__ __forceinline__ int64_t element_stride() {
 // out(i) for all i < n. Grid: blocks_for(n); block: kThreads. `Body` is a functor of values and
 // pointers, so that one kernel serves every elementwise operation.
 template <typename Body>
-__global__ void map_kernel(Body body, int64_t n) {
+__global__ void map_kernel(const __grid_constant__ Body body, int64_t n) {
   for (int64_t i = first_element(); i < n; i += element_stride()) body(i);
 }
 template <typename Body>

@@ -36,8 +36,10 @@ constexpr int64_t kLeastDepth = 256;    // of k, that a block sums
 // [split * depth, (split + 1) * depth) of its 64 x 64 tile; each thread holds 4 x 4 sums. Shared:
 // two tiles of 16 x 64, the one of A transposed, a column more so that banks differ.
 template <typename A, typename LoadA, typename LoadB, typename Store>
-__global__ void tiled_gemm_kernel(GemmShape s, LoadA load_a, LoadB load_b, int splits,
-                                  int64_t depth, Store store) {
+__global__ void tiled_gemm_kernel(const __grid_constant__ GemmShape s,
+                                  const __grid_constant__ LoadA load_a,
+                                  const __grid_constant__ LoadB load_b, int splits, int64_t depth,
+                                  const __grid_constant__ Store store) {
   constexpr int kPitch = kTile + 4;
   SHARED_ARRAY(A, tile_a, kTileDepth * kPitch);
   SHARED_ARRAY(A, tile_b, kTileDepth * kPitch);

@@ -45,7 +45,8 @@ struct GradientSums {  // of g and g (x - mean), where g is dy behind the ReLU
 // sums (chunks, 2, C) of term over the chunk's rows. Grid (ceil(C / 32), chunks), block 256: a warp
 // reads 32 neighbouring channels of every 8th row.
 template <typename T, typename Term>
-__global__ void channel_sums_kernel(Term term, int64_t rows, int64_t cols, double* sums) {
+__global__ void channel_sums_kernel(const __grid_constant__ Term term, int64_t rows, int64_t cols,
+                                    double* sums) {
   using A = acc_t<T>;
   SHARED_ARRAY(A, partial, 2 * kThreads);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

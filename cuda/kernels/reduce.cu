@@ -237,16 +237,12 @@ void CudaBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n,
     using T = decltype(tag);
     using A = acc_t<T>;
     switch (op) {
-      case ReduceOp::sum:
-        return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::sum: return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0, y);
       case ReduceOp::mean:
         return reduce_as<T, SumOp<A>>(x, outer, n, inner, 1.0 / static_cast<double>(n), y);
-      case ReduceOp::max:
-        return reduce_as<T, MaxOp<A>>(x, outer, n, inner, 1.0, y);
-      case ReduceOp::min:
-        return reduce_as<T, MinOp<A>>(x, outer, n, inner, 1.0, y);
-      case ReduceOp::sum_squares:
-        return reduce_as<T, SumSquaresOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::max: return reduce_as<T, MaxOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::min: return reduce_as<T, MinOp<A>>(x, outer, n, inner, 1.0, y);
+      case ReduceOp::sum_squares: return reduce_as<T, SumSquaresOp<A>>(x, outer, n, inner, 1.0, y);
     }
   });
 }

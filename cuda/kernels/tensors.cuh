@@ -37,7 +37,8 @@ const T* uploaded(const Tensor& bytes) {
 
 // body(quad, tensor, i) for every element of every tensor. Grid: chunks in strides.
 template <typename Body>
-__global__ void tensors_kernel(const Quad* quads, const Chunk* chunks, int64_t count, Body body) {
+__global__ void tensors_kernel(const Quad* quads, const Chunk* chunks, int64_t count,
+                               const __grid_constant__ Body body) {
   for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
     const Chunk chunk = chunks[c];
     const Quad& quad = quads[chunk.tensor];
@@ -48,8 +49,8 @@ __global__ void tensors_kernel(const Quad* quads, const Chunk* chunks, int64_t c
 }
 // sums[c] = sum over chunk c of body(quad, tensor, i), in doubles, always by the same tree.
 template <typename Body>
-__global__ void tensor_sums_kernel(const Quad* quads, const Chunk* chunks, int64_t count, Body body,
-                                   double* sums) {
+__global__ void tensor_sums_kernel(const Quad* quads, const Chunk* chunks, int64_t count,
+                                   const __grid_constant__ Body body, double* sums) {
   SHARED_ARRAY(double, scratch, 32);
   for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
     const Chunk chunk = chunks[c];

@@ -97,9 +97,17 @@ CachingAllocator& allocator() {
 
 }  // namespace
 
-void* cpu_allocate(size_t bytes) { return allocator().allocate(bytes); }
-void cpu_release(void* data, size_t bytes) { allocator().release(data, bytes); }
-AllocatorStats cpu_allocator_stats() { return allocator().stats(); }
-void cpu_allocator_trim() { allocator().trim(); }
+void* cpu_allocate(size_t bytes) {
+  return allocator().allocate(bytes);
+}
+void cpu_release(void* data, size_t bytes) {
+  allocator().release(data, bytes);
+}
+AllocatorStats cpu_allocator_stats() {
+  return allocator().stats();
+}
+void cpu_allocator_trim() {
+  allocator().trim();
+}
 
 }  // namespace facet

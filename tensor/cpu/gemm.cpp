@@ -115,8 +115,8 @@ bool multiply_bf16(const Tensor& a, const Tensor& b, const Tensor& bias, const M
   if (bias.defined() || args.alpha != 1.0 || args.beta != 0.0 || m == 1 || n == 1 || k <= 1)
     return false;
   const int64_t batch = out.rank() == 3 ? out.dim(0) : 1;
-  const Bf16Product* product = bf16_product({batch, m, n, k, args.trans_a, args.trans_b,
-                                             out.dtype() == DType::f32, num_threads()});
+  const Bf16Product* product = bf16_product(
+      {batch, m, n, k, args.trans_a, args.trans_b, out.dtype() == DType::f32, num_threads()});
   if (!product) return false;
   product->primitive.execute(onednn::stream(),
                              {{DNNL_ARG_SRC, onednn::wrap(product->a, a.raw())},
@@ -134,8 +134,8 @@ void CpuBackend::matmul(const Tensor& a, const Tensor& b, const Tensor& bias,
   if (a.dtype() == DType::f32) return multiply<float>(a, b, bias, args, out);
   if (multiply_bf16(a, b, bias, args, out)) return;
   const bool rounds = out.dtype() == DType::bf16;
-  Tensor wide = rounds && args.beta == 0.0 ? Tensor::empty(out.shape(), DType::f32)
-                                           : out.cast(DType::f32);
+  Tensor wide =
+      rounds && args.beta == 0.0 ? Tensor::empty(out.shape(), DType::f32) : out.cast(DType::f32);
   multiply<float>(a.cast(DType::f32), b.cast(DType::f32),
                   bias.defined() ? bias.cast(DType::f32) : bias, args, wide);
   if (rounds) cast(wide, out);

@@ -50,9 +50,8 @@ void CpuBackend::fill(double value, Tensor& dst) {
     using T = decltype(tag);
     const T v = static_cast<T>(value);
     T* to = dst.data<T>();
-    parallel_for(dst.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      std::fill(to + begin, to + end, v);
-    });
+    parallel_for(dst.numel(), kGrain,
+                 [&](int64_t begin, int64_t end) { std::fill(to + begin, to + end, v); });
   });
 }
 

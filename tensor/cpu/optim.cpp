@@ -166,19 +166,19 @@ void CpuBackend::lars_step(std::span<Tensor> params, std::span<const Tensor> gra
 void CpuBackend::ema_step(std::span<Tensor> averages, std::span<const Tensor> values,
                           double decay) {
   const TensorBlocks blocks(averages);
-  for_each_typed("ema_step", averages, blocks,
-                 [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
-                   using T = decltype(tag);
-                   // As a step towards the value: an average that has arrived stays, which
-                   // rounded factors that do not add up to 1 would not let it.
-                   const auto rest = static_cast<acc_t<T>>(1.0 - decay);
-                   T* average = averages[t].data<T>();
-                   const T* value = values[t].data<T>();
+  for_each_typed(
+      "ema_step", averages, blocks, [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+        using T = decltype(tag);
+        // As a step towards the value: an average that has arrived stays, which
+        // rounded factors that do not add up to 1 would not let it.
+        const auto rest = static_cast<acc_t<T>>(1.0 - decay);
+        T* average = averages[t].data<T>();
+        const T* value = values[t].data<T>();
 #pragma omp simd
-                   for (int64_t i = begin; i < end; ++i)
-                     average[i] = static_cast<T>(widen(average[i]) +
-                                                 rest * (widen(value[i]) - widen(average[i])));
-                 });
+        for (int64_t i = begin; i < end; ++i)
+          average[i] =
+              static_cast<T>(widen(average[i]) + rest * (widen(value[i]) - widen(average[i])));
+      });
 }
 
 void CpuBackend::sum_squares(std::span<const Tensor> tensors, std::span<double> sums) {

@@ -120,14 +120,11 @@ void CpuBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n, 
     const T* from = x.data<T>();
     T* to = y.data<T>();
     switch (op) {
-      case ReduceOp::sum:
-        return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1), to);
+      case ReduceOp::sum: return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1), to);
       case ReduceOp::mean:
         return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1) / static_cast<A>(n), to);
-      case ReduceOp::max:
-        return reduce_tiles<Max<A>>(from, outer, n, inner, A(1), to);
-      case ReduceOp::min:
-        return reduce_tiles<Min<A>>(from, outer, n, inner, A(1), to);
+      case ReduceOp::max: return reduce_tiles<Max<A>>(from, outer, n, inner, A(1), to);
+      case ReduceOp::min: return reduce_tiles<Min<A>>(from, outer, n, inner, A(1), to);
       case ReduceOp::sum_squares:
         return reduce_tiles<SumSquares<A>>(from, outer, n, inner, A(1), to);
     }
