@@ -1,5 +1,5 @@
-// Matrix products: f32 and f64 by OpenBLAS, bf16 by oneDNN with sums in f32. A matrix times its own
-// transpose costs half: one triangle is computed and mirrored.
+// Matrix products: f32 and bf16 by oneDNN with sums in f32, f64 by OpenBLAS. A matrix times its own
+// transpose costs half: one triangle is computed and mirrored (OpenBLAS).
 #include <algorithm>
 #include <array>
 #include <map>
@@ -34,6 +34,63 @@ void multiply_by_own_transpose(bool trans, int64_t n, int64_t k, T alpha, const 
   });
 }
 
+// A oneDNN product for one set of extents and types.
+struct Product {
+  dnnl::matmul primitive;
+  dnnl::memory::desc a, b, out;
+};
+// batch, m, n, k, transposed a and b, type of a and b, of out, adds to out, threads
+using ProductKey = std::array<int64_t, 10>;
+
+// Empty where oneDNN has none: bf16 on a processor without bf16 arithmetic.
+const Product* find_product(const ProductKey& key) {
+  static std::mutex mutex;
+  static auto* made = new std::map<ProductKey, std::unique_ptr<Product>>;  // as conv.cpp's plans
+  std::lock_guard lock(mutex);
+  const auto [place, is_new] = made->try_emplace(key);
+  if (!is_new) return place->second.get();
+  const auto [batch, m, n, k, trans_a, trans_b, type_in, type_out, adds, threads] = key;
+  using dnnl::memory;
+  const memory::data_type in = onednn::type_of(static_cast<DType>(type_in));
+  const memory::desc a({batch, m, k}, in,
+                       trans_a ? memory::dims{m * k, 1, m} : memory::dims{m * k, k, 1});
+  const memory::desc b({batch, k, n}, in,
+                       trans_b ? memory::dims{k * n, 1, k} : memory::dims{k * n, n, 1});
+  const memory::desc out({batch, m, n}, onednn::type_of(static_cast<DType>(type_out)),
+                         memory::dims{m * n, n, 1});
+  dnnl::primitive_attr attributes;
+  if (adds) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attributes.set_post_ops(sum);
+  }
+  try {
+    const dnnl::matmul::primitive_desc description({a, b, out}, attributes, onednn::engine());
+    place->second = std::make_unique<Product>(Product{dnnl::matmul(description), a, b, out});
+  } catch (const dnnl::error&) {
+  }
+  return place->second.get();
+}
+
+// out = a b, or out += a b. False where oneDNN does not take it.
+bool multiply_onednn(const Tensor& a, const Tensor& b, const MatmulArgs& args, bool adds,
+                     Tensor& out) {
+  const int64_t m = out.dim(-2), n = out.dim(-1), k = a.dim(args.trans_a ? -2 : -1);
+  // Single rows and columns, whose strides do not tell a matrix from its transpose, are rare.
+  if (args.alpha != 1.0 || m <= 1 || n <= 1 || k <= 1) return false;
+  const int64_t batch = out.rank() == 3 ? out.dim(0) : 1;
+  const Product* product =
+      find_product({batch, m, n, k, args.trans_a, args.trans_b, static_cast<int64_t>(a.dtype()),
+                    static_cast<int64_t>(out.dtype()), adds, num_threads()});
+  if (!product) return false;
+  product->primitive.execute(onednn::stream(),
+                             {{DNNL_ARG_SRC, onednn::wrap(product->a, a.raw())},
+                              {DNNL_ARG_WEIGHTS, onednn::wrap(product->b, b.raw())},
+                              {DNNL_ARG_DST, onednn::wrap(product->out, out.raw())}});
+  onednn::stream().wait();
+  return true;
+}
+
 template <typename T>
 void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, const MatmulArgs& args,
               Tensor& out) {
@@ -61,8 +118,13 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, const Matmul
   }
   const bool own_transpose =
       a.raw() == b.raw() && a.shape() == b.shape() && args.trans_a != args.trans_b;
+  const bool by_syrk = own_transpose && beta == T(0) && m * n * k >= kLargeProduct;
+  if constexpr (std::is_same_v<T, float>)
+    if (!by_syrk && (beta == T(0) || beta == T(1)) &&
+        multiply_onednn(a, b, args, beta == T(1), out))
+      return;
   const auto product = [&](int64_t i) {
-    if (own_transpose && beta == T(0) && m * n * k >= kLargeProduct)
+    if (by_syrk)
       return multiply_by_own_transpose(args.trans_a, n, k, static_cast<T>(args.alpha),
                                        a_data + i * m * k, lda, out_data + i * m * n);
     blas::gemm(args.trans_a, args.trans_b, m, n, k, static_cast<T>(args.alpha), a_data + i * m * k,
@@ -76,63 +138,14 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, const Matmul
     for (int64_t i = 0; i < batch; ++i) product(i);
 }
 
-// A oneDNN product of bf16 matrices for one set of extents, with a bf16 or an f32 result.
-struct Bf16Product {
-  dnnl::matmul primitive;
-  dnnl::memory::desc a, b, out;
-};
-
-// Empty where the processor has no bf16 arithmetic.
-const Bf16Product* bf16_product(const std::array<int64_t, 8>& key) {
-  static std::mutex mutex;
-  static std::map<std::array<int64_t, 8>, std::unique_ptr<Bf16Product>> made;
-  std::lock_guard lock(mutex);
-  const auto [place, is_new] = made.try_emplace(key);
-  if (!is_new) return place->second.get();
-  const auto [batch, m, n, k, trans_a, trans_b, wide, threads] = key;
-  using dnnl::memory;
-  const auto type = memory::data_type::bf16;
-  const memory::desc a({batch, m, k}, type,
-                       trans_a ? memory::dims{m * k, 1, m} : memory::dims{m * k, k, 1});
-  const memory::desc b({batch, k, n}, type,
-                       trans_b ? memory::dims{k * n, 1, k} : memory::dims{k * n, n, 1});
-  const memory::desc out({batch, m, n}, wide ? memory::data_type::f32 : type,
-                         memory::dims{m * n, n, 1});
-  try {
-    const dnnl::matmul::primitive_desc description({a, b, out}, onednn::engine());
-    place->second =
-        std::make_unique<Bf16Product>(Bf16Product{dnnl::matmul(description), a, b, out});
-  } catch (const dnnl::error&) {
-  }
-  return place->second.get();
-}
-
-// False where this product has to go through f32.
-bool multiply_bf16(const Tensor& a, const Tensor& b, const Tensor& bias, const MatmulArgs& args,
-                   Tensor& out) {
-  const int64_t m = out.dim(-2), n = out.dim(-1), k = a.dim(args.trans_a ? -2 : -1);
-  // Single rows and columns, whose strides do not tell a matrix from its transpose, are rare.
-  if (bias.defined() || args.alpha != 1.0 || args.beta != 0.0 || m == 1 || n == 1 || k <= 1)
-    return false;
-  const int64_t batch = out.rank() == 3 ? out.dim(0) : 1;
-  const Bf16Product* product = bf16_product(
-      {batch, m, n, k, args.trans_a, args.trans_b, out.dtype() == DType::f32, num_threads()});
-  if (!product) return false;
-  product->primitive.execute(onednn::stream(),
-                             {{DNNL_ARG_SRC, onednn::wrap(product->a, a.raw())},
-                              {DNNL_ARG_WEIGHTS, onednn::wrap(product->b, b.raw())},
-                              {DNNL_ARG_DST, onednn::wrap(product->out, out.raw())}});
-  onednn::stream().wait();
-  return true;
-}
-
 }  // namespace
 
 void CpuBackend::matmul(const Tensor& a, const Tensor& b, const Tensor& bias,
                         const MatmulArgs& args, Tensor& out) {
   if (a.dtype() == DType::f64) return multiply<double>(a, b, bias, args, out);
   if (a.dtype() == DType::f32) return multiply<float>(a, b, bias, args, out);
-  if (multiply_bf16(a, b, bias, args, out)) return;
+  if (!bias.defined() && args.beta == 0.0 && multiply_onednn(a, b, args, /*adds=*/false, out))
+    return;
   const bool rounds = out.dtype() == DType::bf16;
   Tensor wide =
       rounds && args.beta == 0.0 ? Tensor::empty(out.shape(), DType::f32) : out.cast(DType::f32);
