@@ -55,12 +55,4 @@ void map(const Tensor& where, int64_t n, Body body) {
   launch_for<map_kernel<Body>>(where, blocks_for(n), kThreads, 0, body, n);
 }
 
-// n values that every block reads: a small array by value.
-template <typename T, int N>
-struct Array {
-  T values[N];
-  __host__ __device__ T& operator[](int i) { return values[i]; }
-  __host__ __device__ const T& operator[](int i) const { return values[i]; }
-};
-
 }  // namespace facet::cuda
