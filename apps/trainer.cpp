@@ -65,6 +65,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   if (step >= options.total_steps) return result;
 
   objective.train();
+  TrainStep train_step(objective, optimizer, options.step);
   Progress progress(options.title, step, options.total_steps, options.progress);
   Stopwatch since_start, since_save;
   const double seconds_before = result.seconds;
@@ -77,11 +78,11 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   };
   while (step < options.total_steps && !interrupted()) {
     Stopwatch step_clock;
-    const Batch batch = options.batch(step).to(options.device);
+    const Batch batch = options.batch(step);
     const double wait = step_clock.seconds();
     const double lr = options.lr(step);
     try {
-      result.loss = objective.train_step(batch, optimizer, lr, step, options.clip);
+      result.loss = train_step(batch, lr, step);
     } catch (const NonFiniteError& e) {
       std::string samples;
       for (const int64_t index : batch.indices.to_vector<int64_t>())

@@ -7,7 +7,7 @@
 
 #include "apps/log.h"
 #include "apps/run_folder.h"
-#include "ssl/objective.h"
+#include "apps/train_step.h"
 
 namespace facet {
 
@@ -15,13 +15,12 @@ struct TrainOptions {
   std::string title;  // before every line of progress
   int64_t total_steps = 0;
   int64_t steps_per_epoch = 0;
-  double clip = 0.0;                       // global gradient norm; 0: none
   std::function<double(int64_t step)> lr;  // of 0-based steps
   // The batch of a 0-based step; called with rising steps, without gaps after the first.
   std::function<Batch(int64_t step)> batch;
   int64_t log_every = 10;  // steps between lines of metrics.jsonl
   double checkpoint_seconds = 60.0;
-  Device device;  // where the objective's networks are
+  StepOptions step;
   ProgressOptions progress;
 };
 

@@ -27,9 +27,12 @@ void RunOptions::add_to(Options& options) {
   options.add("--warmup-epochs", warmup_epochs, "Linear warm-up");
   options.add("--clip-grad", clip_grad, "Largest gradient norm (0: no limit)");
   options.add("--min-area", min_area, "Smallest random crop, as share of the picture (0: default)");
+  options.choice("--precision", precision, {"f32", "bf16"},
+                 "Of images and activations; weights and statistics stay f32");
   options.add("--seed", seed, "Of weights, order and augmentation");
   options.add("--output", output, "The run's folder", Options::kProcess);
   options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
+  options.flag("--graph", graph, "On CUDA, record a step once and replay it", Options::kProcess);
   options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
   options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
   options.add("--log-interval", log_interval, "Steps between records", Options::kProcess);
@@ -122,14 +125,16 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
   train_options.title = folder.path().filename().string();
   train_options.total_steps = total;
   train_options.steps_per_epoch = per_epoch;
-  train_options.clip = options.clip_grad;
+  train_options.step = {.device = device,
+                        .precision = options.precision == "bf16" ? DType::bf16 : DType::f32,
+                        .clip = options.clip_grad,
+                        .graph = options.graph};
   train_options.lr = [&, warmup, total](int64_t step) {
     return schedule::warmup_linspace_cosine(0.0, options.lr, options.min_lr, step, warmup, total);
   };
   train_options.batch = [&stream](int64_t step) { return stream(step); };
   train_options.log_every = options.log_interval;
   train_options.checkpoint_seconds = options.checkpoint_seconds;
-  train_options.device = device;
   return train(objective, optimizer, folder, train_options);
 }
 

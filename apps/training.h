@@ -17,9 +17,11 @@ struct RunOptions {
   std::string opt = "sgd";
   double lr = 0.05, momentum = 0.9, weight_decay = 5e-4, warmup_epochs = 0.0, min_lr = 0.0;
   double clip_grad = 0.0, min_area = 0.0;
+  std::string precision = "f32";
   uint64_t seed = 0;
   // How this process works, not what comes out.
   std::string device = "cpu";
+  bool graph = true;
   int64_t workers = 1, log_interval = 10, threads = 0;
   double checkpoint_seconds = 60.0;
 

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "autograd/ops.h"
 
 namespace facet {
@@ -12,12 +10,20 @@ Variable softmax_impl(const char* name, const Variable& x, bool log) {
   });
 }
 
-// The mean over `count` rows as a scalar; its gradient gives every row dy / count.
-Tensor mean_of(const Tensor& loss, double count) {
-  return ops::affine(1.0 / count, ops::reduce(ReduceOp::sum, loss), 0.0);
+// The mean over `count` rows (a scalar on the loss's device, so that nobody waits for its value);
+// its gradient gives every row dy / count.
+Tensor mean_of(const Tensor& loss, const Tensor& count) {
+  return ops::div(ops::reduce(ReduceOp::sum, loss), count);
 }
-Tensor row_gradient(const Tensor& dy, int64_t rows, double count) {
-  return Tensor::full({rows}, dy.item() / count, dy.dtype(), dy.device());
+Tensor row_gradient(const Tensor& dy, int64_t rows, const Tensor& count) {
+  return ops::broadcast_to(ops::div(dy, count), {rows});
+}
+
+// How many labels are not negative.
+Tensor count_labelled(const Tensor& labels, DType dtype) {
+  const auto constant = [&](double v) { return Tensor::full({}, v, dtype, labels.device()); };
+  const Tensor above = ops::maximum(ops::affine(1.0, labels.cast(dtype), 1.0), constant(0.0));
+  return ops::reduce(ReduceOp::sum, ops::minimum(above, constant(1.0)));
 }
 
 }  // namespace
@@ -31,10 +37,10 @@ Variable log_softmax(const Variable& x) {
 
 Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoothing) {
   auto [loss, lse] = ops::cross_entropy(logits.value(), labels, smoothing);
-  const std::vector<int64_t> host = labels.to_vector<int64_t>();
-  const auto counted = std::count_if(host.begin(), host.end(), [](int64_t v) { return v >= 0; });
-  FACET_CHECK(counted > 0, "cross_entropy", "every one of the {} rows is masked", host.size());
-  const double count = static_cast<double>(counted);
+  const Tensor count = count_labelled(labels, loss.dtype());
+  // On a device the loss is 0 / 0, which the training step reports.
+  FACET_CHECK(!labels.device().is_cpu() || count.item() > 0, "cross_entropy",
+              "every one of the {} rows is masked", labels.numel());
   return Variable::result(
       "cross_entropy", mean_of(loss, count), {logits},
       [logits = logits.value(), labels, smoothing, lse = lse,
@@ -46,7 +52,8 @@ Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoo
 
 Variable soft_cross_entropy(const Variable& logits, const Tensor& targets) {
   auto [loss, lse] = ops::soft_cross_entropy(logits.value(), targets);
-  const double count = static_cast<double>(logits.value().rows());
+  const Tensor count =
+      Tensor::full({}, static_cast<double>(logits.value().rows()), loss.dtype(), loss.device());
   return Variable::result(
       "soft_cross_entropy", mean_of(loss, count), {logits},
       [logits = logits.value(), targets, lse = lse, count](const Tensor& dy) -> TensorList {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -37,29 +38,47 @@ class Allocator {
     const std::lock_guard lock(mutex_);
     const size_t size = rounded(bytes);
     // A cached block may be an eighth larger; more would waste what another tensor needs.
-    const auto found = free_.lower_bound(size);
-    void* block = nullptr;
-    if (found != free_.end() && found->first <= size + size / 8) {
-      block = found->second;
-      statistics_.cached -= found->first;
-      in_use_[block] = found->first;
-      free_.erase(found);
+    Cache& cache = caches_[owner_];
+    const auto found = cache.lower_bound(size);
+    Block block{size, owner_};
+    void* at = nullptr;
+    if (found != cache.end() && found->first <= size + size / 8) {
+      at = found->second;
+      block.size = found->first;
+      statistics_.cached -= block.size;
+      cache.erase(found);
     } else {
-      block = from_device(size, bytes);
-      in_use_[block] = size;
+      at = from_device(size, bytes);
     }
-    statistics_.in_use += in_use_[block];
+    in_use_[at] = block;
+    statistics_.in_use += block.size;
     statistics_.peak_in_use = std::max(statistics_.peak_in_use, statistics_.in_use);
-    return block;
+    return at;
   }
 
-  void release(void* block) {
+  void release(void* at) {
     const std::lock_guard lock(mutex_);
-    const auto found = in_use_.find(block);
-    statistics_.in_use -= found->second;
-    statistics_.cached += found->second;
-    free_.emplace(found->second, block);
+    const auto found = in_use_.find(at);
+    const Block block = found->second;
+    statistics_.in_use -= block.size;
+    statistics_.cached += block.size;
+    caches_[block.owner].emplace(block.size, at);
     in_use_.erase(found);
+  }
+
+  // From here on memory is taken from and given back to the owner's own blocks; nullptr:
+  // everyone's.
+  void set_owner(const void* owner) {
+    const std::lock_guard lock(mutex_);
+    owner_ = owner;
+  }
+  // What the owner had is everyone's.
+  void disown(const void* owner) {
+    const std::lock_guard lock(mutex_);
+    caches_[nullptr].merge(caches_[owner]);
+    caches_.erase(owner);
+    for (auto& [at, block] : in_use_)
+      if (block.owner == owner) block.owner = nullptr;
   }
 
   void empty_cache() {
@@ -95,7 +114,7 @@ class Allocator {
     size_t free = 0, total = 0;
     static_cast<void>(cudaMemGetInfo(&free, &total));
     std::vector<size_t> sizes;
-    for (const auto& [block, size] : in_use_) sizes.push_back(size);
+    for (const auto& [at, block] : in_use_) sizes.push_back(block.size);
     std::sort(sizes.rbegin(), sizes.rend());
     std::string largest;
     for (size_t i = 0; i < std::min(sizes.size(), kShownAllocations); ++i)
@@ -111,16 +130,59 @@ class Allocator {
   // cudaFree waits for the device, so work that still uses a block is over before it goes.
   void drop_cache() {
     const DeviceGuard guard(device_);
-    for (const auto& [size, block] : free_) static_cast<void>(cudaFree(block));
-    free_.clear();
-    statistics_.cached = 0;
+    for (const auto& [size, at] : caches_[nullptr]) {
+      static_cast<void>(cudaFree(at));
+      statistics_.cached -= size;
+    }
+    caches_[nullptr].clear();
   }
+
+  struct Block {
+    size_t size;
+    const void* owner;
+  };
+  using Cache = std::multimap<size_t, void*>;
 
   int device_;
   std::mutex mutex_;
-  std::multimap<size_t, void*> free_;
-  std::map<void*, size_t> in_use_;
+  const void* owner_ = nullptr;
+  std::map<const void*, Cache> caches_;  // by owner
+  std::map<void*, Block> in_use_;
   MemoryStatistics statistics_;
+};
+
+// Pinned memory that small copies to the device pass through, in turn.
+class Staging {
+ public:
+  static constexpr size_t kLargest = size_t{1} << 20;
+
+  void copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+    const std::lock_guard lock(mutex_);
+    const auto is_free = [&](const Slot& s) {
+      return s.size >= bytes && cudaEventQuery(s.done) == cudaSuccess;
+    };
+    auto slot = std::find_if(slots_.begin(), slots_.end(), is_free);
+    if (slot == slots_.end()) {
+      Slot fresh{.size = rounded(bytes)};
+      check(cudaMallocHost(&fresh.memory, fresh.size), "cudaMallocHost");
+      check(cudaEventCreateWithFlags(&fresh.done, cudaEventDisableTiming),
+            "cudaEventCreateWithFlags");
+      slot = slots_.insert(slots_.end(), fresh);
+    }
+    std::memcpy(slot->memory, from, bytes);
+    check(cudaMemcpyAsync(to, slot->memory, bytes, cudaMemcpyHostToDevice, stream),
+          "cudaMemcpyAsync");
+    check(cudaEventRecord(slot->done, stream), "cudaEventRecord");
+  }
+
+ private:
+  struct Slot {
+    size_t size = 0;
+    void* memory = nullptr;
+    cudaEvent_t done = nullptr;
+  };
+  std::mutex mutex_;
+  std::vector<Slot> slots_;
 };
 
 struct DeviceState {
@@ -129,7 +191,9 @@ struct DeviceState {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
   Allocator allocator;
+  Staging staging;
   cudaStream_t stream = nullptr;
+  std::vector<void*>* recorded_copies = nullptr;  // while a graph is recorded
 };
 
 // Never destroyed: tensors in static variables may outlive everything here.
@@ -223,6 +287,79 @@ MemoryStatistics memory_statistics(int device) {
 }
 void empty_cache(int device) {
   state_of(device).allocator.empty_cache();
+}
+
+void upload(void* to, const void* from, size_t bytes, int device) {
+  DeviceState& state = state_of(device);
+  const DeviceGuard guard(device);
+  if (!state.recorded_copies && bytes <= Staging::kLargest)
+    return state.staging.copy(to, from, bytes, state.stream);
+  void* pinned = nullptr;
+  if (state.recorded_copies) {
+    check(cudaMallocHost(&pinned, bytes), "cudaMallocHost");
+    state.recorded_copies->push_back(pinned);
+    std::memcpy(pinned, from, bytes);
+  }
+  check(cudaMemcpyAsync(to, pinned ? pinned : from, bytes, cudaMemcpyHostToDevice, state.stream),
+        "cudaMemcpyAsync");
+  if (!pinned) check(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
+}
+
+// ---- graphs
+
+Graph::~Graph() {
+  clear();
+}
+
+void Graph::clear() {
+  const DeviceGuard guard(device_);
+  if (graph_) {
+    static_cast<void>(cudaStreamSynchronize(stream(device_)));
+    static_cast<void>(cudaGraphExecDestroy(graph_));
+  }
+  graph_ = nullptr;
+  for (void* memory : pinned_) static_cast<void>(cudaFreeHost(memory));
+  pinned_.clear();
+  state_of(device_).allocator.disown(this);
+}
+
+void Graph::record(const std::function<void()>& work) {
+  clear();
+  DeviceState& state = state_of(device_);
+  const DeviceGuard guard(device_);
+  check(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
+  state.allocator.set_owner(this);
+  state.recorded_copies = &pinned_;
+  check(cudaStreamBeginCapture(state.stream, cudaStreamCaptureModeRelaxed),
+        "cudaStreamBeginCapture");
+  const auto end = [&] {
+    cudaGraph_t graph = nullptr;
+    const cudaError_t code = cudaStreamEndCapture(state.stream, &graph);
+    state.allocator.set_owner(nullptr);
+    state.recorded_copies = nullptr;
+    return std::pair(code, graph);
+  };
+  try {
+    work();
+  } catch (...) {
+    if (const auto [code, graph] = end(); graph) static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaGetLastError());
+    clear();
+    throw;
+  }
+  const auto [code, graph] = end();
+  check(code, "cudaStreamEndCapture");
+  check(cudaGraphInstantiate(&graph_, graph, 0), "cudaGraphInstantiate");
+  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+}
+
+void Graph::replay() {
+  const DeviceGuard guard(device_);
+  check(cudaGraphLaunch(graph_, stream(device_)), "cudaGraphLaunch");
+}
+
+bool recording(int device) {
+  return state_of(device).recorded_copies != nullptr;
 }
 
 }  // namespace facet::cuda

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "cuda/error.h"
 #include "tensor/device.h"
@@ -53,5 +55,35 @@ struct MemoryStatistics {
 };
 MemoryStatistics memory_statistics(int device);
 void empty_cache(int device);
+
+// Copies host bytes to a device in the order of its work, without waiting for it: `from` may go at
+// once. Small copies pass through pinned memory; large ones wait.
+void upload(void* to, const void* from, size_t bytes, int device);
+
+// ---- recorded work. What a function asks of a device is recorded as a CUDA graph and replayed
+// with one launch. Every tensor that is made while recording keeps its address for the graph's
+// life, so results are read and inputs are written through the same handles after each replay.
+class Graph {
+ public:
+  explicit Graph(int device) : device_(device) {}
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  // Records `work` without doing it. Throws what work throws, and an Error where it waits for the
+  // device: for a copy to the host above all. Copies from the host are repeated as they were.
+  void record(const std::function<void()>& work);
+  bool recorded() const { return graph_ != nullptr; }
+  void replay();  // behind all work of the device's stream
+
+ private:
+  void clear();
+
+  int device_;
+  cudaGraphExec_t graph_ = nullptr;
+  std::vector<void*> pinned_;  // what copies from the host read
+};
+// Whether this device's work is being recorded now.
+bool recording(int device);
 
 }  // namespace facet::cuda

@@ -5,11 +5,22 @@ namespace {
 Variable parameter_of(Tensor value) {
   return Variable(std::move(value), true);
 }
+
+// A parameter in the type of the activations that it meets: with bf16 activations, f32 masters are
+// rounded for the product and get f32 gradients.
+Variable as_type_of(const Variable& x, const Variable& parameter) {
+  const bool same = !parameter.defined() || parameter.dtype() == x.dtype();
+  return same ? parameter : cast(parameter, x.dtype());
+}
 }  // namespace
 
 Linear::Linear(int64_t in, int64_t out, bool has_bias)
     : weight(parameter_of(Tensor::zeros({out, in}))) {
   if (has_bias) bias = parameter_of(Tensor::zeros({out}));
+}
+
+Variable Linear::operator()(const Variable& x) const {
+  return linear(x, as_type_of(x, weight), as_type_of(x, bias));
 }
 
 void Linear::visit(ModuleVisitor& v) {
@@ -19,6 +30,10 @@ void Linear::visit(ModuleVisitor& v) {
 
 Conv2d::Conv2d(int64_t in, int64_t out, int kernel, const ConvArgs& args)
     : weight(parameter_of(Tensor::zeros({out, kernel, kernel, in / args.groups}))), args_(args) {}
+
+Variable Conv2d::operator()(const Variable& x) const {
+  return conv2d(x, as_type_of(x, weight), args_);
+}
 
 void Conv2d::visit(ModuleVisitor& v) {
   v("weight", weight);
@@ -34,8 +49,7 @@ BatchNorm::BatchNorm(int64_t channels, bool relu, bool offset)
 }
 
 Variable BatchNorm::operator()(const Variable& x, const Variable& residual) {
-  if (training() && args_.update_running && !recomputing())
-    num_batches_tracked.fill_(num_batches_tracked.item() + 1.0);
+  if (training() && args_.update_running && !recomputing()) ++*num_batches_tracked.data<int64_t>();
   const Variable shift = bias.defined() ? bias : Variable(Tensor::zeros_like(weight.value()));
   return batch_norm(x, weight, shift, running_mean, running_var, training(), args_, residual);
 }

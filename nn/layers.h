@@ -5,11 +5,14 @@
 
 namespace facet {
 
+// Parameters are f32; products take them in the type of x, so bf16 images are trained in bf16 with
+// f32 masters, gradients and statistics.
+
 // y = x w^T + b. x (rows, in), weight (out, in), bias (out) or none.
 class Linear final : public Module {
  public:
   Linear(int64_t in, int64_t out, bool bias = true);
-  Variable operator()(const Variable& x) const { return linear(x, weight, bias); }
+  Variable operator()(const Variable& x) const;
   void visit(ModuleVisitor& v) override;
 
   Variable weight, bias;
@@ -19,7 +22,7 @@ class Linear final : public Module {
 class Conv2d final : public Module {
  public:
   Conv2d(int64_t in, int64_t out, int kernel, const ConvArgs& args = {});
-  Variable operator()(const Variable& x) const { return conv2d(x, weight, args_); }
+  Variable operator()(const Variable& x) const;
   void visit(ModuleVisitor& v) override;
 
   Variable weight;

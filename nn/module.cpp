@@ -115,7 +115,8 @@ void replace_tensors(Module& module, const std::function<Tensor(const Tensor&)>&
 }  // namespace
 
 void to_device(Module& module, Device device) {
-  replace_tensors(module, [device](const Tensor& t) { return t.to(device); });
+  replace_tensors(module,
+                  [device](const Tensor& t) { return is_floating(t.dtype()) ? t.to(device) : t; });
 }
 
 void to_dtype(Module& module, DType dtype) {

@@ -56,6 +56,7 @@ std::vector<NamedTensor> state(Module& module);
 int64_t parameter_count(Module& module);
 void set_requires_grad(Module& module, bool on);
 void clear_grads(Module& module);
+// Integer buffers count on the host and stay there.
 void to_device(Module& module, Device device);
 void to_dtype(Module& module, DType dtype);  // floating parameters and buffers (f64 for checks)
 void copy_state(Module& from, Module& to);   // same structure; copies values

@@ -53,6 +53,7 @@ class LabelInjection final : public Supervised {
   // "backbone" with the control cycle and "head" that always steps, each split by decay.
   std::vector<ParamGroup> groups(double weight_decay) override;
   Variable loss(const Batch& batch, int64_t step) override;
+  bool replayable() const override { return false; }  // steps with and without the backbone
   double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                     double clip) override;
 

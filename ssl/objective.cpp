@@ -15,13 +15,17 @@ std::vector<ParamGroup> Objective::groups(double weight_decay) {
 }
 
 double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t) {
+  backward(loss);
+  return check_finite(loss.value(), optimizer, t);
+}
+
+double Objective::check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t) {
   const double value = loss.item();
   if (!std::isfinite(value))
     throw NonFiniteError(fmt::format(
         "loss is {} at step {}: the weights were left as they were; try a smaller learning rate, "
         "a longer warm-up or gradient clipping",
         value, t));
-  backward(loss);
   const std::string bad = nonfinite_gradient(optimizer.groups());
   if (!bad.empty())
     throw NonFiniteError(fmt::format(

@@ -25,6 +25,10 @@ class Objective : public Module {
   virtual std::vector<ParamGroup> groups(double weight_decay);
   // The loss of a batch (scalar). step counts from 0.
   virtual Variable loss(const Batch& batch, int64_t step) = 0;
+  // Whether loss() and its backward ask the same of a device for every batch of the same shapes: no
+  // number that changes from step to step lies on the host, and none is waited for. Such a step can
+  // be recorded once and replayed.
+  virtual bool replayable() const { return false; }
   // After the optimiser's step: momentum networks, queues, centres, prototypes.
   virtual void after_step(int64_t step) { (void)step; }
   // The loss when all embeddings are equal, which a healthy run leaves behind.
@@ -36,9 +40,12 @@ class Objective : public Module {
   // when the loss or a gradient is not finite. clip > 0: global norm over the groups that step.
   virtual double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                             double clip = 0.0);
+  // The loss's value. Throws NonFiniteError where it or a gradient is not finite; t is the
+  // optimiser's step count. After backward(), so that a device is waited for once.
+  static double check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t);
 
  protected:
-  // backward() with the guards of train_step; t is the optimiser's step count.
+  // backward() and check_finite().
   static double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t);
 };
 

@@ -30,7 +30,7 @@ Variable nt_xent(const Variable& h, double temperature) {
       "nt_xent", ops::reduce(ReduceOp::mean, loss), {h},
       [=, lse = lse, type = h.dtype()](const Tensor& dy) -> TensorList {
         const Tensor each =
-            Tensor::full({rows}, dy.item() / static_cast<double>(rows), lse.dtype(), lse.device());
+            ops::broadcast_to(ops::affine(1.0 / static_cast<double>(rows), dy, 0.0), {rows});
         const Tensor dlogits = ops::cross_entropy_backward(logits, positive, 0.0, lse, each);
         // logits = z z^T / T: both factors get their share.
         Tensor dz = Tensor::empty_like(unit.y);

@@ -31,6 +31,7 @@ class Simclr final : public Objective {
   Encoder& encoder() override { return *encoder_; }
   // Both views in one forward: batch norm sees all 2B images.
   Variable loss(const Batch& batch, int64_t step) override;
+  bool replayable() const override { return true; }
   double collapse_loss(int64_t batch_size) const override;  // ln(2N - 1)
   std::vector<NamedMetric> metrics() const override;
   void visit(ModuleVisitor& v) override;

@@ -16,6 +16,7 @@ class Supervised : public Objective {
   Linear& classifier() { return classifier_; }
   int64_t num_classes() const { return classifier_.weight.dim(0); }
   Variable loss(const Batch& batch, int64_t step) override;
+  bool replayable() const override { return true; }
   double collapse_loss(int64_t batch_size) const override;  // ln(classes): knows nothing
   std::vector<NamedMetric> metrics() const override;        // accuracy on the training batch
   void visit(ModuleVisitor& v) override;

@@ -2,6 +2,7 @@
 // memory, errors, and training steps that give the CPU's losses.
 #include <gtest/gtest.h>
 
+#include "apps/train_step.h"
 #include "cuda/runtime.h"
 #include "nn/init.h"
 #include "ssl/simclr.h"
@@ -83,6 +84,94 @@ TEST_F(CudaTest, SimclrStepsGiveTheCpusLosses) {
   expect_the_cpus_losses(
       [] { return std::make_unique<Simclr>(small_network(), SimclrOptions{.temperature = 0.5}); },
       2);
+}
+
+// ---- recorded work
+
+TEST_F(CudaTest, AGraphReplaysWorkOnNewInputs) {
+  Tensor x = Tensor::from<float>({1, 2, 3}).to(kCuda), y;
+  cuda::Graph graph(0);
+  graph.record([&] {
+    const Tensor three = Tensor::from<float>({3, 3, 3}).to(kCuda);
+    y = ops::add(ops::mul(x, three), x);
+  });
+  x.copy_(Tensor::from<float>({10, 20, 30}));
+  graph.replay();
+  EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{40, 80, 120}));
+  // Memory of the graph is not handed out to others, though the product's tensor is gone.
+  for (int i = 0; i < 8; ++i) {
+    const Tensor other = Tensor::full({3}, 7.0, DType::f32, kCuda);
+    x.fill_(i);
+    graph.replay();
+    EXPECT_EQ(y.to_vector<float>(), std::vector<float>(3, static_cast<float>(4 * i)));
+    EXPECT_EQ(other.to_vector<float>(), std::vector<float>(3, 7.0f));
+  }
+}
+
+TEST_F(CudaTest, WhatWaitsCannotBeRecorded) {
+  Tensor x = Tensor::full({2}, 1.0, DType::f32, kCuda);
+  cuda::Graph graph(0);
+  try {
+    graph.record([&] { x.to_vector<float>(); });
+    FAIL() << "a copy to the host was recorded";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("[copy]"), std::string::npos) << e.what();
+  }
+  EXPECT_FALSE(graph.recorded());
+  EXPECT_EQ(ops::affine(2.0, x, 0.0).to_vector<float>(), std::vector<float>(2, 2.0f));
+}
+
+// Losses, and the weights and counters at the end, of five steps; the fourth batch is smaller.
+template <typename Make>
+std::vector<double> trained(const Make& make, size_t views, const StepOptions& options,
+                            int expected_replays) {
+  const auto objective = make();
+  initialize(*objective, 5);
+  to_device(*objective, options.device);
+  Optimizer optimizer({}, objective->groups(1e-4));
+  TrainStep train_step(*objective, optimizer, options);
+  std::vector<double> result;
+  int replays = 0;
+  for (int64_t step = 0; step < 5; ++step) {
+    Batch batch;
+    const int64_t size = step == 3 ? 6 : 8;
+    for (size_t v = 0; v < views; ++v)
+      batch.views.push_back(
+          ops::random_normal({size, 12, 12, 3}, {3, 10 * v + static_cast<uint64_t>(step)}));
+    batch.labels = Tensor::from<int64_t>({0, 1, 2, 3, 4, 0, 1, 2}).narrow(0, size);
+    batch.indices = batch.labels;
+    result.push_back(train_step(batch, 0.05 / static_cast<double>(step + 1), step));
+    replays += train_step.replays();
+  }
+  EXPECT_EQ(replays, expected_replays);
+  for (const NamedTensor& value : state(*objective))
+    for (const double v : value.value.template to_vector<double>()) result.push_back(v);
+  return result;
+}
+
+TEST_F(CudaTest, ReplayedStepsGiveTheBitsOfLaunchedOnes) {
+  const auto supervised = [] { return std::make_unique<Supervised>(small_network(), 5, 0.1); };
+  const auto simclr = [] { return std::make_unique<Simclr>(small_network(), SimclrOptions{}); };
+  for (const DType precision : {DType::f32, DType::bf16}) {
+    StepOptions options{.device = kCuda, .precision = precision, .clip = 1.0};
+    StepOptions launched = options;
+    launched.graph = false;
+    EXPECT_EQ(trained(supervised, 1, options, 4), trained(supervised, 1, launched, 0));
+    EXPECT_EQ(trained(simclr, 2, options, 4), trained(simclr, 2, launched, 0));
+  }
+}
+
+// f32 masters, bf16 activations: close to f32, and learning.
+TEST_F(CudaTest, Bf16StepsFollowF32) {
+  const auto supervised = [] { return std::make_unique<Supervised>(small_network(), 5, 0.1); };
+  for (const Device device : {Device{}, kCuda}) {
+    const StepOptions options{.device = device, .precision = DType::bf16, .graph = false};
+    StepOptions plain = options;
+    plain.precision = DType::f32;
+    const auto got = trained(supervised, 1, options, 0), want = trained(supervised, 1, plain, 0);
+    for (size_t step = 0; step < 5; ++step) EXPECT_NEAR(got[step], want[step], 0.05 * want[step]);
+    EXPECT_NE(got, want);
+  }
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "apps/log.h"
 #include "apps/machine.h"
 #include "apps/model.h"
+#include "apps/train_step.h"
 #include "metrics/diversity.h"
 #include "metrics/resnet50_weights.h"
 #include "nn/init.h"
@@ -37,8 +38,8 @@ struct TrainBench {
   int64_t batch = 32, steps = 10, warmup = 2, classes = 1000, threads = 0;
   uint64_t seed = 0;
   double lr = 0.01;
-  std::string save_start, device = "cpu";
-  bool json = false, profile = false;
+  std::string save_start, device = "cpu", precision = "f32";
+  bool json = false, profile = false, graph = true;
 };
 
 // Random images and labels: the peer is given the same.
@@ -67,6 +68,8 @@ void bench_train(const Arguments& arguments) {
   options.add("--seed", bench.seed, "Of weights and data");
   options.add("--threads", bench.threads, "Threads (0: one a core)");
   options.add("--device", bench.device, "cpu, cuda or cuda:N");
+  options.choice("--precision", bench.precision, {"f32", "bf16"}, "Of images and activations");
+  options.flag("--graph", bench.graph, "On CUDA, record a step once and replay it");
   options.add("--save-start", bench.save_start,
               "Write the initial weights and the batch to a file");
   options.flag("--profile", bench.profile, "Time every operation (slows the steps a little)");
@@ -97,6 +100,11 @@ void bench_train(const Arguments& arguments) {
   all.weight_decay = 1e-4;
   Optimizer optimizer({}, {all});
 
+  // Operations are counted where they are launched.
+  TrainStep train_step(objective, optimizer,
+                       {.device = device,
+                        .precision = bench.precision == "bf16" ? DType::bf16 : DType::f32,
+                        .graph = bench.graph && !bench.profile});
   std::optional<Profile> profile;
   const double start_up = seconds_since_start();
   double first_step = 0.0;
@@ -104,7 +112,7 @@ void bench_train(const Arguments& arguments) {
   for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
     if (bench.profile && step == bench.warmup) profile.emplace(device.type);
     const Stopwatch clock;
-    const double loss = objective.train_step(batch, optimizer, bench.lr, step);
+    const double loss = train_step(batch, bench.lr, step);
     if (step == 0) first_step = seconds_since_start();
     if (step >= bench.warmup) seconds.push_back(clock.seconds());
     if (losses.size() < kReportedLosses) losses.push_back(loss);

@@ -10,20 +10,22 @@ CudaBackend& cuda_backend() {
   return backend;
 }
 
-// Copies that touch the host have ended when this returns: pageable memory may go at once.
+// Host memory may go as soon as this returns.
 void CudaBackend::copy(const Tensor& src, Tensor& dst) {
   if (src.bytes() == 0) return;
   const bool from_host = src.device().is_cpu(), to_host = dst.device().is_cpu();
+  if (from_host) return upload(dst.raw(), src.raw(), src.bytes(), dst.device().index);
   const int device = to_host ? src.device().index : dst.device().index;
   const DeviceGuard guard(device);
-  const cudaMemcpyKind kind = from_host ? cudaMemcpyHostToDevice
-                              : to_host ? cudaMemcpyDeviceToHost
-                                        : cudaMemcpyDeviceToDevice;
-  if (!from_host && !to_host && src.device() != dst.device())
+  FACET_CHECK(!to_host || !recording(device), "copy",
+              "a value is copied to the host in a step that is being recorded");
+  if (!to_host && src.device() != dst.device())
     check(cudaStreamSynchronize(stream(src.device().index)), "cudaStreamSynchronize");
-  check(cudaMemcpyAsync(dst.raw(), src.raw(), src.bytes(), kind, stream(device)),
-        "cudaMemcpyAsync");
-  if (from_host || to_host) check(cudaStreamSynchronize(stream(device)), "cudaStreamSynchronize");
+  check(
+      cudaMemcpyAsync(dst.raw(), src.raw(), src.bytes(),
+                      to_host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice, stream(device)),
+      "cudaMemcpyAsync");
+  if (to_host) check(cudaStreamSynchronize(stream(device)), "cudaStreamSynchronize");
 }
 
 void CudaBackend::synchronize() {

@@ -1,0 +1,45 @@
+// One training step after another: launched as they come or, on a CUDA device, recorded once as a
+// graph and replayed.
+#pragma once
+
+#include <memory>
+
+#include "ssl/objective.h"
+
+namespace facet {
+
+struct StepOptions {
+  Device device;                 // where the objective's networks are
+  DType precision = DType::f32;  // of images and activations; parameters and statistics stay f32
+  double clip = 0.0;             // global gradient norm; 0: none
+  bool graph = true;             // record steps where the device and the objective can
+};
+
+// The recorded part is forward, backward and the batch norms' running statistics, which is all but
+// a handful of a step's launches. The update is launched each time: its learning rate changes, and
+// it must not happen where the loss or a gradient is not finite. A replayed step gives the bits of
+// one that was launched.
+class TrainStep {
+ public:
+  TrainStep(Objective& objective, Optimizer& optimizer, const StepOptions& options);
+  ~TrainStep();
+
+  // One step (0-based) on a batch of any device; returns the loss. Throws as
+  // Objective::train_step() does.
+  double operator()(const Batch& batch, double lr, int64_t step);
+  bool replays() const;  // whether the last step was a replayed one
+
+ private:
+  struct Recording;
+
+  bool can_record() const;
+  void record(const Batch& batch, int64_t step);
+
+  Objective& objective_;
+  Optimizer& optimizer_;
+  StepOptions options_;
+  bool warm_ = false, replayed_ = false;
+  std::unique_ptr<Recording> recording_;
+};
+
+}  // namespace facet
