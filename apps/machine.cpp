@@ -61,6 +61,21 @@ Json machine_description() {
           {"system", fmt::format("{} {}", system.sysname, system.release)}};
 }
 
+std::string device_name(Device device) {
+#if defined(FACET_CUDA)
+  if (!device.is_cpu()) return cuda::device_description(device.index);
+#endif
+  static_cast<void>(device);
+  return proc_value("/proc/cpuinfo", "model name");
+}
+
+std::string utc_now() {
+  char text[64];
+  const std::time_t now = std::time(nullptr);
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M UTC", std::gmtime(&now));
+  return text;
+}
+
 double peak_memory_mib() {
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);

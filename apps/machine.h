@@ -16,7 +16,9 @@ Json machine_description();
 // What --device says: "cpu", "cuda" or "cuda:N", made ready for tensors. Throws where there is no
 // such device.
 Device use_device(const std::string& name);
-double peak_memory_mib();      // of this process
-double seconds_since_start();  // of this process, from its very beginning
+std::string device_name(Device device);  // the processor's or GPU's own
+std::string utc_now();                   // "2026-11-23 18:05 UTC"
+double peak_memory_mib();                // of this process
+double seconds_since_start();            // of this process, from its very beginning
 
 }  // namespace facet

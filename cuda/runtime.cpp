@@ -305,6 +305,27 @@ void upload(void* to, const void* from, size_t bytes, int device) {
   if (!pinned) check(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
 }
 
+DeviceTimer::DeviceTimer(int device) : device_(device) {
+  const DeviceGuard guard(device_);
+  for (cudaEvent_t* event : {&begin_, &end_})
+    check(cudaEventCreateWithFlags(event, cudaEventDefault), "cudaEventCreateWithFlags");
+}
+DeviceTimer::~DeviceTimer() {
+  for (const cudaEvent_t event : {begin_, end_}) static_cast<void>(cudaEventDestroy(event));
+}
+void DeviceTimer::start() {
+  const DeviceGuard guard(device_);
+  check(cudaEventRecord(begin_, stream(device_)), "cudaEventRecord");
+}
+double DeviceTimer::stop() {
+  const DeviceGuard guard(device_);
+  check(cudaEventRecord(end_, stream(device_)), "cudaEventRecord");
+  check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+  return static_cast<double>(milliseconds) * 1e-3;
+}
+
 // ---- graphs
 
 Graph::~Graph() {

@@ -60,6 +60,21 @@ void empty_cache(int device);
 // once. Small copies pass through pinned memory; large ones wait.
 void upload(void* to, const void* from, size_t bytes, int device);
 
+// Seconds that a device's work takes, by its own clock.
+class DeviceTimer {
+ public:
+  explicit DeviceTimer(int device);
+  ~DeviceTimer();
+  DeviceTimer(const DeviceTimer&) = delete;
+  DeviceTimer& operator=(const DeviceTimer&) = delete;
+  void start();
+  double stop();  // waits for the device
+
+ private:
+  int device_;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
 // ---- recorded work. What a function asks of a device is recorded as a CUDA graph and replayed
 // with one launch. Every tensor that is made while recording keeps its address for the graph's
 // life, so results are read and inputs are written through the same handles after each replay.

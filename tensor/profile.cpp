@@ -24,24 +24,83 @@ std::string shapes_of(const Args&... args) {
   return list.text;
 }
 
+double bytes_of(const Tensor& t) {
+  return t.defined() ? static_cast<double>(t.bytes()) : 0.0;
+}
+double bytes_of(std::span<const Tensor> tensors) {
+  double sum = 0.0;
+  for (const Tensor& t : tensors) sum += bytes_of(t);
+  return sum;
+}
+double bytes_of(std::span<Tensor> tensors) {
+  return bytes_of(std::span<const Tensor>(tensors));
+}
+template <typename Other>
+double bytes_of(const Other&) {
+  return 0.0;
+}
+
+template <typename... Args>
+double all_bytes(const Args&... args) {
+  return (0.0 + ... + bytes_of(args));
+}
+
+double elements(const Tensor& t) {
+  return static_cast<double>(t.numel());
+}
+
+// Operations of each method: none, unless it is named in Flops.
+struct NoFlops {
+#define BACKEND_METHOD(name, parameters, arguments) \
+  template <typename... Args>                       \
+  static double name(const Args&...) {              \
+    return 0.0;                                     \
+  }
+#include "tensor/backend.def"
+#undef BACKEND_METHOD
+};
+struct Flops : NoFlops {
+  static double matmul(const Tensor& a, const Tensor&, const Tensor&, const MatmulArgs& args,
+                       const Tensor& out) {
+    const auto depth = a.dim(a.rank() - (args.trans_a ? 2 : 1));
+    return 2.0 * elements(out) * static_cast<double>(depth);
+  }
+  // Each output element is a sum over a window of one filter, as are both gradients' terms.
+  static double conv2d(const Tensor&, const Tensor& w, const ConvArgs&, const Tensor& y) {
+    return 2.0 * elements(y) * elements(w) / static_cast<double>(w.dim(0));
+  }
+  static double conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args,
+                                      const Tensor&) {
+    return conv2d({}, w, args, dy);
+  }
+  static double conv2d_backward_weight(const Tensor&, const Tensor& dy, const ConvArgs& args,
+                                       const Tensor& dw) {
+    return conv2d({}, dw, args, dy);
+  }
+};
+
 }  // namespace
 
 template <typename Call>
-void ProfilingBackend::record(const char* method, const std::string& shapes, const Call& call) {
+void ProfilingBackend::record(const char* method, const Row& cost, const Call& call) {
   const auto start = std::chrono::steady_clock::now();
   call();
   inner_.synchronize();  // a device that works on its own is waited for
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   std::lock_guard lock(mutex_);
-  Count& count = counts_[method][shapes];
-  ++count.calls;
-  count.seconds += elapsed.count();
+  Row& row = counts_[method][cost.name];
+  row.name = method + cost.name;
+  ++row.calls;
+  row.seconds += elapsed.count();
+  row.bytes += cost.bytes;
+  row.flops += cost.flops;
 }
 
-#define BACKEND_METHOD(name, parameters, arguments)                \
-  void ProfilingBackend::name parameters {                         \
-    record(#name, by_shape_ ? shapes_of arguments : std::string(), \
-           [&] { inner_.name arguments; });                        \
+#define BACKEND_METHOD(name, parameters, arguments)                                              \
+  void ProfilingBackend::name parameters {                                                       \
+    const Row cost{by_shape_ ? shapes_of arguments : std::string(), 0, 0.0, all_bytes arguments, \
+                   Flops::name arguments};                                                       \
+    record(#name, cost, [&] { inner_.name arguments; });                                         \
   }
 #include "tensor/backend.def"
 #undef BACKEND_METHOD
@@ -60,8 +119,7 @@ std::vector<ProfilingBackend::Row> ProfilingBackend::rows() const {
   {
     std::lock_guard lock(mutex_);
     for (const auto& [method, by_shapes] : counts_)
-      for (const auto& [shapes, count] : by_shapes)
-        rows.push_back({method + shapes, count.calls, count.seconds});
+      for (const auto& [shapes, count] : by_shapes) rows.push_back(count);
   }
   std::stable_sort(rows.begin(), rows.end(),
                    [](const Row& a, const Row& b) { return a.seconds > b.seconds; });

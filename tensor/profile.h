@@ -1,4 +1,4 @@
-// Counts and times of the backend's methods: a backend that stands before another one.
+// Counts, times and costs of the backend's methods: a backend that stands before another one.
 #pragma once
 
 #include <map>
@@ -17,6 +17,8 @@ class ProfilingBackend final : public Backend {
     std::string name;  // of the method, with by_shape followed by the shapes of its tensors
     int64_t calls = 0;
     double seconds = 0.0;
+    double bytes = 0.0;  // of every tensor argument, once: no kernel can move less
+    double flops = 0.0;  // of products and convolutions, a multiply-add as two
   };
 
   explicit ProfilingBackend(Backend& inner, bool by_shape = false)
@@ -34,18 +36,14 @@ class ProfilingBackend final : public Backend {
 #undef BACKEND_METHOD
 
  private:
-  struct Count {
-    int64_t calls = 0;
-    double seconds = 0.0;
-  };
-
+  // `cost`: a row without times.
   template <typename Call>
-  void record(const char* method, const std::string& shapes, const Call& call);
+  void record(const char* method, const Row& cost, const Call& call);
 
   Backend& inner_;
   bool by_shape_;
   mutable std::mutex mutex_;
-  std::map<std::string, std::map<std::string, Count>> counts_;  // by method, then by shapes
+  std::map<std::string, std::map<std::string, Row>> counts_;  // by method, then by shapes
 };
 
 // Profiles what the thread that makes it and all others ask of a device's backend during its life:

@@ -1,4 +1,6 @@
 // What the program says and the code it exits with, for good and bad requests and files.
+#include <nlohmann/json.hpp>
+
 #include "tests/program.h"
 
 namespace facet {
@@ -24,6 +26,39 @@ TEST_F(CliTest, HelpAndVersionGoToStdout) {
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: facet " + std::string(command)), std::string::npos);
   }
+}
+
+// Both passes of a row in both types, with twins on the device, and a page without a script error
+// to find: every tag that opens is closed.
+TEST_F(CliTest, BenchOpsTimesTheTable) {
+  const auto bench = [&](const std::string& device, const std::string& rows) {
+    return run({"bench", "ops", "--device", device, "--rows", rows, "--small", "--seconds", "0",
+                "--dtype", "both", "--json", "--csv", path("ops.csv"), "--html", path("ops.html")});
+  };
+  std::vector<std::string> devices = {"cpu"};
+#if defined(FACET_CUDA)
+  devices.push_back("cuda");
+#endif
+  for (const std::string& device : devices) {
+    const Outcome outcome = bench(device, "matmul_nn_7");
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto result = nlohmann::json::parse(outcome.out);
+    EXPECT_GT(result["copy_gb_per_s"].get<double>(), 0);
+    EXPECT_GT(result["matmul_tflop_per_s"]["bf16"].get<double>(), 0);
+    ASSERT_GE(result["rows"].size(), 4u);
+    for (const auto& row : result["rows"]) {
+      EXPECT_EQ(row["op"], "matmul_nn");
+      EXPECT_GT(row["tflop_per_s"].get<double>(), 0);
+      EXPECT_GT(row["share"].get<double>(), 0);
+      EXPECT_EQ(row["milliseconds"].size() > 1, device == "cuda");
+    }
+    const std::string csv = read_file(path("ops.csv")), html = read_file(path("ops.html"));
+    EXPECT_GE(std::count(csv.begin(), csv.end(), '\n'), 5);
+    for (const char* part : {"<svg", "</svg>", "<table", "</table>", "matmul", "</html>"})
+      EXPECT_NE(html.find(part), std::string::npos) << part;
+  }
+  expect_error({"bench", "ops", "--rows", "nosuch", "--small", "--seconds", "0"}, 2,
+               {"--rows", "nosuch"});
 }
 
 TEST_F(CliTest, MistypedWordsGetTheNearestOne) {

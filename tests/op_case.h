@@ -1,6 +1,6 @@
 // The table of operations: one OpCase a row. Everything that is checked or timed about an operation
-// is derived from its row by op_runner.h; an operation of the backend that no row reaches fails
-// op_table_test.
+// is derived from its row: the checks by op_runner.h, the times by `facet bench ops`. An operation
+// of the backend that no row reaches fails op_table_test.
 #pragma once
 
 #include <functional>
@@ -76,6 +76,12 @@ void add_norm_cases(OpTable& table);
 void add_loss_cases(OpTable& table);
 void add_shape_cases(OpTable& table);
 void add_optim_cases(OpTable& table);
+
+// Inputs as f64 and i64: reals are exact in f32, and drawn from the row's name.
+TensorList draw_inputs(const OpCase& op, const std::vector<Input>& inputs);
+// The same as a row's function takes them: in `dtype`, on a device, never sharing memory.
+VariableList make_variables(const OpCase& op, const TensorList& inputs, DType dtype, Device device);
+RandomKey key_of(const std::string& name);
 
 // Gives the row of that name the inputs of its benchmark.
 void set_bench(OpTable& table, const std::string& name, std::vector<Input> inputs);

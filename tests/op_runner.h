@@ -27,8 +27,6 @@ struct OpResult {
   TensorList outputs;
   TensorList gradients;  // of the inputs that want one
 };
-// Inputs as f64 and i64: reals are exact in f32, and drawn from the row's name.
-TensorList draw_inputs(const OpCase& op, const std::vector<Input>& inputs);
 // Forward and, for a differentiable row, backward from fixed output gradients.
 OpResult evaluate(const OpCase& op, const TensorList& inputs, DType dtype, Device device = {});
 

@@ -123,7 +123,9 @@ void bench_train(const Arguments& arguments) {
   if (profile)
     for (const ProfilingBackend::Row& row : profile->rows())
       operations[row.name] = {{"calls", row.calls / bench.steps},
-                              {"ms", row.seconds * 1e3 / static_cast<double>(bench.steps)}};
+                              {"ms", row.seconds * 1e3 / static_cast<double>(bench.steps)},
+                              {"gb_per_s", row.bytes / row.seconds * 1e-9},
+                              {"tflop_per_s", row.flops / row.seconds * 1e-12}};
   profile.reset();
   const double step = median(seconds);
   const double images_per_second = static_cast<double>(bench.batch) / step;
@@ -154,8 +156,9 @@ void bench_train(const Arguments& arguments) {
   for (const double loss : losses) text += fmt::format(" {:.6f}", loss);
   fmt::print("losses:{}\n", text);
   for (const auto& [name, row] : operations.items())
-    fmt::print("{:<28} {:>5} calls {:>9.2f} ms a step\n", name, row["calls"].get<int64_t>(),
-               row["ms"].get<double>());
+    fmt::print("{:<28} {:>5} calls {:>9.2f} ms a step {:>8.1f} GB/s {:>7.3f} TFLOP/s\n", name,
+               row["calls"].get<int64_t>(), row["ms"].get<double>(), row["gb_per_s"].get<double>(),
+               row["tflop_per_s"].get<double>());
 }
 
 // The clustering of one large layer alone: cosines, linkage, diversity.
@@ -209,7 +212,10 @@ void bench_diversity(const Arguments& arguments) {
 
 void run_bench(const Arguments& arguments) {
   const std::vector<std::pair<std::string, void (*)(const Arguments&)>> kinds = {
-      {"train", bench_train}, {"diversity", bench_diversity}, {"peers", bench_peers}};
+      {"train", bench_train},
+      {"ops", bench_ops},
+      {"diversity", bench_diversity},
+      {"peers", bench_peers}};
   const std::string word = arguments.empty() ? "--help" : arguments[0];
   std::vector<std::string> names;
   for (const auto& [name, run] : kinds) {
@@ -218,15 +224,16 @@ void run_bench(const Arguments& arguments) {
   }
   if (word == "--help" || word == "-h") {
     fmt::print(
-        "usage: facet bench train|diversity|peers [options]\n\n"
+        "usage: facet bench train|ops|diversity|peers [options]\n\n"
         "  train      images a second of whole training steps\n"
+        "  ops        every operation, forward and backward, beside the device's own rates\n"
         "  diversity  both diversities of ResNet-50-shaped weights\n"
         "  peers      both beside PyTorch and SciPy, run in turn\n");
     return;
   }
   throw UsageError(
-      fmt::format("facet bench: unknown benchmark '{}': expected train, diversity or "
-                  "peers{}",
+      fmt::format("facet bench: unknown benchmark '{}': expected train, ops, diversity "
+                  "or peers{}",
                   word, did_you_mean(word, names)));
 }
 

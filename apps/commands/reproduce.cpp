@@ -348,16 +348,13 @@ class Study {
            {"test", options_.task_test}});
     double total = 0;
     for (const auto& [name, seconds] : seconds_.items()) total += seconds.get<double>();
-    char created[64];
-    const std::time_t now = std::time(nullptr);
-    std::strftime(created, sizeof created, "%Y-%m-%d %H:%M UTC", std::gmtime(&now));
     configurations_["reproduce"] = config_;
     Json times = Json::object();
     for (const auto& [name, seconds] : seconds_.items()) times[name] = format_seconds(seconds);
 
     const Json results = {
         {"title", "Do diverse features transfer better? A small study on Fashion-MNIST"},
-        {"created", created},
+        {"created", utc_now()},
         {"command", "facet reproduce --recipe config.toml"},
         {"machine", machine_description()},
         {"seconds", total},

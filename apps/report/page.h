@@ -1,6 +1,13 @@
-// Style and script of the report. Colours are Okabe and Ito's, which all common kinds of colour
-// vision tell apart; dark variants are lighter shades of the same hues.
+// Style and script of the project's pages. Colours are Okabe and Ito's, which all common kinds of
+// colour vision tell apart; dark variants are lighter shades of the same hues.
 #pragma once
+
+#include <fmt/format.h>
+
+#include <iterator>
+#include <string>
+
+#include "apps/report/plot.h"
 
 namespace facet {
 
@@ -67,5 +74,41 @@ document.querySelectorAll('table.sortable').forEach(function (table) {
   });
 });
 )js";
+
+// HTML that grows line by line; one file that needs nothing else.
+class Page {
+ public:
+  template <typename... Args>
+  void add(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
+    text_ += '\n';
+  }
+  void raw(const std::string& text) { add("{}", text); }
+  void plot(const std::string& svg) { add("<figure>{}</figure>", svg); }
+  // Everything up to and with the heading, and everything after the last line.
+  void begin(const std::string& title) {
+    raw("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
+        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
+    add("<title>{0}</title><style>{1}</style></head><body><h1>{0}</h1>", html_escape(title),
+        kReportStyle);
+  }
+  std::string finish() {
+    add("<script>{}</script></body></html>", kReportScript);
+    return take();
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+// A field of comma-separated values, quoted where it has to be.
+inline std::string csv_field(const std::string& text) {
+  if (text.find_first_of("\",\n") == std::string::npos) return text;
+  std::string quoted(1, '"');
+  for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
+  quoted += '"';
+  return quoted;
+}
 
 }  // namespace facet

@@ -11,12 +11,19 @@ namespace {
 
 constexpr double kLeft = 58, kRight = 16, kTop = 34, kBottom = 46, kLegend = 20;
 
-// Range of an axis and the round numbers on it.
+// Range of an axis and the round numbers on it. A logarithmic one is an axis of powers of ten.
 struct Axis {
   double low = 0.0, high = 1.0, step = 0.5;
+  bool logarithmic = false;
 
-  Axis(double smallest, double largest) {
+  Axis(double smallest, double largest, bool logarithmic_ = false) : logarithmic(logarithmic_) {
     if (!(smallest <= largest)) smallest = 0.0, largest = 1.0;
+    if (logarithmic) {
+      low = std::floor(std::log10(smallest) - 0.05);
+      high = std::ceil(std::log10(largest) + 0.05);
+      step = 1.0;
+      return;
+    }
     double span = largest - smallest;
     if (span <= 0) span = std::max(std::abs(largest) * 0.1, 1e-3);
     low = smallest - 0.06 * span;
@@ -32,7 +39,13 @@ struct Axis {
     for (double i = std::ceil(low / step); i * step <= high; ++i) list.push_back(i * step);
     return list;
   }
+  // 0 ... 1 from end to end.
+  double place(double value) const {
+    return ((logarithmic ? std::log10(value) : value) - low) / (high - low);
+  }
+  double tick_place(double tick) const { return (tick - low) / (high - low); }
   std::string text(double value) const {
+    if (logarithmic) return fmt::format("{:g}", std::pow(10.0, value));
     const int digits = std::max(0, static_cast<int>(-std::floor(std::log10(step) + 1e-9)));
     return fmt::format("{:.{}f}", std::abs(value) < step * 1e-6 ? 0.0 : value, digits);
   }
@@ -85,8 +98,8 @@ class Painter {
         y0 = std::min(y0, p.y - p.error), y1 = std::max(y1, p.y + p.error);
       }
     for (const PlotLine& line : plot.lines) y0 = std::min(y0, line.y), y1 = std::max(y1, line.y);
-    x_ = Axis(x0, x1);
-    y_ = Axis(y0, y1);
+    x_ = Axis(x0, x1, plot.logarithmic);
+    y_ = Axis(y0, y1, plot.logarithmic);
     named_ = std::any_of(plot.series.begin(), plot.series.end(),
                          [](const PlotSeries& s) { return !s.name.empty(); });
     bottom_ = plot.height - kBottom - (named_ ? kLegend : 0);
@@ -112,22 +125,22 @@ class Painter {
 
  private:
   double right() const { return plot_.width - kRight; }
-  double px(double x) const {
-    return kLeft + (x - x_.low) / (x_.high - x_.low) * (right() - kLeft);
-  }
-  double py(double y) const {
-    return bottom_ - (y - y_.low) / (y_.high - y_.low) * (bottom_ - kTop);
-  }
+  double at_x(double place) const { return kLeft + place * (right() - kLeft); }
+  double at_y(double place) const { return bottom_ - place * (bottom_ - kTop); }
+  double px(double x) const { return at_x(x_.place(x)); }
+  double py(double y) const { return at_y(y_.place(y)); }
 
   void frame() {
     for (const double t : y_.ticks()) {
-      svg_.add(R"(<path class="grid" d="M{} {:.1f}H{}"/>)", kLeft, py(t), right());
-      svg_.add(R"(<text x="{}" y="{:.1f}" text-anchor="end">{}</text>)", kLeft - 6, py(t) + 4,
+      const double y = at_y(y_.tick_place(t));
+      svg_.add(R"(<path class="grid" d="M{} {:.1f}H{}"/>)", kLeft, y, right());
+      svg_.add(R"(<text x="{}" y="{:.1f}" text-anchor="end">{}</text>)", kLeft - 6, y + 4,
                y_.text(t));
     }
     for (const double t : x_.ticks()) {
-      svg_.add(R"(<path class="grid" d="M{:.1f} {}V{}"/>)", px(t), kTop, bottom_);
-      svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", px(t), bottom_ + 16,
+      const double x = at_x(x_.tick_place(t));
+      svg_.add(R"(<path class="grid" d="M{:.1f} {}V{}"/>)", x, kTop, bottom_);
+      svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", x, bottom_ + 16,
                x_.text(t));
     }
     svg_.add(R"(<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>)", (kLeft + right()) / 2,

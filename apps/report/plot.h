@@ -33,6 +33,7 @@ struct Plot {
   std::vector<PlotSeries> series;
   std::vector<PlotLine> lines;  // horizontal
   int width = 460, height = 320;
+  bool logarithmic = false;  // both axes; values above 0
 };
 
 std::string render_svg(const Plot& plot);

@@ -60,21 +60,6 @@ std::vector<Column> columns(const Json& results) {
   return list;
 }
 
-class Page {
- public:
-  template <typename... Args>
-  void add(fmt::format_string<Args...> format, Args&&... args) {
-    fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
-    text_ += '\n';
-  }
-  void raw(const std::string& text) { add("{}", text); }
-  void plot(const std::string& svg) { add("<figure>{}</figure>", svg); }
-  std::string take() { return std::move(text_); }
-
- private:
-  std::string text_;
-};
-
 // Every model as a mark at (x, y).
 Plot scatter(const Json& results, const std::string& title, const std::string& x_label,
              const char* x_key, const std::string& y_label, const char* y_key,
@@ -196,13 +181,9 @@ void correlation_section(Page& page, const Json& results) {
 
 std::string render_report(const Json& results) {
   Page page;
-  page.raw(
-      "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
-  page.add("<title>{}</title>", html_escape(results["title"]));
-  page.add("<style>{}</style></head><body>", kReportStyle);
-  page.add("<h1>{}</h1><p class=\"soft\">{} · {} · {}</p>", html_escape(results["title"]),
-           html_escape(results["created"]), html_escape(results["machine"]["processor"]),
+  page.begin(results["title"]);
+  page.add("<p class=\"soft\">{} · {} · {}</p>", html_escape(results["created"]),
+           html_escape(results["machine"]["processor"]),
            format_seconds(number(results["seconds"])));
   page.raw(
       "<p>A network is trained on Fashion-MNIST twice, once with labels and once without "
@@ -254,19 +235,9 @@ std::string render_report(const Json& results) {
   for (const auto& [name, text] : results["configuration"].items())
     page.add("<details><summary>{}</summary><pre>{}</pre></details>", html_escape(name),
              html_escape(text));
-  page.add("</section><script>{}</script></body></html>", kReportScript);
-  return page.take();
+  page.raw("</section>");
+  return page.finish();
 }
-
-namespace {
-std::string csv_field(const std::string& text) {
-  if (text.find_first_of("\",\n") == std::string::npos) return text;
-  std::string quoted(1, '"');
-  for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
-  quoted += '"';
-  return quoted;
-}
-}  // namespace
 
 std::string render_csv(const Json& results) {
   Page page;
