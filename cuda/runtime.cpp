@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "cuda/backend.h"
+#include "cuda/trace.h"
 #include "tensor/storage.h"
 
 namespace facet::cuda {
@@ -253,7 +255,9 @@ void install() {
        .release = [](void* at, size_t, Device d) { state_of(d.index).allocator.release(at); },
        .set = set,
        .read = read});
-  install_backend(DeviceType::cuda, &cuda_backend());
+  const char* const trace = std::getenv("FACET_NVTX");
+  const bool is_traced = trace && std::string_view(trace) == "1";
+  install_backend(DeviceType::cuda, is_traced ? &traced(cuda_backend()) : &cuda_backend());
 }
 
 KernelChoice kernel_choice() {

@@ -1,9 +1,16 @@
 // CUDA as the rest of facet sees it, on a GPU where there is one and in the emulator elsewhere:
 // memory, errors, and training steps that give the CPU's losses.
 #include <gtest/gtest.h>
+#if defined(FACET_CUDA_EMULATED)
+#include <nvtx3/nvToolsExt.h>
+#endif
+
+#include <algorithm>
 
 #include "apps/train_step.h"
+#include "cuda/backend.h"
 #include "cuda/runtime.h"
+#include "cuda/trace.h"
 #include "nn/init.h"
 #include "ssl/simclr.h"
 #include "ssl/supervised.h"
@@ -85,6 +92,20 @@ TEST_F(CudaTest, SimclrStepsGiveTheCpusLosses) {
       [] { return std::make_unique<Simclr>(small_network(), SimclrOptions{.temperature = 0.5}); },
       2);
 }
+
+#if defined(FACET_CUDA_EMULATED)
+TEST_F(CudaTest, TracedOperationsAreRanges) {
+  Backend* const plain = install_backend(DeviceType::cuda, &cuda::traced(cuda_backend()));
+  const Tensor x = Tensor::full({4}, 2.0, DType::f32, kCuda);
+  EXPECT_EQ(ops::square(x).to_vector<float>(), std::vector<float>(4, 4.0f));
+  EXPECT_THROW(x.backend().matmul(x, x, {}, {}, const_cast<Tensor&>(x)), std::exception);
+  install_backend(DeviceType::cuda, plain);
+  const std::vector<std::string>& names = emu::ranges().pushed;
+  for (const char* name : {"fill", "unary", "matmul"})
+    EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
+  EXPECT_EQ(emu::ranges().open, 0);
+}
+#endif
 
 // ---- recorded work
 

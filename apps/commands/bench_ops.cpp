@@ -315,15 +315,15 @@ std::string render_page(const Json& about, const Ceilings& ceilings,
   }
   page.raw(
       "</div><div class=\"wide\"><table class=\"sortable\"><thead><tr><th>operation</th>"
-      "<th>shapes</th><th>pass</th><th>type</th><th>ms</th><th>GB/s</th><th>TFLOP/s</th>"
-      "<th>% of the possible</th><th>others, times as long</th></tr></thead><tbody>");
+      "<th>pass</th><th>type</th><th>ms</th><th>GB/s</th><th>TFLOP/s</th>"
+      "<th>% of the possible</th><th>others, times as "
+      "long</th><th>shapes</th></tr></thead><tbody>");
   for (const OpTime& time : times)
     page.add(
-        "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.4f}</td><td>{:.1f}</td>"
-        "<td>{:.3f}</td><td>{:.0f}</td><td>{}</td></tr>",
-        time.op, html_escape(time.shapes), time.pass, name(time.dtype),
-        time.milliseconds.front().second, time.gb_per_s, time.tflop_per_s, 100 * time.share,
-        others(time));
+        "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.4f}</td><td>{:.1f}</td><td>{:.3f}</td>"
+        "<td>{:.0f}</td><td>{}</td><td>{}</td></tr>",
+        time.op, time.pass, name(time.dtype), time.milliseconds.front().second, time.gb_per_s,
+        time.tflop_per_s, 100 * time.share, others(time), html_escape(time.shapes));
   page.raw("</tbody></table></div>");
   return page.finish();
 }
