@@ -61,26 +61,35 @@ def main():
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--start", required=True)
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32",
+                        help="bf16: autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
 
     tensors = read_safetensors(args.start)
     x, labels = tensors.pop("input"), tensors.pop("labels")
     assert x.shape == (args.batch_size, 3, args.image_size, args.image_size), x.shape
     network = make_network(args, len(tensors["fc.bias"]))
     network.load_state_dict(tensors)
-    network.train()
+    network = network.to(args.device).train()
+    x, labels = x.to(args.device), labels.to(args.device)
     if args.channels_last:
         network = network.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), args.lr, momentum=0.9, weight_decay=1e-4)
+    forward = torch.compile(network) if args.compile else network
+    autocast = torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16")
 
     start_up, first_step = seconds_since_start(), None
     seconds, losses = [], []
     for step in range(args.warmup_steps + args.steps):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(network(x), labels)
+        with autocast:
+            loss = torch.nn.functional.cross_entropy(forward(x), labels)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
