@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "tensor/serialize.h"
 #include "tests/program.h"
@@ -223,6 +225,86 @@ TEST_F(RunTest, TheStudyGoesFromPicturesToReportAndContinues) {
   EXPECT_EQ(again.out, outcome.out);
   EXPECT_EQ(again.err.find("measuring"), std::string::npos) << again.err;
 }
+
+#if defined(FACET_CUDA)
+// Losses of a run, step by step.
+std::vector<double> losses_of(const fs::path& run) {
+  std::vector<double> losses;
+  std::istringstream lines(read_file(run / "metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);)
+    losses.push_back(nlohmann::json::parse(line)["loss"].get<double>());
+  return losses;
+}
+void expect_close(const std::vector<double>& got, const std::vector<double>& want, double tolerance,
+                  const std::string& what) {
+  ASSERT_EQ(got.size(), want.size()) << what;
+  for (size_t step = 0; step < want.size(); ++step)
+    EXPECT_NEAR(got[step], want[step], tolerance * want[step]) << what << ", step " << step;
+}
+
+// Pretraining from scratch, then injection, evaluation and measurement from the same networks.
+TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
+  if (!fs::exists("/usr/share/datasets/fashion-mnist"))
+    GTEST_SKIP() << "dataset-fashion-mnist is not installed";
+  const auto study = [&](const std::string& device) {
+    const Outcome outcome = run({"reproduce",
+                                 "--fast",
+                                 "--device",
+                                 device,
+                                 "--output",
+                                 path(device),
+                                 "--per-class",
+                                 "2",
+                                 "--batch-size",
+                                 "10",
+                                 "--simclr-batch-size",
+                                 "10",
+                                 "--width",
+                                 "4",
+                                 "--image-size",
+                                 "16",
+                                 "--test",
+                                 "20",
+                                 "--task-train",
+                                 "40",
+                                 "--task-test",
+                                 "20",
+                                 "--threads",
+                                 "1",
+                                 "--supervised-lr",
+                                 "0.01",
+                                 "--simclr-lr",
+                                 "0.01",
+                                 "--inject-lr",
+                                 "0.003"});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+  };
+  study("cpu");
+  for (const char* name : {"supervised", "simclr"}) {
+    // From scratch with the same settings. What rounding does to a step grows in the next.
+    const Outcome outcome =
+        run({"pretrain", "--recipe", path("cpu/") + name + "/config.toml", "--device", "cuda",
+             "--output", path(name), "--log-interval", "1"});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    expect_close(losses_of(path(name)), losses_of(path("cpu/") + name), 1e-2, name);
+    const auto got = losses_of(path(name)), want = losses_of(path("cpu/") + name);
+    EXPECT_NEAR(got[0], want[0], 1e-5 * want[0]) << name;
+    make_folder(path("cuda"));
+    fs::copy(path("cpu/") + name, path("cuda/") + name, fs::copy_options::recursive);
+  }
+  study("cuda");
+  for (const char* name : {"supervised-T1", "supervised-T4", "supervised-Tinf", "simclr-T1",
+                           "simclr-T4", "simclr-Tinf"})
+    expect_close(losses_of(path("cuda/") + name), losses_of(path("cpu/") + name), 1e-2, name);
+  const auto models = [&](const std::string& device) {
+    return nlohmann::json::parse(read_file(path(device + "/results.json")))["models"];
+  };
+  const auto got = models("cuda"), want = models("cpu");
+  for (size_t i = 0; i < want.size(); ++i)
+    for (const char* key : {"clustering_diversity", "spectral_diversity"})
+      EXPECT_NEAR(got[i][key].get<double>(), want[i][key].get<double>(), 1e-3) << key << i;
+}
+#endif
 
 }  // namespace
 }  // namespace facet
