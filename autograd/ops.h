@@ -69,6 +69,10 @@ Variable log_softmax(const Variable& x);
 Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoothing = 0.0);
 // Mean over rows of -sum_k target_k log softmax(logits)_k.
 Variable soft_cross_entropy(const Variable& logits, const Tensor& targets);
+// Contrastive losses: logits (anchors, candidates), labels i64 that say which columns are positives
+// of which rows, the rest as in backend.def. Returns one loss a row.
+Variable contrastive_loss(const Variable& logits, const Variable& positive,
+                          const Tensor& row_labels, const Tensor& column_labels, int64_t self = -1);
 
 // ---- memory for time (Chen et al. 2016)
 // Runs `body` without recording and runs it again during backward(), so that only its inputs are

@@ -549,6 +549,48 @@ Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, 
   return dlogits;
 }
 
+namespace {
+void check_contrast(const Tensor& logits, const Tensor& positive, const Tensor& row_labels,
+                    const Tensor& column_labels, int64_t self, const char* op) {
+  check_floating(logits, op);
+  FACET_CHECK(logits.rank() == 2 && logits.numel() > 0, op,
+              "expected logits (anchors, candidates), got {}", logits.shape());
+  if (positive.defined()) {
+    check_same_kind(logits, positive, op);
+    check_shape(positive, {logits.rows()}, "positive", op);
+  }
+  check_vector(row_labels, logits.rows(), DType::i64, "the anchors' labels", op);
+  check_vector(column_labels, logits.cols(), DType::i64, "the candidates' labels", op);
+  FACET_CHECK(self >= -1 && self + logits.rows() <= logits.cols() + (self < 0 ? logits.rows() : 0),
+              op, "expected anchors from column {} on, got {} of {} columns", self, logits.rows(),
+              logits.cols());
+}
+}  // namespace
+
+CrossEntropy contrastive_loss(const Tensor& logits, const Tensor& positive,
+                              const Tensor& row_labels, const Tensor& column_labels, int64_t self) {
+  check_contrast(logits, positive, row_labels, column_labels, self, "contrastive_loss");
+  const DType acc = acc_dtype(logits.dtype());
+  CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
+                 Tensor::empty({logits.rows()}, acc, logits.device())};
+  logits.backend().contrastive_loss(logits, positive, row_labels, column_labels, self, r.loss,
+                                    r.lse);
+  return r;
+}
+
+ContrastiveGrads contrastive_loss_backward(const Tensor& logits, const Tensor& positive,
+                                           const Tensor& row_labels, const Tensor& column_labels,
+                                           int64_t self, const Tensor& lse, const Tensor& dloss) {
+  constexpr const char* kOp = "contrastive_loss_backward";
+  check_contrast(logits, positive, row_labels, column_labels, self, kOp);
+  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss", kOp);
+  ContrastiveGrads g{Tensor::empty_like(logits),
+                     positive.defined() ? Tensor::empty_like(positive) : Tensor()};
+  logits.backend().contrastive_loss_backward(logits, positive, row_labels, column_labels, self, lse,
+                                             dloss, g.dlogits, g.dpositive);
+  return g;
+}
+
 // ---- moving elements
 
 Tensor gather_rows(const Tensor& x, const Tensor& index) {

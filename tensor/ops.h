@@ -105,6 +105,15 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& labels, double
 CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets);
 Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, const Tensor& lse,
                                    const Tensor& dloss);
+// Anchors against candidates, see backend.def; positive may be undefined.
+CrossEntropy contrastive_loss(const Tensor& logits, const Tensor& positive,
+                              const Tensor& row_labels, const Tensor& column_labels, int64_t self);
+struct ContrastiveGrads {
+  Tensor dlogits, dpositive;
+};
+ContrastiveGrads contrastive_loss_backward(const Tensor& logits, const Tensor& positive,
+                                           const Tensor& row_labels, const Tensor& column_labels,
+                                           int64_t self, const Tensor& lse, const Tensor& dloss);
 
 // ---- moving elements
 Tensor gather_rows(const Tensor& x, const Tensor& index);  // along axis 0

@@ -92,6 +92,58 @@ void add_cross_entropy(OpTable& table, int64_t rows, int64_t classes, double smo
             }}}});
 }
 
+// Few labels, so that rows have several positives, one or none.
+void add_contrastive(OpTable& table, int64_t rows, int64_t cols, int64_t classes, int64_t self,
+                     bool beside) {
+  std::vector<Input> inputs = {real({rows, cols}, -4, 4), integers(rows, 0, classes),
+                               integers(cols, 0, classes)};
+  if (beside) inputs.push_back(real({rows}, -4, 4));
+  table.push_back(
+      {.name = fmt::format("contrastive_loss_{}_{}_{}{}{}", rows, cols, classes,
+                           self < 0 ? "" : fmt::format("_self_{}", self), beside ? "_beside" : ""),
+       .inputs = inputs,
+       .run = one_output([=](const VariableList& in) {
+         return contrastive_loss(in[0], beside ? in[3] : Variable(), in[1].value(), in[2].value(),
+                                 self);
+       }),
+       .reference = one_tensor([=](const TensorList& in) {
+         return tabulate({rows}, [&](int64_t row) {
+           const double* x = in[0].data<double>() + row * cols;
+           std::vector<double> all, positives;
+           for (int64_t i = 0; i < cols; ++i) {
+             if (self >= 0 && i == row + self) continue;
+             all.push_back(x[i]);
+             if (in[2].data<int64_t>()[i] == in[1].data<int64_t>()[row]) positives.push_back(x[i]);
+           }
+           if (beside) {
+             all.push_back(in[3].data<double>()[row]);
+             positives.push_back(all.back());
+           }
+           if (positives.empty()) return 0.0;
+           double mean = 0;
+           for (const double v : positives) mean += v / static_cast<double>(positives.size());
+           return log_sum_exp(all.data(), static_cast<int64_t>(all.size())) - mean;
+         });
+       }),
+       .terms = static_cast<double>(cols),
+       .grad_terms = static_cast<double>(cols),
+       .errors = {{"contrastive_loss",
+                   [] {
+                     const Tensor labels = Tensor::zeros({2}, DType::i64);
+                     contrastive_loss(Variable(Tensor::zeros({2, 3})), {}, labels, labels);
+                   }},
+                  {"contrastive_loss",
+                   [] {
+                     const Tensor labels = Tensor::zeros({2}, DType::i64);
+                     contrastive_loss(Variable(Tensor::zeros({2, 2})), {}, labels, labels, 1);
+                   }},
+                  {"contrastive_loss", [] {
+                     const Tensor labels = Tensor::zeros({2}, DType::i64);
+                     contrastive_loss(Variable(Tensor::zeros({2, 2})), Variable(Tensor::zeros({3})),
+                                      labels, labels);
+                   }}}});
+}
+
 void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const Input& targets) {
   const bool normalised = targets.kind == Input::Kind::probability;
   table.push_back(
@@ -125,6 +177,13 @@ void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const
 }  // namespace
 
 void add_loss_cases(OpTable& table) {
+  add_contrastive(table, 1, 1, 1, -1, true);
+  add_contrastive(table, 7, 31, 3, -1, false);
+  add_contrastive(table, 8, 8, 4, 0, false);
+  add_contrastive(table, 4, 33, 20, 12, false);
+  add_contrastive(table, 5, 1025, 2000, -1, true);
+  set_bench(table, "contrastive_loss_8_8_4_self_0",
+            {real({512, 512}, -4, 4), integers(512, 0, 256), integers(512, 0, 256)});
   for (const bool log : {false, true}) {
     for (const int64_t cols : {1, 7, 31, 33, 1023, 1025}) add_softmax(table, log, {5, cols}, 4);
     add_softmax(table, log, {2051, 33}, 4);

@@ -1,5 +1,5 @@
-// Kernels over rows x C: normalisation to unit length, softmax and cross entropy. A block takes
-// rows in strides; sums are kept in acc precision.
+// Kernels over rows x C: normalisation to unit length, softmax, cross entropy and contrastive
+// losses. A block takes rows in strides; sums are kept in acc precision.
 #include "cuda/kernels/common.cuh"
 
 namespace facet {
@@ -181,6 +181,89 @@ __global__ void soft_cross_entropy_backward_kernel(const T* logits, const T* tar
   }
 }
 
+// What contrastive losses know of their columns; see backend.def. positive: undefined is nullptr.
+template <typename T>
+struct Contrast {
+  const T *logits, *positive;
+  const int64_t *row_labels, *column_labels;
+  int64_t self, rows, cols;
+
+  __device__ bool counts(int64_t row, int64_t i) const { return self < 0 || i != row + self; }
+  __device__ bool is_positive(int64_t row, int64_t i) const {
+    return column_labels[i] == row_labels[row] && counts(row, i);
+  }
+};
+
+template <typename T>
+__global__ void contrastive_loss_kernel(const __grid_constant__ Contrast<T> c, acc_t<T>* loss,
+                                        acc_t<T>* lse) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < c.rows; row += gridDim.x) {
+    const T* const x = c.logits + row * c.cols;
+    const A lowest = -std::numeric_limits<A>::infinity();
+    const A beside = c.positive ? widen(c.positive[row]) : lowest;
+    A largest = beside;
+    for (int64_t i = threadIdx.x; i < c.cols; i += blockDim.x)
+      if (c.counts(row, i)) largest = Max{}(largest, widen(x[i]));
+    largest = block_reduce(largest, Max{}, lowest, scratch);
+    A sum = row_sum<A>(c.cols, scratch, [&](int64_t i) {
+      return c.counts(row, i) ? std::exp(widen(x[i]) - largest) : A(0);
+    });
+    A positives = row_sum<A>(c.cols, scratch, [&](int64_t i) {
+      return c.is_positive(row, i) ? widen(x[i]) - largest : A(0);
+    });
+    A count =
+        row_sum<A>(c.cols, scratch, [&](int64_t i) { return A(c.is_positive(row, i) ? 1 : 0); });
+    if (c.positive) {
+      sum += std::exp(beside - largest);
+      positives += beside - largest;
+      count += A(1);
+    }
+    if (threadIdx.x == 0) {
+      const A log_sum = std::log(sum);
+      loss[row] = count > A(0) ? log_sum - positives / count : A(0);
+      lse[row] = largest + log_sum;
+    }
+  }
+}
+
+// d logits = dloss (softmax - [positive] / |P|)
+template <typename T>
+__global__ void contrastive_loss_backward_kernel(const __grid_constant__ Contrast<T> c,
+                                                 const acc_t<T>* lse, const acc_t<T>* dloss,
+                                                 T* dlogits, T* dpositive) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(A, scratch, 32);
+  for (int64_t row = blockIdx.x; row < c.rows; row += gridDim.x) {
+    const A count =
+        row_sum<A>(c.cols, scratch, [&](int64_t i) { return A(c.is_positive(row, i) ? 1 : 0); }) +
+        (c.positive ? A(1) : A(0));
+    const A factor = count > A(0) ? dloss[row] : A(0), shift = lse[row];
+    const A share = count > A(0) ? A(1) / count : A(0);
+    for (int64_t i = threadIdx.x; i < c.cols; i += blockDim.x) {
+      const A softmax =
+          c.counts(row, i) ? std::exp(widen(c.logits[row * c.cols + i]) - shift) : A(0);
+      dlogits[row * c.cols + i] =
+          static_cast<T>(factor * (softmax - (c.is_positive(row, i) ? share : A(0))));
+    }
+    if (c.positive && threadIdx.x == 0)
+      dpositive[row] = static_cast<T>(factor * (std::exp(widen(c.positive[row]) - shift) - share));
+  }
+}
+
+template <typename T>
+Contrast<T> contrast(const Tensor& logits, const Tensor& positive, const Tensor& row_labels,
+                     const Tensor& column_labels, int64_t self) {
+  return {logits.data<T>(),
+          positive.defined() ? positive.data<T>() : nullptr,
+          row_labels.data<int64_t>(),
+          column_labels.data<int64_t>(),
+          self,
+          logits.rows(),
+          logits.cols()};
+}
+
 // A block for every row of t, with as many threads as the row keeps busy.
 template <auto Kernel, typename... Arguments>
 void launch_rows(const Tensor& t, Arguments&&... arguments) {
@@ -265,6 +348,30 @@ void CudaBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor
     launch_rows<soft_cross_entropy_backward_kernel<T>>(
         logits, logits.data<T>(), targets.data<T>(), logits.rows(), logits.cols(),
         lse.data<acc_t<T>>(), dloss.data<acc_t<T>>(), dlogits.data<T>());
+  });
+}
+
+void CudaBackend::contrastive_loss(const Tensor& logits, const Tensor& positive,
+                                   const Tensor& row_labels, const Tensor& column_labels,
+                                   int64_t self, Tensor& loss, Tensor& lse) {
+  dispatch_floating(logits.dtype(), "contrastive_loss", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<contrastive_loss_kernel<T>>(
+        logits, contrast<T>(logits, positive, row_labels, column_labels, self),
+        loss.data<acc_t<T>>(), lse.data<acc_t<T>>());
+  });
+}
+
+void CudaBackend::contrastive_loss_backward(const Tensor& logits, const Tensor& positive,
+                                            const Tensor& row_labels, const Tensor& column_labels,
+                                            int64_t self, const Tensor& lse, const Tensor& dloss,
+                                            Tensor& dlogits, Tensor& dpositive) {
+  dispatch_floating(logits.dtype(), "contrastive_loss_backward", [&](auto tag) {
+    using T = decltype(tag);
+    launch_rows<contrastive_loss_backward_kernel<T>>(
+        logits, contrast<T>(logits, positive, row_labels, column_labels, self),
+        lse.data<acc_t<T>>(), dloss.data<acc_t<T>>(), dlogits.data<T>(),
+        positive.defined() ? dpositive.data<T>() : nullptr);
   });
 }
 

@@ -1,4 +1,5 @@
-// Kernels over rows x C: normalisation to unit length, softmax and cross entropy.
+// Kernels over rows x C: normalisation to unit length, softmax, cross entropy and contrastive
+// losses.
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/loops.h"
 
@@ -198,6 +199,83 @@ void CpuBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor&
 #pragma omp simd
       for (int64_t i = 0; i < cols; ++i)
         to[i] = static_cast<T>(factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
+    });
+  });
+}
+
+namespace {
+
+// One anchor and its candidates: which columns count, and which are positives.
+struct Candidates {
+  const int64_t* labels;
+  int64_t label, self;  // self: a column, or one that does not exist
+  bool counts(int64_t i) const { return i != self; }
+  bool is_positive(int64_t i) const { return labels[i] == label && i != self; }
+};
+Candidates candidates_of(const Tensor& row_labels, const Tensor& column_labels, int64_t self,
+                         int64_t row) {
+  return {column_labels.data<int64_t>(), row_labels.data<int64_t>()[row],
+          self < 0 ? -1 : row + self};
+}
+
+}  // namespace
+
+void CpuBackend::contrastive_loss(const Tensor& logits, const Tensor& positive,
+                                  const Tensor& row_labels, const Tensor& column_labels,
+                                  int64_t self, Tensor& loss, Tensor& lse) {
+  dispatch_floating(logits.dtype(), "contrastive_loss", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const int64_t cols = logits.cols();
+    const A lowest = -std::numeric_limits<A>::infinity();
+    for_each_row(logits.rows(), cols, [&](int64_t row) {
+      const T* x = logits.data<T>() + row * cols;
+      const Candidates c = candidates_of(row_labels, column_labels, self, row);
+      const A beside = positive.defined() ? widen(positive.data<T>()[row]) : lowest;
+      const A largest = std::max(
+          beside, max_term<A>(cols, [=](int64_t i) { return c.counts(i) ? widen(x[i]) : lowest; }));
+      A sum = sum_terms<A>(
+          0, cols, [=](int64_t i) { return c.counts(i) ? std::exp(widen(x[i]) - largest) : A(0); });
+      A positives = sum_terms<A>(
+          0, cols, [=](int64_t i) { return c.is_positive(i) ? widen(x[i]) - largest : A(0); });
+      A count = sum_terms<A>(0, cols, [=](int64_t i) { return A(c.is_positive(i)); });
+      if (positive.defined()) {
+        sum += std::exp(beside - largest);
+        positives += beside - largest;
+        count += 1;
+      }
+      const A log_sum = std::log(sum);
+      loss.data<A>()[row] = count > 0 ? log_sum - positives / count : A(0);
+      lse.data<A>()[row] = largest + log_sum;
+    });
+  });
+}
+
+// d logits = dloss (softmax - [positive] / |P|)
+void CpuBackend::contrastive_loss_backward(const Tensor& logits, const Tensor& positive,
+                                           const Tensor& row_labels, const Tensor& column_labels,
+                                           int64_t self, const Tensor& lse, const Tensor& dloss,
+                                           Tensor& dlogits, Tensor& dpositive) {
+  dispatch_floating(logits.dtype(), "contrastive_loss_backward", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const int64_t cols = logits.cols();
+    for_each_row(logits.rows(), cols, [&](int64_t row) {
+      const T* x = logits.data<T>() + row * cols;
+      T* to = dlogits.data<T>() + row * cols;
+      const Candidates c = candidates_of(row_labels, column_labels, self, row);
+      const A count = sum_terms<A>(0, cols, [=](int64_t i) { return A(c.is_positive(i)); }) +
+                      (positive.defined() ? A(1) : A(0));
+      const A factor = count > 0 ? dloss.data<A>()[row] : A(0);
+      const A share = count > 0 ? A(1) / count : A(0), shift = lse.data<A>()[row];
+#pragma omp simd
+      for (int64_t i = 0; i < cols; ++i) {
+        const A softmax = c.counts(i) ? std::exp(widen(x[i]) - shift) : A(0);
+        to[i] = static_cast<T>(factor * (softmax - (c.is_positive(i) ? share : A(0))));
+      }
+      if (positive.defined())
+        dpositive.data<T>()[row] =
+            static_cast<T>(factor * (std::exp(widen(positive.data<T>()[row]) - shift) - share));
     });
   });
 }
