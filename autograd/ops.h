@@ -5,6 +5,7 @@
 #include <span>
 
 #include "autograd/variable.h"
+#include "tensor/comm.h"
 
 namespace facet {
 
@@ -43,6 +44,8 @@ Variable narrow(const Variable& x, int64_t start, int64_t length);  // rows of a
 Variable concat(std::span<const Variable> parts);                   // along axis 0
 Variable gather_rows(const Variable& x, const Tensor& index);
 Variable scatter_add_rows(const Variable& x, const Tensor& index, const Shape& out_shape);
+// The rows of all ranks; every rank's use of them reaches their owner's gradient.
+Variable all_gather(const Variable& x, Comm& comm);
 
 // ---- linear
 Variable matmul(const Variable& a, const Variable& b, bool trans_a = false, bool trans_b = false);

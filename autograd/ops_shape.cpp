@@ -74,4 +74,14 @@ Variable scatter_add_rows(const Variable& x, const Tensor& index, const Shape& o
       [index](const Tensor& dy) -> TensorList { return {ops::gather_rows(dy, index)}; });
 }
 
+Variable all_gather(const Variable& x, Comm& comm) {
+  if (comm.size() == 1) return x;
+  return Variable::result("all_gather", comm.all_gather(x.value()), {x},
+                          [&comm, rows = x.dim(0)](const Tensor& dy) -> TensorList {
+                            Tensor all = dy.clone();
+                            comm.all_reduce(all);
+                            return {all.narrow(comm.rank() * rows, rows)};
+                          });
+}
+
 }  // namespace facet

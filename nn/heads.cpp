@@ -7,9 +7,10 @@ ProjectionHead::ProjectionHead(const ProjectionOptions& o) {
               o.num_layers);
   for (int i = 0; i < o.num_layers; ++i) {
     const bool last = i + 1 == o.num_layers;
+    const bool norms = o.form == ProjectionForm::norms;
     linear_.push_back(
-        std::make_unique<Linear>(i == 0 ? o.in : o.hidden, last ? o.out : o.hidden, !o.batch_norm));
-    if (o.batch_norm)
+        std::make_unique<Linear>(i == 0 ? o.in : o.hidden, last ? o.out : o.hidden, !norms));
+    if (norms || (o.form == ProjectionForm::hidden_norm && !last))
       norm_.push_back(std::make_unique<BatchNorm>(last ? o.out : o.hidden, !last, !last));
   }
 }
@@ -18,7 +19,7 @@ Variable ProjectionHead::operator()(const Variable& x) {
   Variable y = x;
   for (size_t i = 0; i < linear_.size(); ++i) {
     y = (*linear_[i])(y);
-    if (!norm_.empty())
+    if (i < norm_.size())
       y = (*norm_[i])(y);
     else if (i + 1 < linear_.size())
       y = relu(y);
@@ -29,7 +30,7 @@ Variable ProjectionHead::operator()(const Variable& x) {
 void ProjectionHead::visit(ModuleVisitor& v) {
   for (size_t i = 0; i < linear_.size(); ++i) {
     v("layer" + std::to_string(i), *linear_[i]);
-    if (!norm_.empty()) v("bn" + std::to_string(i), *norm_[i]);
+    if (i < norm_.size()) v("bn" + std::to_string(i), *norm_[i]);
   }
 }
 

@@ -8,12 +8,17 @@
 
 namespace facet {
 
+enum class ProjectionForm : uint8_t {
+  norms,        // the official SimCLR code: a batch norm after every layer instead of biases, the
+                // last one without offset
+  hidden_norm,  // SwAV: Linear-BatchNorm-ReLU-Linear with biases
+  plain,        // MoCo v2, SupCon, VISSL's SimCLR: Linear-ReLU-Linear with biases
+};
+
 struct ProjectionOptions {
   int64_t in = 2048, hidden = 2048, out = 128;
   int num_layers = 2;  // SimCLR v1 has 2, v2 has 3
-  // The official SimCLR code puts a batch norm after every layer, drops the layers' biases, and
-  // gives the last norm no offset. Without it: plain Linear-ReLU-Linear with biases (VISSL).
-  bool batch_norm = true;
+  ProjectionForm form = ProjectionForm::norms;
 };
 
 // rows x in -> rows x out (Chen et al. 2020, section 2.1), not normalised.

@@ -62,10 +62,20 @@ void BatchNorm::visit(ModuleVisitor& v) {
   v("num_batches_tracked", num_batches_tracked);
 }
 
-void set_update_running(Module& module, bool on) {
-  for_each_module(module, [on](Module& m) {
-    if (auto* norm = dynamic_cast<BatchNorm*>(&m)) norm->set_update_running(on);
+namespace {
+void for_each_norm(Module& module, const std::function<void(BatchNorm&)>& f) {
+  for_each_module(module, [&](Module& m) {
+    if (auto* norm = dynamic_cast<BatchNorm*>(&m)) f(*norm);
   });
+}
+}  // namespace
+
+void set_update_running(Module& module, bool on) {
+  for_each_norm(module, [on](BatchNorm& norm) { norm.set_update_running(on); });
+}
+
+void set_norm_splits(Module& module, int splits) {
+  for_each_norm(module, [splits](BatchNorm& norm) { norm.set_splits(splits); });
 }
 
 }  // namespace facet

@@ -41,6 +41,8 @@ class BatchNorm final : public Module {
   void visit(ModuleVisitor& v) override;
   // Whether training forwards move the running statistics (the default).
   void set_update_running(bool on) { args_.update_running = on; }
+  // In training, statistics of each of so many runs of samples instead of the whole batch.
+  void set_splits(int splits) { args_.splits = splits; }
 
   Variable weight, bias;
   Tensor running_mean, running_var, num_batches_tracked;  // the last: i64 scalar
@@ -51,5 +53,6 @@ class BatchNorm final : public Module {
 
 // The same for every batch norm in the module.
 void set_update_running(Module& module, bool on);
+void set_norm_splits(Module& module, int splits);
 
 }  // namespace facet

@@ -16,6 +16,13 @@ std::vector<ParamGroup> Objective::groups(double weight_decay) {
 
 double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t) {
   backward(loss);
+  if (comm_->size() > 1)
+    for (ParamGroup& group : optimizer.groups())
+      for (auto& [name, parameter] : group.parameters)
+        if (Tensor& gradient = parameter.grad(); gradient.defined()) {
+          comm_->all_reduce(gradient);
+          ops::scale_(gradient, 1.0 / comm_->size());
+        }
   return check_finite(loss.value(), optimizer, t);
 }
 

@@ -8,6 +8,7 @@
 #include "data/batch.h"
 #include "nn/resnet.h"
 #include "optim/optimizer.h"
+#include "tensor/comm.h"
 
 namespace facet {
 
@@ -31,6 +32,12 @@ class Objective : public Module {
   virtual bool replayable() const { return false; }
   // After the optimiser's step: momentum networks, queues, centres, prototypes.
   virtual void after_step(int64_t step) { (void)step; }
+  // The ranks that work on one batch together; alone unless said.
+  void set_comm(Comm& comm) { comm_ = &comm; }
+  // Throws a UsageError where batches of this size cannot be trained on.
+  virtual void check_batch(int64_t batch_size) const { (void)batch_size; }
+  // After initialize(): momentum networks become copies, queues and centres start.
+  virtual void begin(uint64_t seed) { (void)seed; }
   // The loss when all embeddings are equal, which a healthy run leaves behind.
   virtual double collapse_loss(int64_t batch_size) const = 0;
   // Values worth logging beside the loss, of the last batch.
@@ -45,8 +52,10 @@ class Objective : public Module {
   static double check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t);
 
  protected:
-  // backward() and check_finite().
-  static double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t);
+  // backward(), the mean of the gradients over the ranks, and check_finite().
+  double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t);
+
+  Comm* comm_ = &single_rank();
 };
 
 // Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the

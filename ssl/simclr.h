@@ -5,15 +5,10 @@
 #include <memory>
 
 #include "nn/heads.h"
+#include "ssl/contrastive.h"
 #include "ssl/objective.h"
 
 namespace facet {
-
-// NT-Xent (equation 1 of the paper), mean over all 2N anchors. h (2N, D): the N first views, then
-// their N second views, not normalised. Each anchor has 2N - 1 candidates, one of them positive.
-// The official TensorFlow code returns twice this value. One node that keeps a single (2N, 2N) f32
-// matrix (f64 for f64 input).
-Variable nt_xent(const Variable& h, double temperature);
 
 struct SimclrOptions {
   double temperature = 0.1;  // 0.5 on CIFAR

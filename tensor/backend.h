@@ -49,6 +49,9 @@ struct BatchNormArgs {
   bool relu = false;             // fuse the ReLU that follows
   bool update_running = true;    // training forward only
   bool batch_statistics = true;  // backward only: mean and rstd came from this batch
+  // Training: the batch is cut into this many runs of samples, each with statistics of its own, as
+  // if each were on a device of its own; the running ones get the mean. Done above the backends.
+  int splits = 1;
 };
 
 // torch.optim.SGD: d = grad + weight_decay * w; buffer = first ? d : momentum * buffer + d;

@@ -422,12 +422,38 @@ BatchNorm batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor
                            const Tensor& beta, Tensor& running_mean, Tensor& running_var,
                            const BatchNormArgs& args) {
   check_batch_norm(x, residual, gamma, beta, running_mean, running_var, "batch_norm");
-  FACET_CHECK(x.rows() > 1, "batch_norm",
-              "expected more than one value per channel when training, got {}", x.shape());
-  BatchNorm r{Tensor::empty_like(x), Tensor::empty_like(gamma), Tensor::empty_like(gamma),
-              relu_mask(x, args)};
-  x.backend().batch_norm_train(x, residual, gamma, beta, args, r.y, r.mean, r.rstd, running_mean,
-                               running_var, r.mask);
+  const int64_t splits = args.splits;
+  FACET_CHECK(splits >= 1 && x.dim(0) % splits == 0, "batch_norm",
+              "expected a batch that {} splits divide, got {}", splits, x.shape());
+  FACET_CHECK(x.rows() > splits, "batch_norm",
+              "expected more than one value per channel when training, got {} in {} splits",
+              x.shape(), splits);
+  const auto statistics = [&] {
+    return Tensor::empty({splits * x.cols()}, gamma.dtype(), x.device());
+  };
+  const int64_t mask_bytes = (x.numel() / splits + 7) / 8;
+  BatchNorm r{Tensor::empty_like(x), statistics(), statistics(),
+              args.relu ? Tensor::empty({splits * mask_bytes}, DType::u8, x.device()) : Tensor()};
+  if (splits == 1) {
+    x.backend().batch_norm_train(x, residual, gamma, beta, args, r.y, r.mean, r.rstd, running_mean,
+                                 running_var, r.mask);
+    return r;
+  }
+  const Tensor old_mean = running_mean.clone(), old_var = running_var.clone();
+  Tensor mean_sum = Tensor::zeros_like(running_mean), var_sum = Tensor::zeros_like(running_var);
+  for (int64_t split = 0; split < splits; ++split) {
+    const auto part = [&](const Tensor& t) {
+      return t.defined() ? t.narrow(split * (t.dim(0) / splits), t.dim(0) / splits) : t;
+    };
+    Tensor y = part(r.y), mean = part(r.mean), rstd = part(r.rstd), mask = part(r.mask);
+    Tensor moved_mean = old_mean.clone(), moved_var = old_var.clone();
+    x.backend().batch_norm_train(part(x), part(residual), gamma, beta, args, y, mean, rstd,
+                                 moved_mean, moved_var, mask);
+    add_(mean_sum, moved_mean, 1.0 / static_cast<double>(splits));
+    add_(var_sum, moved_var, 1.0 / static_cast<double>(splits));
+  }
+  running_mean.copy_(mean_sum);
+  running_var.copy_(var_sum);
   return r;
 }
 
@@ -451,8 +477,20 @@ BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tens
   check_shape(dy, x.shape(), "dy", "batch_norm_backward");
   BatchNormGrads g{Tensor::empty_like(x), want_residual ? Tensor::empty_like(x) : Tensor(),
                    Tensor::empty_like(gamma), Tensor::empty_like(gamma)};
-  x.backend().batch_norm_backward(x, dy, gamma, mean, rstd, mask, args, g.dx, g.dresidual, g.dgamma,
-                                  g.dbeta);
+  const int64_t splits = mean.numel() / x.cols();  // 1 where the running statistics were used
+  for (int64_t split = 0; split < splits; ++split) {
+    const auto part = [&](const Tensor& t) {
+      return t.defined() ? t.narrow(split * (t.dim(0) / splits), t.dim(0) / splits) : t;
+    };
+    Tensor dx = part(g.dx), dresidual = part(g.dresidual);
+    Tensor dgamma = split == 0 ? g.dgamma : Tensor::empty_like(gamma);
+    Tensor dbeta = split == 0 ? g.dbeta : Tensor::empty_like(gamma);
+    x.backend().batch_norm_backward(part(x), part(dy), gamma, part(mean), part(rstd), part(mask),
+                                    args, dx, dresidual, dgamma, dbeta);
+    if (split == 0) continue;
+    add_(g.dgamma, dgamma);
+    add_(g.dbeta, dbeta);
+  }
   return g;
 }
 

@@ -210,7 +210,7 @@ TEST(ProjectionHead, OfficialAndPlainForms) {
   EXPECT_EQ(y.shape(), Shape({7, 4}));
   for (const double v : values(ops::reduce(ReduceOp::mean, y, 0))) EXPECT_NEAR(v, 0, 1e-6);
 
-  ProjectionHead plain({.in = 2, .hidden = 2, .out = 1, .batch_norm = false});
+  ProjectionHead plain({.in = 2, .hidden = 2, .out = 1, .form = ProjectionForm::plain});
   std::vector<NamedParameter> all = parameters(plain);
   ASSERT_EQ(all.size(), 4u);
   all[0].value.value().copy_(Tensor::from<float>({1, 0, 0, -1}).reshape({2, 2}));

@@ -1,0 +1,165 @@
+#include "ssl/swav.h"
+
+#include <cmath>
+
+namespace facet {
+
+// diag(u) exp(scores / epsilon) diag(v) with the scales u of samples and v of prototypes: the
+// matrix itself is written once before and once after the iterations.
+Tensor sinkhorn(const Tensor& scores, double epsilon, int iterations, Comm& comm) {
+  FACET_CHECK(scores.rank() == 2 && scores.numel() > 0, "sinkhorn",
+              "expected scores (samples, prototypes), got {}", scores.shape());
+  FACET_CHECK(epsilon > 0 && iterations >= 1, "sinkhorn",
+              "expected a positive epsilon and iterations, got {} and {}", epsilon, iterations);
+  const int64_t samples = scores.dim(0), prototypes = scores.dim(1);
+  const auto all = static_cast<double>(samples * comm.size());
+  const Tensor largest =
+      ops::reduce(ReduceOp::max, comm.all_gather(ops::reduce(ReduceOp::max, scores).reshape({1})));
+  const Tensor e = ops::exp(ops::affine(1.0 / epsilon, ops::sub(scores, largest), 0.0));
+  const auto inverse = [](const Tensor& sums, double factor) {
+    return ops::reciprocal(ops::affine(factor, sums, 0.0));
+  };
+  Tensor u = Tensor::full({samples, 1}, 1.0, scores.dtype(), scores.device()), v;
+  for (int i = 0; i < iterations; ++i) {
+    Tensor mass = ops::matmul(e, u, true, false);  // (K, 1)
+    comm.all_reduce(mass);
+    v = inverse(mass, static_cast<double>(prototypes));
+    u = inverse(ops::matmul(e, v), all);
+  }
+  return ops::mul(ops::mul(e, ops::affine(all, u, 0.0)), v.reshape({1, prototypes}));
+}
+
+Variable swapped_prediction(const Variable& scores, const TensorList& assignments,
+                            double temperature) {
+  FACET_CHECK(!assignments.empty() && scores.dim(0) % assignments[0].dim(0) == 0,
+              "swapped_prediction",
+              "expected scores (V B, K) and assignments (B, K), got {} and {}", scores.shape(),
+              assignments.empty() ? Shape{} : assignments[0].shape());
+  const int64_t samples = assignments[0].dim(0), crops = scores.dim(0) / samples;
+  const auto assigned = static_cast<int64_t>(assignments.size());
+  FACET_CHECK(crops >= 2 && assigned <= crops, "swapped_prediction",
+              "expected at least two crops, got {}", crops);
+  const Variable logits = affine(1.0 / temperature, scores);
+  Tensor every = assignments[0].clone();
+  for (size_t i = 1; i < assignments.size(); ++i) ops::add_(every, assignments[i]);
+  // Cross entropy is linear in its target: a crop is compared with the sum of all others' at once.
+  Variable total;
+  for (int64_t crop = 0; crop < crops; ++crop) {
+    const bool own = crop < assigned;
+    if (own && assigned == 1) continue;
+    const Tensor target = own ? ops::sub(every, assignments[static_cast<size_t>(crop)]) : every;
+    const Variable loss = soft_cross_entropy(narrow(logits, crop * samples, samples), target);
+    total = total.defined() ? total + loss : loss;
+  }
+  return affine(1.0 / static_cast<double>(assigned * (crops - 1)), total);
+}
+
+Swav::Swav(std::unique_ptr<Encoder> encoder, const SwavOptions& options)
+    : options_(options),
+      encoder_(std::move(encoder)),
+      head_({.in = encoder_->feature_dim(),
+             .hidden = encoder_->feature_dim(),
+             .out = options.projection_dim,
+             .form = ProjectionForm::hidden_norm}),
+      prototypes_(Tensor::zeros({options.prototypes, options.projection_dim}), true),
+      queue_rows_(Tensor::zeros({}, DType::i64)) {
+  if (options.prototypes < 2 || options.queue < 0)
+    throw UsageError(
+        fmt::format("SwAV: expected at least two prototypes and no negative queue, "
+                    "got {} and {}",
+                    options.prototypes, options.queue));
+  if (options.queue > 0) queue_ = Tensor::zeros({kAssigned, options.queue, options.projection_dim});
+}
+
+void Swav::begin(uint64_t) {
+  prototypes_.value().copy_(ops::l2_normalize(prototypes_.value()).y);
+  queue_rows_.zero_();
+  if (queue_.defined()) queue_.zero_();
+}
+
+void Swav::check_batch(int64_t batch_size) const {
+  if (options_.queue % batch_size != 0)
+    throw UsageError(
+        fmt::format("--queue: expected a multiple of the batch size, got {} with batches of {}",
+                    options_.queue, batch_size));
+}
+
+Variable Swav::loss(const Batch& batch, int64_t step) {
+  const size_t crops = batch.views.size();
+  FACET_CHECK(crops >= 2, "swav", "expected two crops or more a sample, got {}", crops);
+  // The encoder runs once for each run of crops of one size, the head once on all of them.
+  VariableList parts;
+  for (size_t first = 0; first < crops;) {
+    size_t last = first + 1;
+    while (last < crops && batch.views[last].shape() == batch.views[first].shape()) ++last;
+    parts.push_back(encoder_->features(
+        Variable(ops::concat(TensorList(batch.views.begin() + static_cast<ptrdiff_t>(first),
+                                        batch.views.begin() + static_cast<ptrdiff_t>(last))))));
+    first = last;
+  }
+  const Variable h = head_(parts.size() == 1 ? parts[0] : concat(parts));
+  last_embeddings_ = h.value();
+  const Variable z = l2_normalize(cast(h, acc_dtype(h.dtype())));
+  prototypes_.value().copy_(ops::l2_normalize(prototypes_.value()).y);
+  const Variable scores = linear(z, prototypes_, {});
+
+  const int64_t samples = batch.views[0].dim(0);
+  TensorList assignments;
+  newest_.clear();
+  const bool queued = queue_.defined() && step >= options_.queue_from &&
+                      *queue_rows_.data<int64_t>() == options_.queue;
+  for (int64_t i = 0; i < kAssigned; ++i) {
+    Tensor own = scores.value().narrow(i * samples, samples);
+    newest_.push_back(z.value().narrow(i * samples, samples));
+    if (!queued) {
+      assignments.push_back(sinkhorn(own, options_.epsilon, options_.iterations, *comm_));
+      continue;
+    }
+    const Tensor earlier = ops::matmul(queue_.narrow(i, 1).reshape({options_.queue, queue_.dim(2)}),
+                                       prototypes_.value(), false, true);
+    const Tensor all = ops::concat(TensorList{earlier, own});
+    assignments.push_back(sinkhorn(all, options_.epsilon, options_.iterations, *comm_)
+                              .narrow(options_.queue, samples));
+  }
+  return swapped_prediction(scores, assignments, options_.temperature);
+}
+
+double Swav::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
+                        double clip) {
+  optimizer.clear_grads();
+  const double value = guarded_backward(loss(batch, step), optimizer, step + 1);
+  if (step < options_.freeze_steps) prototypes_.clear_grad();  // no step, no decay, no momentum
+  optimizer.step(lr, step + 1, clip);
+  // Newest embeddings first; the oldest fall off.
+  if (queue_.defined() && step >= options_.queue_from) {
+    const int64_t n = newest_[0].dim(0), rest = options_.queue - n, width = queue_.dim(2);
+    for (int64_t i = 0; i < kAssigned; ++i) {
+      Tensor rows = queue_.narrow(i, 1).reshape({options_.queue, width});
+      const Tensor kept = rows.narrow(0, rest).clone();
+      rows.narrow(0, n).copy_(newest_[static_cast<size_t>(i)].cast(rows.dtype()));
+      if (rest > 0) rows.narrow(n, rest).copy_(kept);
+    }
+    int64_t& filled = *queue_rows_.data<int64_t>();
+    filled = std::min(options_.queue, filled + n);
+  }
+  return value;
+}
+
+double Swav::collapse_loss(int64_t) const {
+  return std::log(static_cast<double>(options_.prototypes));
+}
+
+std::vector<NamedMetric> Swav::metrics() const {
+  return last_embeddings_.defined() ? embedding_spread(last_embeddings_)
+                                    : std::vector<NamedMetric>{};
+}
+
+void Swav::visit(ModuleVisitor& v) {
+  v("encoder", *encoder_);
+  v("head", head_);
+  v("prototypes.weight", prototypes_);
+  v("queue", queue_);
+  v("queue_rows", queue_rows_);
+}
+
+}  // namespace facet

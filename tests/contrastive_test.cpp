@@ -1,0 +1,409 @@
+// SupCon, InfoNCE, MoCo v2 and CE + SelfSupCon against the official codes' values, and what must
+// hold for all of them; losses and gradients are the same on one rank and on several.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <mutex>
+
+#include "nn/init.h"
+#include "ssl/moco.h"
+#include "ssl/supcon.h"
+#include "tests/fill.h"
+#include "tests/gradcheck.h"
+
+namespace facet {
+namespace {
+
+using test::hashed;
+using test::wave;
+
+std::vector<double> values(const Tensor& t) {
+  return t.to_vector<double>();
+}
+void expect_near(const std::vector<double>& got, const std::vector<double>& want,
+                 double tolerance) {
+  ASSERT_GE(got.size(), want.size());
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], tolerance) << i;
+}
+
+// ---- SupCon
+
+// wave((4, 2, 8), .5) holds the two views of a sample side by side; the loss takes them view-major.
+Tensor view_major(const Tensor& f) {
+  return ops::permute(f, {1, 0, 2}).reshape({f.dim(0) * f.dim(1), f.dim(2)});
+}
+const Tensor& labels() {
+  static const Tensor all = Tensor::from<int64_t>({0, 1, 0, 2});
+  return all;
+}
+Tensor supcon_rows() {
+  return view_major(wave({4, 2, 8}, .5));
+}
+
+TEST(Supcon, Golden) {
+  const Variable h(supcon_rows(), true);
+  const Variable loss = supcon(h, labels(), {.temperature = .1, .base_temperature = .1});
+  EXPECT_NEAR(loss.item(), 5.58943185083, 1e-9);
+  backward(loss);
+  expect_near(values(h.grad()), {-.06181633853, -.3106306034, .01811717861, -.2279981496}, 1e-9);
+  EXPECT_NEAR(supcon(h, labels(), {.temperature = .1}).item(), 7.98490264404, 1e-9);
+  EXPECT_NEAR(
+      supcon(h, labels(), {.temperature = .1, .base_temperature = .1, .first_view_only = true})
+          .item(),
+      4.94646344513, 1e-9);
+  // Labels that are all different: SimCLR.
+  const Tensor different = Tensor::from<int64_t>({0, 1, 2, 3});
+  EXPECT_NEAR(supcon(h, different, {.temperature = .1, .base_temperature = .1}).item(),
+              4.22712430472, 1e-9);
+  EXPECT_NEAR(nt_xent(h, .1).item(), 4.22712430472, 1e-9);
+}
+
+TEST(Supcon, CollapseAndAnchorsWithoutPositives) {
+  const Variable same(ops::add(Tensor::zeros({8, 5}, DType::f64), hashed("v", {5})));
+  EXPECT_NEAR(supcon(same, labels(), {.temperature = .1}).item(), .1 / .07 * std::log(7.0), 1e-12);
+  // One view a sample and all labels different: no anchor has a positive.
+  EXPECT_EQ(supcon(Variable(hashed("h", {4, 5})), Tensor::from<int64_t>({0, 1, 2, 3}), {}).item(),
+            0);
+}
+
+TEST(Supcon, PassesTheGradientCheck) {
+  const Variable h(hashed("h", {8, 4}), true);
+  EXPECT_EQ(test::gradcheck([&] { return supcon(h, labels(), {.temperature = .3}); }, {h}), "");
+}
+
+TEST(Supcon, BadInput) {
+  EXPECT_THROW(supcon(Variable(hashed("h", {7, 4})), labels(), {}), Error);
+  EXPECT_THROW(supcon(Variable(hashed("h", {8, 4})), labels(), {.temperature = 0}), Error);
+}
+
+// ---- InfoNCE
+
+struct Queries {
+  Variable raw{wave({4, 8}, .5), true};
+  Tensor k = ops::l2_normalize(wave({4, 8}, 1.5)).y;
+  // The official queue has keys in columns.
+  Tensor queue = ops::l2_normalize(ops::transpose(wave({8, 16}, 2.5))).y;
+};
+
+TEST(InfoNce, Golden) {
+  const Queries in;
+  const Variable loss = info_nce(l2_normalize(in.raw), in.k, in.queue, .2);
+  EXPECT_NEAR(loss.item(), 1.5058034544, 1e-9);
+  backward(loss);
+  expect_near(values(in.raw.grad()), {-.2271944665, -.04434128619, -.002017025318, .006121557782},
+              1e-9);
+  EXPECT_NEAR(info_nce(l2_normalize(in.raw), in.k, in.queue, .07).item(), 1.77570608939, 1e-9);
+  // CE + SelfSupCon: cross entropy of the labels plus half of it.
+  const double ce =
+      cross_entropy(Variable(wave({4, 3}, .5)), Tensor::from<int64_t>({0, 2, 1, 0})).item();
+  EXPECT_NEAR(ce, 1.30225801437, 1e-9);
+  EXPECT_NEAR(ce + .5 * 1.77570608939, 2.19011105907, 1e-9);
+}
+
+TEST(InfoNce, PerfectAlignmentAndGradients) {
+  // q = k, and a queue orthogonal to both: ln(1 + K e^(-1/T)).
+  Tensor eye = Tensor::zeros({2, 6}, DType::f64);
+  eye.data<double>()[0] = eye.data<double>()[7] = 1;
+  Tensor queue = Tensor::zeros({4, 6}, DType::f64);
+  for (int i = 0; i < 4; ++i) queue.data<double>()[i * 6 + 2 + i] = 1;
+  EXPECT_NEAR(info_nce(Variable(eye), eye, queue, .2).item(), std::log1p(4 * std::exp(-5.0)),
+              1e-12);
+  const Queries in;
+  EXPECT_EQ(
+      test::gradcheck([&] { return info_nce(l2_normalize(in.raw), in.k, in.queue, .2); }, {in.raw}),
+      "");
+}
+
+// ---- several ranks
+
+// Losses (mean over ranks) and gradients of rows that ranks hold parts of.
+struct RankResult {
+  double loss = 0;
+  std::vector<double> gradient;
+};
+RankResult on_ranks(int ranks, const Tensor& rows, int64_t views,
+                    const std::function<Variable(const Variable&, int64_t, Comm&)>& loss) {
+  const int64_t n = rows.dim(0) / views, part = n / ranks;
+  RankResult result;
+  result.gradient.resize(static_cast<size_t>(rows.numel()));
+  std::mutex mutex;
+  run_ranks(ranks, [&](Comm& comm) {
+    TensorList mine;
+    for (int64_t v = 0; v < views; ++v)
+      mine.push_back(rows.narrow(v * n + comm.rank() * part, part));
+    const Variable h(ops::concat(mine), true);
+    const Variable value = loss(h, comm.rank() * part, comm);
+    backward(value);
+    const std::lock_guard lock(mutex);
+    result.loss += value.item() / ranks;
+    const std::vector<double> g = values(h.grad());
+    for (int64_t v = 0; v < views; ++v)
+      for (int64_t i = 0; i < part * rows.dim(1); ++i)
+        result.gradient[static_cast<size_t>((v * n + comm.rank() * part) * rows.dim(1) + i)] =
+            g[static_cast<size_t>(v * part * rows.dim(1) + i)] / ranks;
+  });
+  return result;
+}
+
+TEST(Ranks, LossesAndGradientsAreThoseOfOne) {
+  const Tensor rows = hashed("rows", {16, 6});
+  const Tensor classes = Tensor::from<int64_t>({0, 1, 0, 2, 2, 1, 0, 3});
+  const auto simclr = [](const Variable& h, int64_t, Comm& comm) { return nt_xent(h, .2, comm); };
+  const auto labelled = [&](const Variable& h, int64_t first, Comm& comm) {
+    return supcon(h, classes.narrow(first, h.dim(0) / 2), {.temperature = .2}, comm);
+  };
+  for (const auto& loss : {std::function<Variable(const Variable&, int64_t, Comm&)>(simclr),
+                           std::function<Variable(const Variable&, int64_t, Comm&)>(labelled)}) {
+    const RankResult one = on_ranks(1, rows, 2, loss);
+    for (const int ranks : {2, 4}) {
+      const RankResult several = on_ranks(ranks, rows, 2, loss);
+      EXPECT_NEAR(several.loss, one.loss, 1e-12);
+      expect_near(several.gradient, one.gradient, 1e-12);
+    }
+  }
+}
+
+TEST(Ranks, AnErrorOfOneStopsAll) {
+  try {
+    run_ranks(3, [](Comm& comm) {
+      if (comm.rank() == 1) throw UsageError("rank 1 cannot");
+      comm.barrier();
+      comm.barrier();
+    });
+    FAIL();
+  } catch (const UsageError& e) {
+    EXPECT_STREQ(e.what(), "rank 1 cannot");
+  }
+}
+
+TEST(Ranks, SumsGathersAndBroadcasts) {
+  run_ranks(3, [](Comm& comm) {
+    Tensor x = Tensor::full({2}, comm.rank() + 1.0);
+    comm.all_reduce(x);
+    EXPECT_EQ(values(x), (std::vector<double>{6, 6}));
+    const Tensor all = comm.all_gather(Tensor::from<int64_t>({comm.rank()}));
+    EXPECT_EQ(values(all), (std::vector<double>{0, 1, 2}));
+    Tensor y = Tensor::full({1}, comm.rank());
+    comm.broadcast(y, 2);
+    EXPECT_EQ(y.item(), 2);
+  });
+}
+
+// ---- split batch norm
+
+TEST(SplitNorm, EachPartHasItsOwnStatistics) {
+  constexpr int kSplits = 3;
+  const Variable x(hashed("x", {6, 2, 2, 5}), true), shortcut(hashed("s", {6, 2, 2, 5}), true);
+  BatchNorm norm(5, true);
+  test::fill(norm);
+  norm.set_splits(kSplits);
+  const Tensor mean_before = norm.running_mean.clone(), var_before = norm.running_var.clone();
+  const Variable y = norm(x, shortcut);
+  backward(sum(y * y));
+  const auto got = values(y.value()), got_dx = values(x.grad()),
+             got_dw = values(norm.weight.grad());
+  const auto got_mean = values(norm.running_mean), got_var = values(norm.running_var);
+  std::vector<double> want_y, want_dx, want_dw(5), want_mean(5), want_var(5);
+  for (int64_t split = 0; split < kSplits; ++split) {
+    BatchNorm alone(5, true);
+    test::fill(alone);
+    const Variable part(x.value().narrow(2 * split, 2).clone(), true);
+    const Variable out = alone(part, Variable(shortcut.value().narrow(2 * split, 2)));
+    backward(sum(out * out));
+    for (const double v : values(out.value())) want_y.push_back(v);
+    for (const double v : values(part.grad())) want_dx.push_back(v);
+    for (size_t c = 0; c < 5; ++c) {
+      want_dw[c] += values(alone.weight.grad())[c];
+      want_mean[c] += values(alone.running_mean)[c] / kSplits;
+      want_var[c] += values(alone.running_var)[c] / kSplits;
+    }
+  }
+  expect_near(got, want_y, 1e-12);
+  expect_near(got_dx, want_dx, 1e-11);
+  expect_near(got_dw, want_dw, 1e-11);
+  expect_near(got_mean, want_mean, 1e-12);
+  expect_near(got_var, want_var, 1e-12);
+  EXPECT_THROW(norm(Variable(hashed("x", {5, 2, 2, 5}))), Error);
+}
+
+TEST(SplitNorm, PassesTheGradientCheck) {
+  const Variable x(hashed("x", {4, 2, 1, 3}), true);
+  BatchNorm norm(3);
+  test::fill(norm);
+  norm.set_splits(2);
+  set_update_running(norm, false);
+  EXPECT_EQ(test::gradcheck([&] { return norm(x); }, {x, norm.weight, norm.bias}), "");
+}
+
+// ---- MoCo
+
+std::unique_ptr<Encoder> small_encoder() {
+  return std::make_unique<ResNet>(
+      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
+}
+Batch views(int64_t n, int step = 0) {
+  Batch batch;
+  for (const char* name : {"a", "b"})
+    batch.views.push_back(test::image_input(name + std::to_string(step), n, 8, DType::f32));
+  batch.labels = Tensor::zeros({n}, DType::i64);
+  return batch;
+}
+std::unique_ptr<Moco> make_moco(const MocoOptions& options) {
+  auto moco = std::make_unique<Moco>(small_encoder(), small_encoder(), options);
+  initialize(*moco, 3);
+  moco->begin(3);
+  return moco;
+}
+Tensor tensor_of(Module& module, const std::string& name) {
+  for (const NamedTensor& t : state(module))
+    if (t.name == name) return t.value;
+  throw Error("no tensor " + name);
+}
+const MocoOptions kSmallMoco = {.queue = 12, .projection_dim = 8, .splits = 2};
+
+TEST(Moco, TheQueueHoldsTheLastKeysInOrder) {
+  const auto moco = make_moco(kSmallMoco);
+  Optimizer optimizer({}, moco->groups(0));
+  const Tensor queue = tensor_of(*moco, "queue");
+  for (const double norm : values(ops::l2_normalize(queue).norm)) EXPECT_NEAR(norm, 1, 1e-6);
+  std::vector<std::vector<float>> blocks;  // the queue's newest block after each step
+  for (int64_t step = 0; step < 5; ++step) {
+    moco->train_step(views(4, static_cast<int>(step)), optimizer, .01, step);
+    const int64_t at = step % 3 * 4;
+    blocks.push_back(queue.narrow(at, 4).to_vector<float>());
+    for (const double norm : values(ops::l2_normalize(queue).norm)) EXPECT_NEAR(norm, 1, 1e-6);
+  }
+  // After five batches of 4 in a queue of 12: batches 3, 4, 2 from row 0 on.
+  EXPECT_EQ(queue.narrow(0, 4).to_vector<float>(), blocks[3]);
+  EXPECT_EQ(queue.narrow(4, 4).to_vector<float>(), blocks[4]);
+  EXPECT_EQ(queue.narrow(8, 4).to_vector<float>(), blocks[2]);
+  EXPECT_NE(blocks[0], blocks[3]);
+  EXPECT_EQ(tensor_of(*moco, "queue_pointer").item(), 8);
+}
+
+TEST(Moco, TheKeyNetworkFollowsAndGetsNoGradient) {
+  MocoOptions options = kSmallMoco;
+  options.momentum = .9;
+  const auto moco = make_moco(options);
+  const Tensor query = tensor_of(*moco, "encoder.conv1.weight");
+  const Tensor key = tensor_of(*moco, "key_encoder.conv1.weight");
+  EXPECT_EQ(query.to_vector<float>(), key.to_vector<float>());
+  // With a learning rate of 0 the query stands still: key_n = m^n key_0 + (1 - m^n) query.
+  Tensor moved = ops::affine(1.0, key, 0.5);
+  const_cast<Tensor&>(key).copy_(moved);
+  Optimizer optimizer({}, moco->groups(0));
+  for (int64_t step = 0; step < 6; ++step) moco->train_step(views(4), optimizer, 0, step);
+  const double rest = std::pow(.9, 6) * .5;
+  const auto got = values(key), want = values(ops::affine(1.0, query, rest));
+  expect_near(got, want, 1e-6);
+  for (const NamedParameter& p : parameters(*moco))
+    if (p.name.starts_with("key_")) {
+      EXPECT_FALSE(p.value.requires_grad() || p.value.grad().defined()) << p.name;
+    }
+  // Batch norm buffers are the key network's own, not an average of the query's.
+  EXPECT_NE(tensor_of(*moco, "key_encoder.bn1.running_mean").to_vector<float>(),
+            tensor_of(*moco, "encoder.bn1.running_mean").to_vector<float>());
+  for (const ParamGroup& group : moco->groups(1e-4))
+    for (const NamedParameter& p : group.parameters)
+      EXPECT_FALSE(p.name.starts_with("key_")) << p.name;
+}
+
+// Two ranks with their own batch norm are one rank with two splits, up to the order of rows.
+TEST(Moco, TwoRanksAreTwoSplits) {
+  const auto run = [](int ranks) {
+    std::vector<double> result(5);
+    std::mutex mutex;
+    run_ranks(ranks, [&](Comm& comm) {
+      MocoOptions options = kSmallMoco;
+      options.queue = 16;
+      options.splits = 2 / ranks;
+      const auto moco = make_moco(options);
+      to_dtype(*moco, DType::f64);
+      moco->set_comm(comm);
+      Optimizer optimizer({}, moco->groups(1e-4));
+      for (int64_t step = 0; step < 3; ++step) {
+        Batch batch = views(8, static_cast<int>(step));
+        for (Tensor& view : batch.views)
+          view = view.cast(DType::f64).narrow(comm.rank() * 8 / ranks, 8 / ranks).clone();
+        const double loss = moco->train_step(batch, optimizer, .05, step);
+        const std::lock_guard lock(mutex);
+        result[static_cast<size_t>(step)] += loss / ranks;
+      }
+      if (comm.rank() > 0) return;
+      result[3] = values(tensor_of(*moco, "encoder.layer4.1.conv2.weight"))[7];
+      result[4] = values(tensor_of(*moco, "queue"))[100];
+    });
+    return result;
+  };
+  expect_near(run(2), run(1), 1e-8);
+}
+
+TEST(Moco, LeavesItsCollapseValue) {
+  MocoOptions options = kSmallMoco;
+  options.queue = 64;
+  options.momentum = .9;  // a few steps are enough for the keys to follow
+  const auto moco = make_moco(options);
+  EXPECT_NEAR(moco->collapse_loss(8), std::log(65.0), 1e-12);
+  Optimizer optimizer({}, moco->groups(0));
+  Batch batch = views(8);
+  batch.views[1] = batch.views[0];
+  double last = 0;
+  for (int64_t step = 0; step < 12; ++step) last = moco->train_step(batch, optimizer, .03, step);
+  EXPECT_LT(last, moco->collapse_loss(8) - .3);
+}
+
+TEST(Moco, BadSizesAreRefusedBeforeTheFirstStep) {
+  const auto message = [](const auto& call) {
+    try {
+      call();
+    } catch (const UsageError& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const auto moco = make_moco(kSmallMoco);
+  EXPECT_NO_THROW(moco->check_batch(4));
+  EXPECT_NE(message([&] { moco->check_batch(8); }).find("--queue"), std::string::npos);
+  EXPECT_NE(message([&] { moco->check_batch(2); }).find("--norm-splits"), std::string::npos);
+  EXPECT_NE(message([&] { moco->check_batch(3); }).find("--norm-splits"), std::string::npos);
+  EXPECT_NE(message([] { make_moco({.queue = 0}); }).find("queue"), std::string::npos);
+}
+
+// ---- the other two
+
+TEST(CeSelfSupcon, AddsBothLossesAndWrapsItsQueue) {
+  HybridOptions options;
+  options.moco = kSmallMoco;
+  options.moco.queue = 10;  // not a multiple of the batch
+  options.moco.temperature = .07;
+  CeSelfSupcon hybrid(small_encoder(), small_encoder(), 5, options);
+  initialize(hybrid, 4);
+  hybrid.begin(4);
+  EXPECT_NO_THROW(hybrid.check_batch(4));
+  EXPECT_NEAR(hybrid.collapse_loss(4), std::log(5.0) + .5 * std::log(11.0), 1e-12);
+  Optimizer optimizer({}, hybrid.groups(0));
+  Batch batch = views(4);
+  batch.labels = Tensor::from<int64_t>({0, 1, 2, 3});
+  double first = 0, last = 0;
+  for (int64_t step = 0; step < 12; ++step) {
+    last = hybrid.train_step(batch, optimizer, .02, step);
+    if (step == 0) first = last;
+  }
+  EXPECT_LT(last, first);
+  EXPECT_EQ(tensor_of(hybrid, "queue_pointer").item(), 12 * 4 % 10);
+}
+
+TEST(Supcon, TrainsWithLabels) {
+  Supcon objective(small_encoder(), {.temperature = .1, .base_temperature = .1}, 8);
+  initialize(objective, 5);
+  Optimizer optimizer({}, objective.groups(0));
+  Batch batch = views(8);
+  batch.labels = Tensor::from<int64_t>({0, 1, 0, 1, 2, 3, 2, 3});
+  double last = 0;
+  for (int64_t step = 0; step < 15; ++step)
+    last = objective.train_step(batch, optimizer, .05, step);
+  EXPECT_LT(last, objective.collapse_loss(8) - .3);
+}
+
+}  // namespace
+}  // namespace facet

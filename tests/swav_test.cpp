@@ -1,0 +1,192 @@
+// SwAV against the official code's values, and what must hold for its assignments, prototypes and
+// queue.
+#include "ssl/swav.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <mutex>
+
+#include "nn/init.h"
+#include "tests/fill.h"
+#include "tests/gradcheck.h"
+
+namespace facet {
+namespace {
+
+using test::hashed;
+using test::wave;
+
+std::vector<double> values(const Tensor& t) {
+  return t.to_vector<double>();
+}
+void expect_near(const Tensor& got, const std::vector<double>& want, double tolerance,
+                 size_t from = 0) {
+  const std::vector<double> v = values(got);
+  ASSERT_GE(v.size(), from + want.size());
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(v[from + i], want[i], tolerance) << i;
+}
+
+struct Golden {
+  Variable raw{wave({18, 8}, .5), true};
+  Variable prototypes{ops::l2_normalize(wave({5, 8}, 1.5)).y, true};
+  Variable scores = linear(l2_normalize(raw), prototypes, {});
+  TensorList assignments = {sinkhorn(scores.value().narrow(0, 6), .05, 3),
+                            sinkhorn(scores.value().narrow(6, 6), .05, 3)};
+};
+
+TEST(Sinkhorn, Golden) {
+  const Golden g;
+  const Tensor& q = g.assignments[0];
+  expect_near(q, {.9999625632, 7.361936e-6, 2.997834e-5, 9.65e-8, 9.08e-15}, 5e-10);
+  expect_near(q, {5.638047258e-4, 2.25e-9, .998952717, 2.062e-5, 4.628546908e-4}, 5e-9,
+              25);  // as many digits as are known
+  const Tensor mass = ops::affine(5.0 / 6.0, ops::reduce(ReduceOp::sum, q, 0), 0.0);
+  expect_near(mass, {.8344818864, .8333150365, 1.665722153, .8330844956, .8333964283}, 1e-9);
+}
+
+TEST(Sinkhorn, Properties) {
+  const Tensor scores = hashed("scores", {12, 5});
+  const auto rows = [](const Tensor& q) { return values(ops::reduce(ReduceOp::sum, q, 1)); };
+  for (const int iterations : {1, 3, 2000}) {
+    const Tensor q = sinkhorn(scores, .05, iterations);
+    for (const double v : rows(q)) EXPECT_NEAR(v, 1, 1e-12) << iterations;
+    if (iterations < 2000) continue;
+    for (const double v : values(ops::reduce(ReduceOp::sum, q, 0)))
+      EXPECT_NEAR(v, 12.0 / 5.0, 1e-9);
+  }
+  const auto plain = values(sinkhorn(scores, .05, 3));
+  expect_near(sinkhorn(ops::affine(1.0, scores, 7.0), .05, 3), plain, 1e-9);
+  // Permuting samples permutes the assignments.
+  std::vector<int64_t> order;
+  for (int64_t i = 0; i < 12; ++i) order.push_back(i * 5 % 12);
+  const Tensor index = Tensor::from(order, {12});
+  expect_near(sinkhorn(ops::gather_rows(scores, index), .05, 3),
+              values(ops::gather_rows(sinkhorn(scores, .05, 3), index)), 1e-12);
+  // Equal scores: 1 / K. The most different ones there are stay finite in f32.
+  for (const double v : values(sinkhorn(Tensor::zeros({4, 5}), .05, 3))) EXPECT_NEAR(v, .2, 1e-6);
+  const Tensor far = Tensor::from<float>({1, -1, -1, 1, -1, -1, -1, -1, 1}).reshape({3, 3});
+  for (const double v : rows(sinkhorn(far, .03, 3))) EXPECT_NEAR(v, 1, 1e-6);
+}
+
+TEST(Sinkhorn, RanksAssignAsOne) {
+  const Tensor scores = hashed("scores", {12, 5});
+  const Tensor one = sinkhorn(scores, .05, 3);
+  run_ranks(3, [&](Comm& comm) {
+    const Tensor mine = sinkhorn(scores.narrow(comm.rank() * 4, 4), .05, 3, comm);
+    expect_near(mine, values(one.narrow(comm.rank() * 4, 4)), 1e-12);
+  });
+}
+
+TEST(SwappedPrediction, Golden) {
+  const Golden g;
+  const Variable loss = swapped_prediction(g.scores, g.assignments, .1);
+  EXPECT_NEAR(loss.item(), 5.24504319664, 1e-9);
+  backward(loss);
+  expect_near(g.raw.grad(), {-.01622959725, .06514665302, .1031933938, -.05621942687}, 1e-9);
+  expect_near(g.prototypes.grad(), {-.04833392784, .2687666344, .2614498002, .6226531434}, 1e-8);
+}
+
+TEST(SwappedPrediction, PassesTheGradientCheckAndKnowsItsCollapseValue) {
+  const Variable scores(hashed("scores", {12, 5}), true);
+  const TensorList targets = {sinkhorn(hashed("t0", {4, 5}), .05, 3),
+                              sinkhorn(hashed("t1", {4, 5}), .05, 3)};
+  EXPECT_EQ(test::gradcheck([&] { return swapped_prediction(scores, targets, .1); }, {scores}), "");
+  const Variable equal(Tensor::zeros({12, 5}, DType::f64));
+  EXPECT_NEAR(swapped_prediction(equal, targets, .1).item(), std::log(5.0), 1e-12);
+  EXPECT_THROW(swapped_prediction(scores, {hashed("t", {5, 5})}, .1), Error);
+}
+
+std::unique_ptr<Swav> make_swav(const SwavOptions& options) {
+  auto swav = std::make_unique<Swav>(
+      std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4}),
+      options);
+  initialize(*swav, 2);
+  swav->begin(2);
+  return swav;
+}
+// Two crops of 12 pixels and two of 8.
+Batch crops(int64_t n, int step = 0) {
+  Batch batch;
+  const std::string number = std::to_string(step);
+  for (const char* name : {"a", "b"})
+    batch.views.push_back(test::image_input(name + number, n, 12, DType::f32));
+  for (const char* name : {"c", "d"})
+    batch.views.push_back(test::image_input(name + number, n, 8, DType::f32));
+  batch.labels = Tensor::zeros({n}, DType::i64);
+  return batch;
+}
+Tensor tensor_of(Module& module, const std::string& name) {
+  for (const NamedTensor& t : state(module))
+    if (t.name == name) return t.value;
+  throw Error("no tensor " + name);
+}
+const SwavOptions kSmall = {.prototypes = 6, .projection_dim = 8, .freeze_steps = 2};
+
+TEST(Swav, PrototypesStayUnitRowsAndFreeze) {
+  const auto swav = make_swav(kSmall);
+  Optimizer optimizer({}, swav->groups(1e-2));
+  const Tensor prototypes = tensor_of(*swav, "prototypes.weight");
+  auto before = values(prototypes);
+  for (int64_t step = 0; step < 4; ++step) {
+    const double loss = swav->train_step(crops(4), optimizer, .1, step, 0);
+    EXPECT_TRUE(std::isfinite(loss));
+    // Frozen ones change by nothing but rounding: no decay, no momentum.
+    double moved = 0;
+    const auto now = values(prototypes);
+    for (size_t i = 0; i < now.size(); ++i) moved = std::max(moved, std::fabs(now[i] - before[i]));
+    if (step < 2) {
+      EXPECT_LT(moved, 1e-6) << step;
+      for (const double norm : values(ops::l2_normalize(prototypes).norm))
+        EXPECT_NEAR(norm, 1, 1e-6);
+    } else {
+      EXPECT_GT(moved, 1e-4) << step;
+    }
+    before = now;
+  }
+}
+
+TEST(Swav, TheQueueIsUsedWhenItIsFull) {
+  SwavOptions options = kSmall;
+  options.queue = 8;
+  options.queue_from = 1;
+  const auto with = make_swav(options), without = make_swav(kSmall);
+  Optimizer a({}, with->groups(0)), b({}, without->groups(0));
+  std::vector<double> difference;
+  for (int64_t step = 0; step < 5; ++step) {
+    const double x = with->train_step(crops(4, static_cast<int>(step)), a, .05, step, 0);
+    const double y = without->train_step(crops(4, static_cast<int>(step)), b, .05, step, 0);
+    difference.push_back(std::fabs(x - y));
+  }
+  // Filled by steps 1 and 2, so it tells from step 3 on.
+  EXPECT_EQ(difference[0], 0);
+  EXPECT_EQ(difference[1], 0);
+  EXPECT_EQ(difference[2], 0);
+  EXPECT_GT(difference[3], 0);
+  EXPECT_EQ(tensor_of(*with, "queue_rows").item(), 8);
+  for (const double norm : values(ops::l2_normalize(tensor_of(*with, "queue")).norm))
+    EXPECT_NEAR(norm, 1, 1e-5);
+}
+
+TEST(Swav, LeavesItsCollapseValue) {
+  const auto swav = make_swav(kSmall);
+  EXPECT_NEAR(swav->collapse_loss(4), std::log(6.0), 1e-12);
+  Optimizer optimizer({}, swav->groups(0));
+  Batch batch = crops(8);
+  for (size_t v = 1; v < 4; ++v) batch.views[v] = batch.views[0];
+  double last = 0;
+  for (int64_t step = 0; step < 30; ++step) last = swav->train_step(batch, optimizer, .1, step, 0);
+  EXPECT_LT(last, swav->collapse_loss(8) - .3);
+}
+
+TEST(Swav, BadSizesAreRefused) {
+  SwavOptions options = kSmall;
+  options.queue = 10;
+  const auto swav = make_swav(options);
+  EXPECT_THROW(swav->check_batch(4), UsageError);
+  EXPECT_NO_THROW(swav->check_batch(5));
+  EXPECT_THROW(make_swav({.prototypes = 1}), UsageError);
+}
+
+}  // namespace
+}  // namespace facet
