@@ -9,7 +9,7 @@
 #include "nn/init.h"
 #include "optim/schedule.h"
 #include "ssl/label_injection.h"
-#include "ssl/simclr.h"
+#include "ssl/moco.h"
 #include "tensor/parallel.h"
 
 namespace facet {
@@ -58,12 +58,9 @@ void RunOptions::check() const {
 }
 
 void PretrainOptions::add_to(Options& options) {
-  options.choice("--method", method, {"simclr", "supervised"}, "How to train");
+  method.add_to(options);
   network.add_to(options);
   run.add_to(options);
-  options.add("--temperature", temperature, "SimCLR: of the similarities");
-  options.add("--projection-dim", projection_dim, "SimCLR: outputs of the head");
-  options.add("--smoothing", smoothing, "Supervised: label smoothing");
 }
 
 void InjectOptions::add_to(Options& options) {
@@ -182,19 +179,6 @@ Enum parse_enum(const std::string& word, std::initializer_list<std::pair<const c
   throw InternalError("an option of unknown value " + word);
 }
 
-std::unique_ptr<Objective> make_objective(const PretrainOptions& options, int64_t classes) {
-  auto encoder = std::make_unique<ResNet>(options.network.resolve());
-  std::unique_ptr<Objective> objective;
-  if (options.method == "simclr")
-    objective = std::make_unique<Simclr>(std::move(encoder),
-                                         SimclrOptions{.temperature = options.temperature,
-                                                       .projection_dim = options.projection_dim});
-  else
-    objective = std::make_unique<Supervised>(std::move(encoder), classes, options.smoothing);
-  initialize(*objective, options.run.seed);
-  return objective;
-}
-
 Pipeline supervised_view(const RunOptions& options, int64_t size, const Normalization& n) {
   const double min_area = options.min_area > 0 ? options.min_area : size <= 64 ? 0.5 : 0.08;
   return supervised_pipeline(static_cast<int>(size), n, min_area);
@@ -208,10 +192,7 @@ DatasetPtr training_set(const RunOptions& options) {
 }
 
 std::unique_ptr<ResNet> untrained_network(const NetworkOptions& network, uint64_t seed) {
-  PretrainOptions options;
-  options.network = network;
-  options.run.seed = seed;
-  const std::unique_ptr<Objective> objective = make_objective(options, 0);
+  const std::unique_ptr<Objective> objective = make_objective({}, network, 0, 0, 2, seed);
   auto copy = std::make_unique<ResNet>(network.resolve());
   copy_state(objective->encoder(), *copy);
   return copy;
@@ -227,28 +208,26 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   const DatasetPtr dataset = training_set(options.run);
   const auto size = static_cast<int>(options.network.image_size);
   const Normalization n = normalization_for(options.run.data);
-  const std::unique_ptr<Objective> objective = make_objective(options, dataset->num_classes());
-  std::vector<Pipeline> views;
-  if (options.method == "simclr") {
-    const bool grey = is_grey(options.run.data), small = size <= 64;
-    const double usual = grey ? 0.3 : 0.08;
-    const double min_area = options.run.min_area > 0 ? options.run.min_area : usual;
-    const Pipeline view = grey    ? simclr_gray_pipeline(size, n, min_area)
-                          : small ? simclr_small_pipeline(size, n, min_area)
-                                  : simclr_pipeline(size, n, min_area);
-    views = {view, view};
-  } else {
-    require_single_label(dataset);
-    views = {supervised_view(options.run, size, n)};
-  }
-  log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, options.method,
+  const std::string& method = options.method.method;
+  if (uses_labels(method)) require_single_label(dataset);
+  const std::unique_ptr<Objective> objective =
+      make_objective(options.method, options.network, dataset->num_classes(), dataset->size(),
+                     options.run.batch_size, options.run.seed);
+  const std::vector<Pipeline> views =
+      training_views(options.method, size, n, is_grey(options.run.data), options.run.min_area);
+  log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, method,
            architecture.arch, parameter_count(objective->encoder()), dataset->size(),
            dataset->name());
   const TrainResult result = run_training(options.run, *objective, views, dataset, folder, device);
   Tensor weight, bias;
-  if (auto* supervised = dynamic_cast<Supervised*>(objective.get())) {
-    weight = supervised->classifier().weight.value();
-    bias = supervised->classifier().bias.value();
+  Linear* classifier = nullptr;
+  if (auto* supervised = dynamic_cast<Supervised*>(objective.get()))
+    classifier = &supervised->classifier();
+  if (auto* hybrid = dynamic_cast<CeSelfSupcon*>(objective.get()))
+    classifier = &hybrid->classifier();
+  if (classifier) {
+    weight = classifier->weight.value();
+    bias = classifier->bias.value();
   }
   save_network(folder.model_path(), objective->encoder(), weight, bias,
                describe(objective->name(), options.run.data, size, config, dataset, result));

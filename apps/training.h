@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "apps/model.h"
+#include "apps/methods.h"
 #include "apps/trainer.h"
 #include "data/dataset.h"
 
@@ -32,9 +32,7 @@ struct RunOptions {
 struct PretrainOptions {
   RunOptions run;
   NetworkOptions network;
-  std::string method = "simclr";
-  double temperature = 0.1, smoothing = 0.0;
-  int64_t projection_dim = 128;
+  MethodOptions method;
 
   void add_to(Options& options);
 };

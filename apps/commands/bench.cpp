@@ -10,11 +10,10 @@
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
-#include "apps/model.h"
+#include "apps/methods.h"
 #include "apps/train_step.h"
 #include "metrics/diversity.h"
 #include "metrics/resnet50_weights.h"
-#include "nn/init.h"
 #include "ssl/supervised.h"
 #include "tensor/parallel.h"
 #include "tensor/profile.h"
@@ -38,21 +37,25 @@ struct TrainBench {
   int64_t batch = 32, steps = 10, warmup = 2, classes = 1000, threads = 0;
   uint64_t seed = 0;
   double lr = 0.01;
+  MethodOptions method{.method = "supervised"};
   std::string save_start, device = "cpu", precision = "f32";
   bool json = false, profile = false, graph = true;
 };
 
-// Random images and labels: the peer is given the same.
+// Random images and labels, as many views as the method takes: the peer is given the same.
 Batch synthetic_batch(const TrainBench& bench) {
   const RandomKey key = random_key(bench.seed, RandomPurpose::synthetic);
   const int64_t size = bench.network.image_size;
+  TensorList views;
+  for (const Pipeline& view :
+       training_views(bench.method, static_cast<int>(size), kImagenetNormalization, false, 0.0))
+    views.push_back(ops::random_normal({bench.batch, view.size(), view.size(), 3},
+                                       key.child(views.size() * 2)));
   RandomSequence random(key.child(1));
   std::vector<int64_t> labels(static_cast<size_t>(bench.batch));
   for (int64_t& label : labels)
     label = static_cast<int64_t>(random.below(static_cast<uint64_t>(bench.classes)));
-  return {{ops::random_normal({bench.batch, size, size, 3}, key.child(0))},
-          Tensor::from(labels, {bench.batch}),
-          {}};
+  return {views, Tensor::from(labels, {bench.batch}), {}};
 }
 
 void bench_train(const Arguments& arguments) {
@@ -60,6 +63,7 @@ void bench_train(const Arguments& arguments) {
                   "Times whole training steps (forward, backward, SGD) on random data.");
   TrainBench bench;
   bench.network.add_to(options);
+  bench.method.add_to(options);
   options.add("-b,--batch-size", bench.batch, "Images a step");
   options.add("--steps", bench.steps, "Timed steps");
   options.add("--warmup-steps", bench.warmup, "Steps before them");
@@ -81,14 +85,18 @@ void bench_train(const Arguments& arguments) {
         "--num-classes of at least 2");
   if (bench.threads > 0) set_num_threads(static_cast<int>(bench.threads));
 
-  Supervised objective(std::make_unique<ResNet>(bench.network.resolve()), bench.classes);
-  initialize(objective, bench.seed);
+  const std::unique_ptr<Objective> made =
+      make_objective(bench.method, bench.network, bench.classes,
+                     std::numeric_limits<int64_t>::max(), bench.batch, bench.seed);
+  Objective& objective = *made;
   const Device device = use_device(bench.device);
   Batch batch = synthetic_batch(bench);
   if (!bench.save_start.empty()) {
     std::vector<NamedTensor> tensors = state(objective.encoder());
-    tensors.push_back({"fc.weight", objective.classifier().weight.value()});
-    tensors.push_back({"fc.bias", objective.classifier().bias.value()});
+    if (auto* supervised = dynamic_cast<Supervised*>(&objective)) {
+      tensors.push_back({"fc.weight", supervised->classifier().weight.value()});
+      tensors.push_back({"fc.bias", supervised->classifier().bias.value()});
+    }
     tensors.push_back({"input", batch.views[0]});  // (B, H, W, 3), in the file (B, 3, H, W)
     tensors.push_back({"labels", batch.labels});
     save_safetensors(bench.save_start, to_file_layout(tensors));
@@ -130,7 +138,8 @@ void bench_train(const Arguments& arguments) {
   const double step = median(seconds);
   const double images_per_second = static_cast<double>(bench.batch) / step;
   if (bench.json) {
-    const Json result = {{"arch", bench.network.arch},
+    const Json result = {{"method", bench.method.method},
+                         {"arch", bench.network.arch},
                          {"image_size", bench.network.image_size},
                          {"batch", bench.batch},
                          {"threads", num_threads()},
@@ -145,9 +154,10 @@ void bench_train(const Arguments& arguments) {
     return;
   }
   fmt::print(
-      "{} at {} pixels, batch {}, {} threads: {:.2f} images/s, {:.1f} ms a step (median of {})\n",
-      bench.network.arch, bench.network.image_size, bench.batch, num_threads(), images_per_second,
-      step * 1e3, bench.steps);
+      "{} of {} at {} pixels, batch {}, {} threads: {:.2f} images/s, {:.1f} ms a step (median of "
+      "{})\n",
+      bench.method.method, bench.network.arch, bench.network.image_size, bench.batch, num_threads(),
+      images_per_second, step * 1e3, bench.steps);
   fmt::print(
       "first step begun {:.2f} s and done {:.2f} s after the start of the process, peak memory "
       "{:.0f} MiB\n",

@@ -147,7 +147,7 @@ class Study {
     if (model.cycle == "-") {
       PretrainOptions pretraining;
       const bool simclr = model.start == "simclr";
-      pretraining.method = model.start;
+      pretraining.method.method = model.start;
       pretraining.run =
           simclr ? run_options(model.folder, options_.simclr_epochs, options_.simclr_lr)
                  : run_options(model.folder, options_.supervised_epochs, options_.supervised_lr);
@@ -158,7 +158,7 @@ class Study {
         pretraining.run.weight_decay = options_.simclr_weight_decay;
       }
       pretraining.network = network();
-      pretraining.temperature = options_.temperature;
+      pretraining.method.temperature = options_.temperature;
       pretraining.add_to(shown);
       configurations_[model.name] = shown.toml();
       seconds_["train " + model.name] = pretrain(pretraining, shown.toml()).seconds;
