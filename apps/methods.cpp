@@ -100,6 +100,13 @@ bool uses_labels(const std::string& method) {
 std::unique_ptr<Objective> make_objective(const MethodOptions& method,
                                           const NetworkOptions& network, int64_t classes,
                                           int64_t samples, int64_t batch_size, uint64_t seed) {
+  if (!(method.temperature >= 0) || !(method.epsilon > 0) || method.projection_dim < 1)
+    throw UsageError(
+        fmt::format("--temperature, --epsilon and --projection-dim: expected positive numbers, got "
+                    "{}, {} and {}",
+                    method.temperature, method.epsilon, method.projection_dim));
+  if (!(method.key_momentum >= 0 && method.key_momentum <= 1))
+    throw UsageError(fmt::format("--key-momentum: expected 0 to 1, got {}", method.key_momentum));
   const auto encoder = [&] { return std::make_unique<ResNet>(network.resolve()); };
   const double temperature = method.resolved_temperature();
   std::unique_ptr<Objective> objective;

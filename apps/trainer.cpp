@@ -76,13 +76,24 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     saved_step = step;
     since_save = Stopwatch();
   };
+  // A device that fails is not asked anything more.
+  const auto guarded = [&](const auto& work) {
+    try {
+      work();
+    } catch (const DeviceError& e) {
+      throw DeviceError(
+          fmt::format("{}: the device failed in step {}: {}; the last checkpoint in {} is good, "
+                      "the same command goes on from there",
+                      options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
+    }
+  };
   while (step < options.total_steps && !interrupted()) {
     Stopwatch step_clock;
     const Batch batch = options.batch(step);
     const double wait = step_clock.seconds();
     const double lr = options.lr(step);
     try {
-      result.loss = train_step(batch, lr, step);
+      guarded([&] { result.loss = train_step(batch, lr, step); });
     } catch (const NonFiniteError& e) {
       std::string samples;
       for (const int64_t index : batch.indices.to_vector<int64_t>())
@@ -96,12 +107,6 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       throw NonFiniteError(fmt::format(
           "{}: {} (samples: {}; the last checkpoint in {} is good)", options.title, e.what(),
           (folder.path() / "metrics.jsonl").string(), (folder.path() / "checkpoints").string()));
-    } catch (const DeviceError& e) {
-      throw DeviceError(
-          fmt::format("{}: the device failed in step {}: {}; the last checkpoint in {} is good, "
-                      "the same command "
-                      "goes on from there",
-                      options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
     }
     ++step;
     const int64_t images = batch.labels.dim(0);
@@ -114,7 +119,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
           {"split", "train"},
           {"loss", result.loss},
           {"lr", lr}};
-      for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
+      guarded([&] {
+        for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
+      });
       record["images_per_second"] = progress.images_per_second();
       record["wait_share"] = progress.wait_share();
       folder.log(record);

@@ -149,8 +149,10 @@ Metadata describe(const char* method, const std::string& data, int64_t image_siz
 }
 
 // A finished run needs nothing but what it wrote.
-std::optional<TrainResult> finished(const RunFolder& folder) {
-  if (!std::filesystem::exists(folder.model_path())) return std::nullopt;
+std::optional<TrainResult> finished(const std::string& output, const std::string& config) {
+  if (!std::filesystem::exists(std::filesystem::path(output) / "model.safetensors"))
+    return std::nullopt;
+  const RunFolder folder(output, config);
   const Metadata metadata = load_safetensors(folder.model_path()).metadata;
   log_info("{}: complete already", folder.path().string());
   return TrainResult{.first_step = -1,
@@ -202,8 +204,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   options.run.check();
   const ResNetOptions architecture = options.network.resolve();
   const Device device = use_device(options.run.device);
-  RunFolder folder(options.run.output, config);
-  if (const auto result = finished(folder)) return *result;
+  if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
   const DatasetPtr dataset = training_set(options.run);
   const auto size = static_cast<int>(options.network.image_size);
@@ -215,6 +216,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
                      options.run.batch_size, options.run.seed);
   const std::vector<Pipeline> views =
       training_views(options.method, size, n, is_grey(options.run.data), options.run.min_area);
+  RunFolder folder(options.run.output, config);  // only now: a refused request leaves no folder
   log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, method,
            architecture.arch, parameter_count(objective->encoder()), dataset->size(),
            dataset->name());
@@ -256,13 +258,13 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
   injection.backbone_lr_scale = options.backbone_lr_scale;
 
   const Device device = use_device(options.run.device);
-  RunFolder folder(options.run.output, config);
-  if (const auto result = finished(folder)) return *result;
+  if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
   TrainedNetwork start = load_network(options.from);
   const Pipeline eval = evaluation_pipeline(start);
   const DatasetPtr dataset = training_set(options.run);
   require_single_label(dataset);
+  RunFolder folder(options.run.output, config);
   // The head begins where the features are: at their linear probe or class centroids (Nayman et
   // al., section 5.3 and appendix G). A run continued from a checkpoint has its head there.
   LinearClassifier head;

@@ -11,6 +11,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/trace.h"
+#include "cuda/vendor/dnn.h"
 #include "tensor/storage.h"
 
 namespace facet::cuda {
@@ -22,8 +23,20 @@ constexpr size_t kLargeStep = size_t{2} << 20;
 constexpr double kMegabyte = 1 << 20;
 constexpr size_t kShownAllocations = 5;
 
-std::atomic<KernelChoice> choice{KernelChoice::tuned};
+std::atomic<KernelChoice> choice{KernelChoice::vendor};
 std::atomic<int64_t> choices{0};
+
+// Calls take(i) where the environment's variable `name` is the i-th of `values`.
+template <typename Take>
+void read_choice(const char* name, const std::vector<std::string>& values, const Take& take) {
+  const char* const text = std::getenv(name);
+  if (!text) return;
+  const auto found = std::find(values.begin(), values.end(), text);
+  if (found == values.end())
+    throw UsageError(
+        fmt::format("{}: expected {}, got '{}'", name, fmt::join(values, " or "), text));
+  take(static_cast<int>(found - values.begin()));
+}
 
 // What is asked of the device for `bytes`: steps, so that sizes meet again.
 size_t rounded(size_t bytes) {
@@ -246,6 +259,10 @@ void read(void* to, const void* at, size_t bytes, Device device) {
 
 void install() {
   if (!devices().empty()) return;
+  read_choice("FACET_KERNELS", {"vendor", "tuned", "naive"},
+              [](int i) { set_kernel_choice(static_cast<KernelChoice>(i)); });
+  read_choice("FACET_CONVOLUTION_PLANS", {"first", "fastest"},
+              [](int i) { vendor::set_plan_choice(static_cast<vendor::PlanChoice>(i)); });
   const int count = counted_devices();
   for (int i = 0; i < count; ++i) devices().push_back(std::make_unique<DeviceState>(i));
   install_memory(

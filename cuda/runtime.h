@@ -13,7 +13,8 @@
 namespace facet::cuda {
 
 // Makes tensors on Device{DeviceType::cuda, i} possible. Throws one line that says what is missing:
-// the driver, a device, or one that this build has code for. Calling it again does nothing.
+// the driver, a device, or one that this build has code for; or that FACET_KERNELS or
+// FACET_CONVOLUTION_PLANS has an unknown value. Calling it again does nothing.
 void install();
 
 int device_count();
@@ -38,9 +39,10 @@ class DeviceGuard {
   int before_ = 0;
 };
 
-// Where an operation has a tuned kernel and a naive twin, which one is launched: the tests compare
-// both.
-enum class KernelChoice : uint8_t { tuned, naive };
+// What does the work of an operation: the vendor's library where there is one for it (cuda/vendor),
+// else facet's tuned kernel; the tuned kernel; its naive twin. The tests compare all of them.
+// FACET_KERNELS=vendor|tuned|naive sets it for a whole program.
+enum class KernelChoice : uint8_t { vendor, tuned, naive };
 KernelChoice kernel_choice();
 void set_kernel_choice(KernelChoice choice);
 int64_t kernel_choices();  // made so far, so that a test knows whether there was one

@@ -76,8 +76,15 @@ TEST_F(CliTest, BadValuesNameTheirOption) {
   expect_error({"pretrain", "--output", path("r"), "--epochs", "many"}, 2, {"--epochs", "many"});
   expect_error({"pretrain", "--output", path("r"), "--epochs", "0"}, 2, {"--epochs", "got 0"});
   expect_error({"pretrain", "--output", path("r"), "--lr", "nan"}, 2, {"--lr", "positive"});
-  expect_error({"pretrain", "--output", path("r"), "--method", "moco"}, 2,
-               {"--method", "simclr", "moco"});
+  expect_error({"pretrain", "--output", path("r"), "--method", "byol"}, 2,
+               {"--method", "simclr", "moco", "byol"});
+  expect_error({"pretrain", "--output", path("r"), "--temperature", "-1"}, 2, {"--temperature"});
+  expect_error({"pretrain", "--output", path("r"), "--method", "swav", "--prototypes", "1"}, 2,
+               {"prototypes", "1"});
+  expect_error({"pretrain", "--output", path("r"), "--method", "moco", "--batch-size", "12"}, 2,
+               {"--norm-splits", "12", "--batch-size 16"});
+  expect_error({"pretrain", "--output", path("r"), "--method", "moco", "--queue", "100"}, 2,
+               {"--queue", "100", "128"});
   expect_error({"pretrain", "--output", path("r"), "--batch-size"}, 2, {"--batch-size"});
   expect_error({"inject", "--output", path("r"), "--from", path("x"), "--cycle", "0"}, 2,
                {"--cycle", "got '0'"});
@@ -157,6 +164,17 @@ TEST_F(CliDeviceTest, DevicesThatAreNotThere) {
   expect_error(training("cuda"), 1, {"driver is too old", "CUDA 11.4", "13.0"});
 #endif
 }
+
+#if defined(FACET_CUDA)
+TEST_F(CliDeviceTest, ChoicesOfKernelsAreChecked) {
+  ::setenv("FACET_KERNELS", "fast", 1);
+  expect_error(training("cuda"), 2, {"FACET_KERNELS", "vendor or tuned or naive", "'fast'"});
+  ::unsetenv("FACET_KERNELS");
+  ::setenv("FACET_CONVOLUTION_PLANS", "best", 1);
+  expect_error(training("cuda"), 2, {"FACET_CONVOLUTION_PLANS", "first or fastest", "'best'"});
+  ::unsetenv("FACET_CONVOLUTION_PLANS");
+}
+#endif
 
 #if defined(FACET_CUDA_EMULATED)
 TEST_F(CliDeviceTest, TooLittleMemorySaysWhatIsHeld) {

@@ -9,6 +9,7 @@
 
 #if defined(FACET_CUDA)
 #include "cuda/runtime.h"
+#include "cuda/vendor/library.h"
 #endif
 #if defined(FACET_CUDA_EMULATED)
 #include "cuda/emu/runtime.h"
@@ -177,17 +178,23 @@ std::string check_errors(const OpCase& op) {
   return "";
 }
 
-// f() in every way in which a device may compute: the emulator's schedules, tuned kernels and their
-// naive twins. Schedules must agree bit for bit.
+// f() in every way in which a device may compute: the emulator's schedules, the vendors' libraries,
+// tuned kernels and their naive twins, as far as f has that choice. Schedules must agree bit for
+// bit.
 #if defined(FACET_CUDA)
 template <typename F>
 std::string in_every_way(const F& f) {
   using cuda::KernelChoice;
-  const int64_t choices = cuda::kernel_choices();
-  for (const KernelChoice choice : {KernelChoice::tuned, KernelChoice::naive}) {
+  const KernelChoice before = cuda::kernel_choice();
+  const int64_t choices = cuda::kernel_choices(), calls = cuda::vendor::calls();
+  const std::pair<KernelChoice, const char*> ways[] = {{KernelChoice::vendor, "vendor"},
+                                                       {KernelChoice::tuned, "tuned"},
+                                                       {KernelChoice::naive, "naive"}};
+  std::string failure;
+  for (const auto& [choice, name] : ways) {
+    if (choice == KernelChoice::tuned && cuda::vendor::calls() == calls) continue;  // was just run
     if (choice == KernelChoice::naive && cuda::kernel_choices() == choices) break;
     cuda::set_kernel_choice(choice);
-    std::string failure;
     OpResult first;
 #if defined(FACET_CUDA_EMULATED)
     for (const char* schedule : {"greedy", "reverse"}) {
@@ -202,19 +209,23 @@ std::string in_every_way(const F& f) {
             same_bits(first.gradients, result.gradients)))
         failure = "differs from another schedule or run";
       if (!failure.empty()) {
-        failure = fmt::format("{}, {} kernels: {}", schedule,
-                              choice == KernelChoice::tuned ? "tuned" : "naive", failure);
+        failure = fmt::format("{}, {} kernels: {}", schedule, name, failure);
         break;
       }
       first = result;
     }
-#if defined(FACET_CUDA_EMULATED)
-    emu::set_schedule({});
-#endif
-    cuda::set_kernel_choice(KernelChoice::tuned);
-    if (!failure.empty()) return failure;
+    if (!failure.empty()) break;
   }
-  return "";
+  // A library may refuse what it has no kernel for, but not because it was asked for nonsense.
+  for (const char* nonsense : {"INVALID_VALUE", "BAD_PARAM"})
+    if (const std::string refusal = cuda::vendor::last_refusal();
+        refusal.find(nonsense) != std::string::npos)
+      failure += refusal;
+#if defined(FACET_CUDA_EMULATED)
+  emu::set_schedule({});
+#endif
+  cuda::set_kernel_choice(before);
+  return failure;
 }
 #endif
 

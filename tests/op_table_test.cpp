@@ -145,9 +145,15 @@ TEST(OpTable, DevicesMoveEveryElementType) {
   }
   // A long product of bf16 into f32.
   const Tensor a = Tensor::full({2, 600}, 1.5, DType::bf16, device);
-  Tensor product = Tensor::empty({2, 2}, DType::f32, device);
-  ops::matmul_into(a, a, {.trans_b = true}, product);
-  expect_same(product, Tensor::full({2, 2}, 1350.0));
+  using cuda::KernelChoice;
+  const KernelChoice before = cuda::kernel_choice();
+  for (const auto choice : {KernelChoice::vendor, KernelChoice::tuned, KernelChoice::naive}) {
+    cuda::set_kernel_choice(choice);
+    Tensor product = Tensor::empty({2, 2}, DType::f32, device);
+    ops::matmul_into(a, a, {.trans_b = true}, product);
+    expect_same(product, Tensor::full({2, 2}, 1350.0));
+  }
+  cuda::set_kernel_choice(before);
 }
 #endif
 

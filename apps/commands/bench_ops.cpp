@@ -16,6 +16,7 @@
 #include "tests/op_case.h"
 #if defined(FACET_CUDA)
 #include "cuda/runtime.h"
+#include "cuda/vendor/library.h"
 #endif
 
 namespace facet {
@@ -134,25 +135,28 @@ struct Kernels {
   const char* name;
   Work choose;
 };
-std::vector<Kernels> kernels_of(Device device) {
+// The kinds that there are for `work`.
+std::vector<Kernels> kernels_of(Device device, const Work& work) {
 #if defined(FACET_CUDA)
   using cuda::KernelChoice;
-  if (!device.is_cpu())
-    return {{"tuned", [] { cuda::set_kernel_choice(KernelChoice::tuned); }},
-            {"naive", [] { cuda::set_kernel_choice(KernelChoice::naive); }}};
+  if (!device.is_cpu()) {
+    const int64_t choices = cuda::kernel_choices(), calls = cuda::vendor::calls();
+    work();
+    std::vector<Kernels> kinds;
+    if (cuda::vendor::calls() != calls)
+      kinds.push_back({"vendor", [] { cuda::set_kernel_choice(KernelChoice::vendor); }});
+    kinds.push_back({"tuned", [] { cuda::set_kernel_choice(KernelChoice::tuned); }});
+    if (cuda::kernel_choices() != choices)
+      kinds.push_back({"naive", [] { cuda::set_kernel_choice(KernelChoice::naive); }});
+    return kinds;
+  }
 #endif
-  static_cast<void>(device);
+  static_cast<void>(device), static_cast<void>(work);
   return {{"cpu", [] {}}};
 }
-// Whether `work` has several kinds of kernels to choose from.
-bool has_choice(Device device, const Work& work) {
+void choose_default_kernels() {
 #if defined(FACET_CUDA)
-  const int64_t before = cuda::kernel_choices();
-  work();
-  return !device.is_cpu() && cuda::kernel_choices() != before;
-#else
-  static_cast<void>(device), static_cast<void>(work);
-  return false;
+  cuda::set_kernel_choice(cuda::KernelChoice::vendor);
 #endif
 }
 
@@ -248,13 +252,11 @@ std::vector<OpTime> time_row(const OpCase& op, const std::vector<Input>& inputs,
   const auto add = [&](const char* pass, const Prepare& prepare) {
     OpTime time{kind_of(op.name), shapes, pass, op.name, dtype, {}};
     const Cost cost = cost_of(device, prepare());
-    const bool choice = has_choice(device, prepare());
-    for (const Kernels& kernels : kernels_of(device)) {
+    for (const Kernels& kernels : kernels_of(device, prepare())) {
       kernels.choose();
       time.milliseconds.emplace_back(kernels.name, timer.median_seconds(prepare) * 1e3);
-      if (!choice) break;
     }
-    kernels_of(device).front().choose();
+    choose_default_kernels();
     const double seconds = time.milliseconds.front().second * 1e-3;
     time.gb_per_s = cost.bytes / seconds / kGiga;
     time.tflop_per_s = cost.flops / seconds / kTera;
@@ -378,6 +380,9 @@ void bench_ops(const Arguments& arguments) {
                 {"created", utc_now()},
                 {"machine", machine_description()},
                 {"copy_gb_per_s", ceilings.copy / kGiga}};
+#if defined(FACET_CUDA)
+  if (!device.is_cpu()) about["libraries"] = cuda::vendor::description();
+#endif
   for (const auto& [dtype, rate] : ceilings.products)
     about["matmul_tflop_per_s"][name(dtype)] = rate / kTera;
   if (!bench.json) {

@@ -78,6 +78,8 @@ State& state() {
         made->machine.driver_version = static_cast<int>(value);
       else if (key == "memory")
         made->machine.memory_bytes = static_cast<size_t>(value);
+      else if (key == "vendor_libraries")
+        made->machine.vendor_libraries = value != 0;
       else if (key == "fail_allocation")
         made->faults.fail_allocation = value;
       else if (key == "fail_launch")
@@ -267,6 +269,10 @@ Machine& machine() {
 void plan_faults(const FaultPlan& plan) {
   const Lock lock(mutex());
   state().faults = plan;
+}
+FaultPlan faults() {
+  const Lock lock(mutex());
+  return state().faults;
 }
 void reset() {
   const Lock lock(mutex());
@@ -514,6 +520,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const Lock lock(mutex());
   if (!stream || !stream->capture) return leave(cudaErrorStreamCaptureInvalidated);
   *graph = stream->capture.release();
+  return leave(cudaSuccess);
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const Lock lock(mutex());
+  *status = stream_of(stream).capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return leave(cudaSuccess);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {

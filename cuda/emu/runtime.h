@@ -24,18 +24,22 @@ struct Machine {
   int devices = 2;
   int driver_version = 13000;
   size_t memory_bytes = size_t{8} << 30;  // each device
+  bool vendor_libraries = true;           // the stand-ins can be found
 };
 Machine& machine();
 
 // Faults on demand, for tests of error handling.
 struct FaultPlan {
-  int64_t fail_allocation = -1;  // the n-th cudaMalloc from now (0: the next) finds no memory
-  int64_t fail_launch = -1;      // the n-th kernel that runs from now fails
+  int64_t fail_allocation = -1;      // the n-th cudaMalloc from now (0: the next) finds no memory
+  int64_t fail_launch = -1;          // the n-th kernel that runs from now fails
+  bool refuse_products = false;      // cuBLASLt has no algorithm for anything
+  bool refuse_convolutions = false;  // cuDNN has no engine for anything
 };
 void plan_faults(const FaultPlan& plan);
+FaultPlan faults();
 // At the start of the process FACET_EMU_MACHINE can set all of these, for tests of whole programs:
-// "devices=0", "driver=11000", "memory=BYTES", "fail_allocation=N", "fail_launch=N",
-// comma-separated.
+// "devices=0", "driver=11000", "memory=BYTES", "vendor_libraries=0", "fail_allocation=N",
+// "fail_launch=N", comma-separated.
 
 // Back to a fresh process: streams emptied, errors forgotten, faults and machine as at the start.
 // Memory that is still allocated stays.

@@ -2,6 +2,7 @@
 // its tile is loaded, nothing is unfolded in memory. x (N, H, W, Cin), w (Cout, kh, kw, Cin /
 // groups), y (N, P, Q, Cout); the groups are the batch of the products.
 #include "cuda/kernels/gemm.cuh"
+#include "cuda/vendor/dnn.h"
 
 namespace facet {
 
@@ -117,6 +118,7 @@ struct StoreWeights {
 }  // namespace
 
 void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y) {
+  if (kernel_choice() == KernelChoice::vendor && vendor::conv2d(x, w, args, y)) return;
   const ConvShape s = conv_shape(x, w, y, args);
   dispatch_floating(x.dtype(), "conv2d", [&](auto tag) {
     using T = decltype(tag);
@@ -129,6 +131,8 @@ void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
 
 void CudaBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args,
                                         Tensor& dx) {
+  if (kernel_choice() == KernelChoice::vendor && vendor::conv2d_backward_input(dy, w, args, dx))
+    return;
   const ConvShape s = conv_shape(dx, w, dy, args);
   dispatch_floating(dy.dtype(), "conv2d_backward_input", [&](auto tag) {
     using T = decltype(tag);
@@ -141,6 +145,8 @@ void CudaBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const
 
 void CudaBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args,
                                          Tensor& dw) {
+  if (kernel_choice() == KernelChoice::vendor && vendor::conv2d_backward_weight(x, dy, args, dw))
+    return;
   const ConvShape s = conv_shape(x, dw, dy, args);
   dispatch_floating(x.dtype(), "conv2d_backward_weight", [&](auto tag) {
     using T = decltype(tag);

@@ -1,5 +1,6 @@
 // Products of matrices.
 #include "cuda/kernels/gemm.cuh"
+#include "cuda/vendor/blas.h"
 
 namespace facet {
 
@@ -43,6 +44,7 @@ Matrix<T> matrix(const Tensor& t, bool transposed) {
 
 void CudaBackend::matmul(const Tensor& a, const Tensor& b, const Tensor& bias,
                          const MatmulArgs& args, Tensor& out) {
+  if (kernel_choice() == KernelChoice::vendor && vendor::matmul(a, b, bias, args, out)) return;
   const int last = a.rank() - 1;
   const GemmShape s{out.dim(last - 1), out.dim(last), a.dim(args.trans_a ? last - 1 : last),
                     last == 2 ? a.dim(0) : 1};

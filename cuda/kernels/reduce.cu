@@ -258,7 +258,7 @@ void CudaBackend::argmax(const Tensor& x, Tensor& y) {
 void CudaBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indices) {
   dispatch_floating(x.dtype(), "topk", [&](auto tag) {
     using T = decltype(tag);
-    if (k <= kMaxMerged && kernel_choice() == KernelChoice::tuned)
+    if (k <= kMaxMerged && kernel_choice() != KernelChoice::naive)
       launch_for<topk_kernel<T>>(values, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(),
                                  x.rows(), x.cols(), k, values.data<T>(), indices.data<int64_t>());
     else

@@ -3,40 +3,55 @@
 #include <cusolverDn.h>
 
 #include "cuda/runtime.h"
+#include "cuda/vendor/library.h"
 
-namespace facet::vendor {
+namespace facet::cuda::vendor {
 namespace {
+
+struct Cusolver : Library {
+  Cusolver() : Library("cuSOLVER", {"libcusolver.so.12", "libcusolver.so.11"}) {}
+  VENDOR_FUNCTION(cusolverGetVersion);
+  VENDOR_FUNCTION(cusolverDnCreate);
+  VENDOR_FUNCTION(cusolverDnSetStream);
+  VENDOR_FUNCTION(cusolverDnSsyevd_bufferSize);
+  VENDOR_FUNCTION(cusolverDnDsyevd_bufferSize);
+  VENDOR_FUNCTION(cusolverDnSsyevd);
+  VENDOR_FUNCTION(cusolverDnDsyevd);
+};
+const Cusolver& solver() {
+  static const auto* const library = new Cusolver;
+  return *library;
+}
 
 void check(cusolverStatus_t status, const char* call) {
   if (status != CUSOLVER_STATUS_SUCCESS)
     throw Error(fmt::format("{}: cuSOLVER status {}", call, static_cast<int>(status)));
 }
 
-// One handle a thread: a handle may not be used by two at once.
-cusolverDnHandle_t handle() {
-  thread_local cusolverDnHandle_t instance = [] {
-    cusolverDnHandle_t made = nullptr;
-    check(cusolverDnCreate(&made), "cusolverDnCreate");
-    return made;
-  }();
-  return instance;
-}
+struct SolverState {
+  std::mutex mutex;
+  cusolverDnHandle_t handle = nullptr;
+};
 
-cusolverStatus_t buffer_size(int n, const float* a, const float* w, int* size) {
-  return cusolverDnSsyevd_bufferSize(handle(), CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER,
-                                     n, a, n, w, size);
+cusolverStatus_t buffer_size(cusolverDnHandle_t handle, int n, const float* a, const float* w,
+                             int* size) {
+  return solver().cusolverDnSsyevd_bufferSize(handle, CUSOLVER_EIG_MODE_NOVECTOR,
+                                              CUBLAS_FILL_MODE_LOWER, n, a, n, w, size);
 }
-cusolverStatus_t buffer_size(int n, const double* a, const double* w, int* size) {
-  return cusolverDnDsyevd_bufferSize(handle(), CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER,
-                                     n, a, n, w, size);
+cusolverStatus_t buffer_size(cusolverDnHandle_t handle, int n, const double* a, const double* w,
+                             int* size) {
+  return solver().cusolverDnDsyevd_bufferSize(handle, CUSOLVER_EIG_MODE_NOVECTOR,
+                                              CUBLAS_FILL_MODE_LOWER, n, a, n, w, size);
 }
-cusolverStatus_t solve(int n, float* a, float* w, float* work, int size, int* info) {
-  return cusolverDnSsyevd(handle(), CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER, n, a, n, w,
-                          work, size, info);
+cusolverStatus_t solve(cusolverDnHandle_t handle, int n, float* a, float* w, float* work, int size,
+                       int* info) {
+  return solver().cusolverDnSsyevd(handle, CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER, n, a,
+                                   n, w, work, size, info);
 }
-cusolverStatus_t solve(int n, double* a, double* w, double* work, int size, int* info) {
-  return cusolverDnDsyevd(handle(), CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER, n, a, n, w,
-                          work, size, info);
+cusolverStatus_t solve(cusolverDnHandle_t handle, int n, double* a, double* w, double* work,
+                       int size, int* info) {
+  return solver().cusolverDnDsyevd(handle, CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER, n, a,
+                                   n, w, work, size, info);
 }
 
 // The matrix is symmetric: row-major is column-major.
@@ -44,13 +59,18 @@ template <typename T>
 void run(Tensor& matrix, Tensor& values) {
   const auto n = static_cast<int>(matrix.dim(0));
   const Device device = matrix.device();
-  const cuda::DeviceGuard guard(device.index);
-  check(cusolverDnSetStream(handle(), cuda::stream(device.index)), "cusolverDnSetStream");
+  const DeviceGuard guard(device.index);
+  auto& state = state_of<SolverState>(device.index);
+  const std::lock_guard lock(state.mutex);
+  if (!state.handle) check(solver().cusolverDnCreate(&state.handle), "cusolverDnCreate");
+  check(solver().cusolverDnSetStream(state.handle, stream(device.index)), "cusolverDnSetStream");
   int size = 0;
-  check(buffer_size(n, matrix.data<T>(), values.data<T>(), &size), "cusolverDnsyevd_bufferSize");
+  check(buffer_size(state.handle, n, matrix.data<T>(), values.data<T>(), &size),
+        "cusolverDnsyevd_bufferSize");
   Tensor work = Tensor::empty({size}, dtype_of<T>(), device);
   Tensor info = Tensor::zeros({1}, DType::i32, device);
-  check(solve(n, matrix.data<T>(), values.data<T>(), work.data<T>(), size, info.data<int32_t>()),
+  check(solve(state.handle, n, matrix.data<T>(), values.data<T>(), work.data<T>(), size,
+              info.data<int32_t>()),
         "cusolverDnsyevd");
   FACET_CHECK(info.item() == 0.0, "eigvalsh", "no convergence: is the matrix finite?");
 }
@@ -59,8 +79,17 @@ void run(Tensor& matrix, Tensor& values) {
 
 void symmetric_eigenvalues(Tensor& matrix, Tensor& values) {
   if (matrix.numel() == 0) return;
+  FACET_CHECK(solver().found(), "eigvalsh", "CUDA devices need cuSOLVER for eigenvalues: {}",
+              solver().missing());
   if (matrix.dtype() == DType::f32) return run<float>(matrix, values);
   run<double>(matrix, values);
 }
 
-}  // namespace facet::vendor
+std::string solver_library() {
+  int version = 0;
+  if (!solver().found()) return solver().describe_missing();
+  check(solver().cusolverGetVersion(&version), "cusolverGetVersion");
+  return solver().describe(version, 1000);
+}
+
+}  // namespace facet::cuda::vendor

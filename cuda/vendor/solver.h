@@ -3,10 +3,12 @@
 
 #include "tensor/tensor.h"
 
-namespace facet::vendor {
+namespace facet::cuda::vendor {
 
 // Eigenvalues of the symmetric (n, n) f32 or f64 matrix, ascending, into values (n). The matrix is
-// overwritten.
+// overwritten. Throws where cuSOLVER is missing.
 void symmetric_eigenvalues(Tensor& matrix, Tensor& values);
 
-}  // namespace facet::vendor
+std::string solver_library();  // "cuSOLVER 12.0.4"
+
+}  // namespace facet::cuda::vendor

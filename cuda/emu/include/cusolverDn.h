@@ -17,6 +17,7 @@ struct Solver;
 }
 using cusolverDnHandle_t = facet::emu::Solver*;
 
+cusolverStatus_t cusolverGetVersion(int* version);
 cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t* handle);
 cusolverStatus_t cusolverDnDestroy(cusolverDnHandle_t handle);
 cusolverStatus_t cusolverDnSetStream(cusolverDnHandle_t handle, cudaStream_t stream);

@@ -1,0 +1,376 @@
+// cuDNN's convolutions by plain loops behind cuDNN's own graph API: descriptors whose attributes
+// are typed and checked, tensors in any layout by their strides, engines with numerical notes. What
+// facet does not use is refused. Besides a good engine the heuristics propose, before it, what
+// facet must not take: one whose results differ every time, one that rounds f32 to TF32, and one
+// that makes no plan.
+#include <cudnn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+#include "cuda/emu/runtime.h"
+#include "cuda/emu/standin/convolution.h"
+#include "cuda/emu/standin/cudnn_descriptor.h"
+
+struct cudnnContext {
+  cudaStream_t stream = nullptr;
+  int device = 0;
+};
+
+namespace facet::emu {
+namespace {
+
+constexpr int64_t kWorkspace = 1 << 12;
+
+View view_of(const Descriptor& tensor) {
+  View view{.type = tensor.value<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE)};
+  for (size_t i = 0; i < 4; ++i) {
+    view.sizes[i] = tensor.value<int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS, i);
+    view.strides[i] = tensor.value<int64_t>(CUDNN_ATTR_TENSOR_STRIDES, i);
+  }
+  return view;
+}
+
+// Where an operation keeps its parts. x, w, y: whichever is computed.
+struct Names {
+  cudnnBackendDescriptorType_t type;
+  Convolution::Output output;
+  cudnnBackendAttributeName_t window, x, w, y, alpha, beta;
+};
+constexpr Names kOperations[] = {
+    {kForward, Convolution::Output::y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
+    {kData, Convolution::Output::x, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+    {kFilter, Convolution::Output::w, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
+const Names& names_of(const Descriptor& operation) {
+  return *std::find_if(std::begin(kOperations), std::end(kOperations),
+                       [&](const Names& n) { return n.type == operation.type; });
+}
+
+Convolution convolution_of(const Descriptor& op) {
+  const Names& names = names_of(op);
+  const Descriptor& window = op.child(names.window);
+  const auto pair = [&](cudnnBackendAttributeName_t name) {
+    return std::array{window.value<int64_t>(name, 0), window.value<int64_t>(name, 1)};
+  };
+  return {.output = names.output,
+          .x = view_of(op.child(names.x)),
+          .w = view_of(op.child(names.w)),
+          .y = view_of(op.child(names.y)),
+          .pre = pair(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS),
+          .post = pair(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS),
+          .stride = pair(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES),
+          .dilation = pair(CUDNN_ATTR_CONVOLUTION_DILATIONS),
+          .alpha = op.value<float>(names.alpha),
+          .beta = op.value<float>(names.beta)};
+}
+
+// The tensors that a graph reads and writes in the places of x, w and y: a virtual one is replaced
+// by what the identity behind it writes.
+std::array<const Descriptor*, 3> tensors_of(const Descriptor& graph) {
+  const Descriptor& op = graph.child(CUDNN_ATTR_OPERATIONGRAPH_OPS);
+  const Names& names = names_of(op);
+  std::array<const Descriptor*, 3> tensors = {&op.child(names.x), &op.child(names.w),
+                                              &op.child(names.y)};
+  for (const Descriptor*& t : tensors)
+    if (t->is_virtual())
+      t = &graph.child(CUDNN_ATTR_OPERATIONGRAPH_OPS, 1)
+               .child(CUDNN_ATTR_OPERATION_POINTWISE_YDESC);
+  return tensors;
+}
+
+// One convolution; or one whose output is virtual, and an identity that reads it.
+cudnnStatus_t check_graph(const Descriptor& graph) {
+  const auto& ops = graph.children.at(CUDNN_ATTR_OPERATIONGRAPH_OPS);
+  if (std::none_of(std::begin(kOperations), std::end(kOperations),
+                   [&](const Names& n) { return n.type == ops[0]->type; }))
+    return CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE;
+  const Names& names = names_of(*ops[0]);
+  const bool passed_on = ops.size() == 2;
+  for (const auto& [name, output] : {std::pair{names.x, Convolution::Output::x},
+                                     {names.w, Convolution::Output::w},
+                                     {names.y, Convolution::Output::y}})
+    if (ops[0]->child(name).is_virtual() != (passed_on && output == names.output))
+      return CUDNN_STATUS_BAD_PARAM;
+  if (!passed_on) return CUDNN_STATUS_SUCCESS;
+  if (ops[1]->type != kPassOn) return CUDNN_STATUS_NOT_SUPPORTED;
+  const auto id = [](const Descriptor& t) { return t.value<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID); };
+  const Descriptor& read = ops[1]->child(CUDNN_ATTR_OPERATION_POINTWISE_XDESC);
+  const auto output = names.output == Convolution::Output::x   ? names.x
+                      : names.output == Convolution::Output::w ? names.w
+                                                               : names.y;
+  return id(read) == id(ops[0]->child(output)) ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM;
+}
+
+// As cuDNN 9.19 for an H100: outputs of another type than the inputs only behind an identity, there
+// with an even number of channels and without groups.
+bool has_engines(const Descriptor& graph) {
+  const auto& ops = graph.children.at(CUDNN_ATTR_OPERATIONGRAPH_OPS);
+  const Convolution c = convolution_of(*ops[0]);
+  if (ops.size() == 1) return c.x.type == c.w.type && c.w.type == c.y.type;
+  return c.x.sizes[1] % 2 == 0 && c.x.sizes[1] == c.w.sizes[1];
+}
+
+bool all_positive(const Descriptor& d, cudnnBackendAttributeName_t name, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (d.value<int64_t>(name, i) < 1) return false;
+  return true;
+}
+
+// What finalizing a descriptor checks besides that all is there.
+cudnnStatus_t check(Descriptor& d) {
+  switch (d.type) {
+    case kTensor: {
+      if (!all_positive(d, CUDNN_ATTR_TENSOR_DIMENSIONS, 4) ||
+          !all_positive(d, CUDNN_ATTR_TENSOR_STRIDES, 4))
+        return CUDNN_STATUS_BAD_PARAM;
+      const auto type = d.value<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE);
+      return type == CUDNN_DATA_FLOAT || type == CUDNN_DATA_BFLOAT16
+                 ? CUDNN_STATUS_SUCCESS
+                 : CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE;
+    }
+    case kWindow:
+      if (d.value<int64_t>(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS) != 2 ||
+          !all_positive(d, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, 2) ||
+          !all_positive(d, CUDNN_ATTR_CONVOLUTION_DILATIONS, 2))
+        return CUDNN_STATUS_BAD_PARAM;
+      return d.value<cudnnDataType_t>(CUDNN_ATTR_CONVOLUTION_COMP_TYPE) == CUDNN_DATA_FLOAT &&
+                     d.value<cudnnConvolutionMode_t>(CUDNN_ATTR_CONVOLUTION_CONV_MODE) ==
+                         CUDNN_CROSS_CORRELATION
+                 ? CUDNN_STATUS_SUCCESS
+                 : CUDNN_STATUS_NOT_SUPPORTED;
+    case kForward:
+    case kData:
+    case kFilter: return convolution_of(d).check();
+    case kIdentity:
+      return d.value<cudnnPointwiseMode_t>(CUDNN_ATTR_POINTWISE_MODE) == CUDNN_POINTWISE_IDENTITY &&
+                     d.value<cudnnDataType_t>(CUDNN_ATTR_POINTWISE_MATH_PREC) == CUDNN_DATA_FLOAT
+                 ? CUDNN_STATUS_SUCCESS
+                 : CUDNN_STATUS_NOT_SUPPORTED;
+    case kPassOn:
+      return view_of(d.child(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)).sizes ==
+                     view_of(d.child(CUDNN_ATTR_OPERATION_POINTWISE_YDESC)).sizes
+                 ? CUDNN_STATUS_SUCCESS
+                 : CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH;
+    case kGraph: return check_graph(d);
+    case kHeuristic:
+      return faults().refuse_convolutions ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
+    case kPlan:
+      d.engine = d.child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).engine;
+      d.graph = d.child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).graph;
+      return d.engine == Engine::planless ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
+    case kPack:
+      return d.values.at(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS).size() ==
+                     d.values.at(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS).size()
+                 ? CUDNN_STATUS_SUCCESS
+                 : CUDNN_STATUS_BAD_PARAM;
+    default: return CUDNN_STATUS_SUCCESS;
+  }
+}
+
+Descriptor* look(cudnnBackendDescriptor_t descriptor) {
+  return descriptor ? static_cast<Held*>(descriptor)->get() : nullptr;
+}
+
+// Copies up to `requested` of the values.
+template <typename Value>
+cudnnStatus_t give(const std::vector<Value>& from, int64_t requested, int64_t* count, void* to) {
+  *count = static_cast<int64_t>(from.size());
+  std::copy_n(from.begin(), std::min(requested, *count), static_cast<Value*>(to));
+  return CUDNN_STATUS_SUCCESS;
+}
+
+// Turns the caller's descriptor, fresh and of the right type, into an engine or its configuration.
+cudnnStatus_t fill(cudnnBackendDescriptor_t given, D type,
+                   const std::shared_ptr<const Descriptor>& graph, Engine engine) {
+  Descriptor* const d = look(given);
+  if (!d || d->type != type || d->finalized) return CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE;
+  d->graph = graph;
+  d->engine = engine;
+  d->finalized = true;
+  return CUDNN_STATUS_SUCCESS;
+}
+
+}  // namespace
+}  // namespace facet::emu
+
+using namespace facet::emu;
+
+size_t cudnnGetVersion() {
+  return 0;
+}
+const char* cudnnGetErrorString(cudnnStatus_t status) {
+  switch (status) {
+#define NAME(status) \
+  case status: return #status;
+    NAME(CUDNN_STATUS_SUCCESS)
+    NAME(CUDNN_STATUS_NOT_INITIALIZED)
+    NAME(CUDNN_STATUS_BAD_PARAM)
+    NAME(CUDNN_STATUS_BAD_PARAM_NULL_POINTER)
+    NAME(CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER)
+    NAME(CUDNN_STATUS_BAD_PARAM_NOT_FINALIZED)
+    NAME(CUDNN_STATUS_BAD_PARAM_SIZE_INSUFFICIENT)
+    NAME(CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH)
+    NAME(CUDNN_STATUS_BAD_PARAM_ATTRIBUTE_TYPE)
+    NAME(CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE)
+    NAME(CUDNN_STATUS_NOT_SUPPORTED)
+    NAME(CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE)
+#undef NAME
+  }
+  return "unknown";
+}
+cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
+  *handle = new cudnnContext;
+  cudaGetDevice(&(*handle)->device);
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
+  if (!handle) return CUDNN_STATUS_NOT_INITIALIZED;
+  handle->stream = stream;
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type,
+                                           cudnnBackendDescriptor_t* descriptor) {
+  *descriptor = new Held(std::make_shared<Descriptor>(type));
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) {
+  delete static_cast<Held*>(descriptor);
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
+  Descriptor* const d = look(descriptor);
+  if (!d) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  if (d->type == kEngine || d->type == kConfig) return CUDNN_STATUS_NOT_SUPPORTED;
+  for (const Attribute& a : kAttributes)
+    if (a.descriptor == d->type && a.least > 0 &&
+        !(a.type == kChild ? d->children.contains(a.name) : d->values.contains(a.name)))
+      return CUDNN_STATUS_BAD_PARAM;
+  const cudnnStatus_t status = check(*d);
+  d->finalized = status == CUDNN_STATUS_SUCCESS;
+  return status;
+}
+cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor,
+                                       cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t count,
+                                       const void* values) {
+  Descriptor* const d = look(descriptor);
+  if (!d || !values) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  if (d->finalized) return CUDNN_STATUS_BAD_PARAM;
+  const auto* const a =
+      std::find_if(std::begin(kAttributes), std::end(kAttributes),
+                   [&](const Attribute& k) { return k.descriptor == d->type && k.name == name; });
+  if (a == std::end(kAttributes)) return CUDNN_STATUS_NOT_SUPPORTED;
+  if (a->type != type) return CUDNN_STATUS_BAD_PARAM_ATTRIBUTE_TYPE;
+  if (count < a->least || count > a->most) return CUDNN_STATUS_BAD_PARAM_SIZE_INSUFFICIENT;
+  if (type != kChild) {
+    const auto* const from = static_cast<const std::byte*>(values);
+    d->values[name].assign(from, from + static_cast<size_t>(count) * element_bytes(type));
+    return CUDNN_STATUS_SUCCESS;
+  }
+  std::vector<std::shared_ptr<const Descriptor>> children;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto* const child = static_cast<Held* const*>(values)[i];
+    if (!child || !(*child)->finalized) return CUDNN_STATUS_BAD_PARAM_NOT_FINALIZED;
+    children.push_back(*child);
+  }
+  d->children[name] = std::move(children);
+  return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor,
+                                       cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t requested,
+                                       int64_t* count, void* values) {
+  const Descriptor* const d = look(descriptor);
+  if (!d || !count || !values) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  if (!d->finalized) return CUDNN_STATUS_BAD_PARAM_NOT_FINALIZED;
+  if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS && d->type == kHeuristic && type == kChild) {
+    const std::shared_ptr<const Descriptor>& graph =
+        d->children.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)[0];
+    std::vector<Engine> engines = {Engine::without_workspace};
+    if (d->value<cudnnBackendHeurMode_t>(CUDNN_ATTR_ENGINEHEUR_MODE) == CUDNN_HEUR_MODE_A)
+      engines = {Engine::nondeterministic, Engine::tensor_core, Engine::planless, Engine::good};
+    if (!has_engines(*graph)) engines.clear();
+    *count = static_cast<int64_t>(engines.size());
+    for (int64_t i = 0; i < std::min(requested, *count); ++i)
+      if (const cudnnStatus_t status = fill(static_cast<cudnnBackendDescriptor_t*>(values)[i],
+                                            kConfig, graph, engines[static_cast<size_t>(i)]);
+          status != CUDNN_STATUS_SUCCESS)
+        return status;
+    return CUDNN_STATUS_SUCCESS;
+  }
+  if (name == CUDNN_ATTR_ENGINECFG_ENGINE && d->type == kConfig && type == kChild) {
+    *count = 1;
+    return fill(*static_cast<cudnnBackendDescriptor_t*>(values), kEngine, d->graph, d->engine);
+  }
+  if (name == CUDNN_ATTR_ENGINE_NUMERICAL_NOTE && d->type == kEngine &&
+      type == CUDNN_TYPE_NUMERICAL_NOTE) {
+    std::vector<cudnnBackendNumericalNote_t> notes = {CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP};
+    if (d->engine == Engine::nondeterministic)
+      notes.push_back(CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC);
+    if (d->engine == Engine::tensor_core) notes.push_back(CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
+    return give(notes, requested, count, values);
+  }
+  if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && d->type == kPlan &&
+      type == CUDNN_TYPE_INT64)
+    return give(std::vector<int64_t>{d->engine == Engine::without_workspace ? 0 : kWorkspace},
+                requested, count, values);
+  return CUDNN_STATUS_NOT_SUPPORTED;
+}
+
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan_,
+                                  cudnnBackendDescriptor_t pack_) {
+  if (!handle) return CUDNN_STATUS_NOT_INITIALIZED;
+  const Descriptor *const plan = look(plan_), *const pack = look(pack_);
+  if (!plan || !pack) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  if (plan->type != kPlan || pack->type != kPack) return CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE;
+  if (!plan->finalized || !pack->finalized) return CUDNN_STATUS_BAD_PARAM_NOT_FINALIZED;
+  int device = -1;
+  cudaGetDevice(&device);
+  if (plan->value<cudnnHandle_t>(CUDNN_ATTR_EXECUTION_PLAN_HANDLE) != handle ||
+      device != handle->device)
+    return CUDNN_STATUS_BAD_PARAM;
+  // The pointers of x, w and y by their tensors' ids.
+  std::array<void*, 3> data{};
+  const size_t given = pack->values.at(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS).size() / 8;
+  const std::array<const Descriptor*, 3> tensors = tensors_of(*plan->graph);
+  for (size_t t = 0; t < 3; ++t) {
+    for (size_t i = 0; i < given; ++i)
+      if (pack->value<int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) ==
+          tensors[t]->value<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID))
+        data[t] = pack->value<void*>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, i);
+    if (!data[t]) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+    const auto alignment = tensors[t]->value<int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT);
+    if (reinterpret_cast<intptr_t>(data[t]) % alignment != 0)
+      return CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER;
+  }
+  void* const workspace = pack->value<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
+  const bool needs = plan->engine != Engine::without_workspace;
+  if (needs && !workspace) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  Convolution convolution = convolution_of(plan->graph->child(CUDNN_ATTR_OPERATIONGRAPH_OPS));
+  View* const views[] = {&convolution.x, &convolution.w, &convolution.y};
+  for (size_t t = 0; t < 3; ++t) {
+    *views[t] = view_of(*tensors[t]);
+    views[t]->data = data[t];
+  }
+  static std::atomic<int> executions{0};
+  enqueue(handle->stream, [=, c = convolution, engine = plan->engine] {
+    if (needs) std::memset(workspace, 0xff, kWorkspace);
+    convolve(c, engine == Engine::tensor_core,
+             engine == Engine::nondeterministic ? 1e-3f * static_cast<float>(++executions) : 0.0f);
+  });
+  return CUDNN_STATUS_SUCCESS;
+}

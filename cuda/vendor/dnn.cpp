@@ -1,0 +1,339 @@
+// cuDNN 9's graph API. An operation is described by a tree of descriptors; heuristics propose
+// engines for it, best first; an engine gives a plan, a plan is executed. Biases and ReLUs are not
+// fused in: facet's convolutions have batch normalisation behind them, which does both.
+#include "cuda/vendor/dnn.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <optional>
+
+#include "cuda/runtime.h"
+#include "cuda/vendor/dnn_descriptor.h"
+
+namespace facet::cuda::vendor {
+namespace {
+
+constexpr int64_t kMostWorkspace = int64_t{1} << 30;  // plans that want more are not taken
+constexpr int64_t kMostEngines = 32;                  // that are asked for in each mode
+constexpr int kTriedPlans = 4, kTriedRuns = 3;        // where the fastest one is looked for
+
+std::atomic<PlanChoice> plan_choice{PlanChoice::first};
+
+// The names of one direction. x, w and y are the places of the three tensors, whichever of them is
+// computed.
+struct Direction {
+  cudnnBackendDescriptorType_t type;
+  cudnnBackendAttributeName_t convolution, x, w, y, alpha, beta;
+};
+constexpr Direction kForward{CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
+constexpr Direction kBackwardInput{CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
+constexpr Direction kBackwardWeight{CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
+
+// One convolution in one direction.
+struct Call {
+  const Direction& direction;
+  const Tensor &x, &w, &y;
+  const ConvArgs& args;
+
+  std::array<const Tensor*, 3> tensors() const { return {&x, &w, &y}; }
+  std::array<int64_t, 22> key() const {
+    std::array<int64_t, 22> key{direction.type, args.stride, args.padding, args.groups};
+    size_t at = 4;
+    for (const Tensor* t : tensors()) {
+      for (int axis = 0; axis < 4; ++axis) key[at++] = t->dim(axis);
+      key[at++] = static_cast<int64_t>(t->dtype());
+      key[at++] = alignment(*t);
+    }
+    return key;
+  }
+  std::string str() const {
+    return fmt::format("convolution of {} by {} to {}", x.str(), w.str(), y.str());
+  }
+};
+
+// Sizes and strides of an NHWC tensor, or of weights (Cout, kh, kw, Cin / groups), in cuDNN's order
+// N, C, H, W. A virtual tensor lies between two operations and has no memory.
+Descriptor tensor_descriptor(const Tensor& t, int64_t id, bool is_virtual = false) {
+  const int64_t n = t.dim(0), h = t.dim(1), w = t.dim(2), c = t.dim(3);
+  Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+  d.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, {id});
+  d.set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE,
+        {t.dtype() == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16});
+  d.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, {alignment(t)});
+  d.set(CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, {n, c, h, w});
+  d.set(CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, {h * w * c, int64_t{1}, w * c, c});
+  if (is_virtual) d.set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, {true});
+  d.finalize();
+  return d;
+}
+
+// Operations, and all that they are made of.
+struct Operations {
+  std::vector<Descriptor> parts;
+  std::vector<cudnnBackendDescriptor_t> raw;
+
+  void add(Descriptor operation) {
+    operation.finalize();
+    raw.push_back(operation.raw());
+    parts.push_back(std::move(operation));
+  }
+};
+
+// The number of groups is not said: cuDNN sees it from the channels of x and w.
+Operations describe(const Call& call) {
+  Operations result;
+  std::vector<Descriptor>& parts = result.parts;
+  for (const Tensor* t : call.tensors())
+    parts.push_back(tensor_descriptor(*t, static_cast<int64_t>(parts.size())));
+  Descriptor window(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+  const int64_t stride = call.args.stride, padding = call.args.padding;
+  window.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, {int64_t{2}});
+  window.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, {CUDNN_DATA_FLOAT});
+  window.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE,
+             {CUDNN_CROSS_CORRELATION});
+  window.set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, {stride, stride});
+  window.set(CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, {int64_t{1}, int64_t{1}});
+  window.set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, {padding, padding});
+  window.set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, {padding, padding});
+  window.finalize();
+  // An f32 gradient of bf16 factors: cuDNN has engines for it only where the sums are not the end,
+  // so an identity passes them on.
+  const bool passed_on = call.w.dtype() != call.x.dtype();
+  if (passed_on) parts.push_back(tensor_descriptor(call.w, 3, true));
+  Descriptor operation(call.direction.type);
+  operation.set(call.direction.convolution, window);
+  operation.set(call.direction.x, parts[0]);
+  operation.set(call.direction.w, parts[passed_on ? 3 : 1]);
+  operation.set(call.direction.y, parts[2]);
+  operation.set(call.direction.alpha, CUDNN_TYPE_FLOAT, {1.0f});
+  operation.set(call.direction.beta, CUDNN_TYPE_FLOAT, {0.0f});
+  parts.push_back(std::move(window));
+  result.add(std::move(operation));
+  if (!passed_on) return result;
+  Descriptor identity(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+  identity.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, {CUDNN_POINTWISE_IDENTITY});
+  identity.set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, {CUDNN_DATA_FLOAT});
+  identity.finalize();
+  Descriptor pass_on(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+  pass_on.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, identity);
+  pass_on.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, parts[3]);
+  pass_on.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, parts[1]);
+  parts.push_back(std::move(identity));
+  result.add(std::move(pass_on));
+  return result;
+}
+
+// Whether the configuration's engine gives the same bits every time, and f32 sums of f32.
+bool is_exact(const Descriptor& config, bool is_f32) {
+  Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  cudnnBackendDescriptor_t raw = engine.raw();
+  config.get(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw);
+  std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
+  const int64_t count = engine.get(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                   static_cast<int64_t>(notes.size()), notes.data());
+  return std::none_of(notes.begin(), notes.begin() + count, [&](auto note) {
+    switch (note) {
+      case CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC:
+      case CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS:
+      case CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION:
+      case CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6:
+      case CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13: return true;
+      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return is_f32;  // which would be TF32
+      default: return false;
+    }
+  });
+}
+
+// A plan, and all that it may look at later.
+struct Plan {
+  std::optional<Descriptor> plan;  // none: cuDNN refuses
+  int64_t workspace = 0;
+  std::vector<Descriptor> parts;
+};
+
+struct DnnState {
+  std::mutex mutex;  // a handle is for one thread at a time
+  cudnnHandle_t handle = nullptr;
+  std::map<std::array<int64_t, 22>, Plan> plans;
+};
+
+void execute(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace_bytes,
+             const Call& call) {
+  const Workspace workspace(workspace_bytes, call.x.device());
+  const auto address = [](const Tensor& t) { return const_cast<void*>(t.raw()); };
+  Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64,
+           {int64_t{0}, int64_t{1}, int64_t{2}});
+  pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR,
+           {address(call.x), address(call.w), address(call.y)});
+  pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, {workspace.data()});
+  pack.finalize();
+  check(dnn().cudnnBackendExecute(handle, plan.raw(), pack.raw()), "cudnnBackendExecute");
+}
+
+// Milliseconds of one execution; waits for it.
+float time(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace, const Call& call) {
+  const cudaStream_t queue = stream(call.x.device().index);
+  cudaEvent_t begin = nullptr, end = nullptr;
+  cuda::check(cudaEventCreateWithFlags(&begin, cudaEventDefault), "cudaEventCreateWithFlags");
+  cuda::check(cudaEventCreateWithFlags(&end, cudaEventDefault), "cudaEventCreateWithFlags");
+  cuda::check(cudaEventRecord(begin, queue), "cudaEventRecord");
+  for (int i = 0; i < kTriedRuns; ++i) execute(handle, plan, workspace, call);
+  cuda::check(cudaEventRecord(end, queue), "cudaEventRecord");
+  cuda::check(cudaEventSynchronize(end), "cudaEventSynchronize");
+  float milliseconds = 0;
+  cuda::check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+  cuda::check(cudaEventDestroy(begin), "cudaEventDestroy");
+  cuda::check(cudaEventDestroy(end), "cudaEventDestroy");
+  return milliseconds / kTriedRuns;
+}
+
+// Not while the stream is captured, where waiting is not allowed.
+bool may_time(int device) {
+  if (plan_choice == PlanChoice::first) return false;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cuda::check(cudaStreamIsCapturing(stream(device), &status), "cudaStreamIsCapturing");
+  return status == cudaStreamCaptureStatusNone;
+}
+
+// Makes the plan of a configuration and executes it once, as a trial or as the call itself. Throws
+// where cuDNN refuses.
+Plan try_plan(cudnnHandle_t handle, const Descriptor& config, const Call& call) {
+  Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+  plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, {handle});
+  plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
+  plan.finalize();
+  int64_t workspace = 0;
+  plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &workspace);
+  if (workspace > kMostWorkspace)
+    throw DnnError(fmt::format("a workspace of {} bytes is too large", workspace));
+  execute(handle, plan, workspace, call);
+  return {std::move(plan), workspace, {}};
+}
+
+// Adds the configurations that cuDNN proposes for the graph and that are exact, best first.
+void propose(const Descriptor& graph, cudnnBackendHeurMode_t mode, bool is_f32,
+             std::vector<Descriptor>& configs) {
+  Descriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+  heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+  heuristic.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, {mode});
+  heuristic.finalize();
+  std::vector<Descriptor> proposed;
+  std::vector<cudnnBackendDescriptor_t> raw;
+  for (int64_t i = 0; i < kMostEngines; ++i) {
+    proposed.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    raw.push_back(proposed.back().raw());
+  }
+  const int64_t count = heuristic.get(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                      kMostEngines, raw.data());
+  for (int64_t i = 0; i < count; ++i)
+    if (Descriptor& config = proposed[static_cast<size_t>(i)]; is_exact(config, is_f32))
+      configs.push_back(std::move(config));
+}
+
+// The plan for a call that has none yet; the call is done with it. No plan: cuDNN refuses.
+Plan first_call(cudnnHandle_t handle, const Call& call) {
+  Plan best;
+  std::string why = "no engine";
+  // f(), or why cuDNN refuses it; then something else may do.
+  const auto attempt = [&](const auto& f) {
+    try {
+      f();
+    } catch (const DnnError& e) {
+      why = e.what();
+    }
+  };
+  const bool timed = may_time(call.x.device().index);
+  float least = 0;
+  int tried = 0;
+  attempt([&] {
+    Operations operations = describe(call);
+    Descriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, {handle});
+    graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, operations.raw.size(),
+              operations.raw.data());
+    best.parts = std::move(operations.parts);
+    graph.finalize();
+    std::vector<Descriptor> configs;
+    for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
+      attempt([&] { propose(graph, mode, call.x.dtype() == DType::f32, configs); });
+    best.parts.push_back(std::move(graph));
+    for (size_t i = 0; i < configs.size() && tried < (timed ? kTriedPlans : 1); ++i)
+      attempt([&] {
+        Plan plan = try_plan(handle, configs[i], call);
+        const float cost = timed ? time(handle, *plan.plan, plan.workspace, call) : 0;
+        best.parts.push_back(std::move(configs[i]));
+        if (tried++ > 0 && cost >= least) return;
+        std::swap(best.plan, plan.plan);
+        best.workspace = plan.workspace;
+        least = cost;
+      });
+  });
+  // The last trial may have been another plan's.
+  if (tried > 1) execute(handle, *best.plan, best.workspace, call);
+  if (!best.plan) note_refusal(fmt::format("{}: {}", call.str(), why));
+  return best;
+}
+
+bool run(const Call& call) {
+  if (!dnn().found() || call.y.dtype() == DType::f64 || call.x.numel() == 0) return false;
+  const int index = call.x.device().index;
+  const DeviceGuard guard(index);
+  auto& state = state_of<DnnState>(index);
+  const std::lock_guard lock(state.mutex);
+  if (!state.handle) {
+    check(dnn().cudnnCreate(&state.handle), "cudnnCreate");
+    check(dnn().cudnnSetStream(state.handle, stream(index)), "cudnnSetStream");
+  }
+  const auto key = call.key();
+  auto found = state.plans.find(key);
+  if (found == state.plans.end())
+    found = state.plans.emplace(key, first_call(state.handle, call)).first;
+  else if (found->second.plan)
+    execute(state.handle, *found->second.plan, found->second.workspace, call);
+  if (!found->second.plan) return false;
+  count_call();
+  return true;
+}
+
+}  // namespace
+
+bool conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y) {
+  return run({kForward, x, w, y, args});
+}
+bool conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args, Tensor& dx) {
+  return run({kBackwardInput, dx, w, dy, args});
+}
+bool conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args, Tensor& dw) {
+  return run({kBackwardWeight, x, dw, dy, args});
+}
+
+void set_plan_choice(PlanChoice choice) {
+  plan_choice = choice;
+}
+
+std::string dnn_library() {
+  return dnn().found() ? dnn().describe(static_cast<int64_t>(dnn().cudnnGetVersion()))
+                       : dnn().describe_missing();
+}
+
+}  // namespace facet::cuda::vendor
