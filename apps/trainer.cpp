@@ -70,12 +70,6 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   Stopwatch since_start, since_save;
   const double seconds_before = result.seconds;
   int64_t saved_step = step;
-  const auto checkpoint = [&] {
-    result.seconds = seconds_before + since_start.seconds();
-    save(folder, step, objective, optimizer, result.seconds, result.loss);
-    saved_step = step;
-    since_save = Stopwatch();
-  };
   // A device that fails is not asked anything more.
   const auto guarded = [&](const auto& work) {
     try {
@@ -86,6 +80,12 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                       "the same command goes on from there",
                       options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
     }
+  };
+  const auto checkpoint = [&] {
+    result.seconds = seconds_before + since_start.seconds();
+    guarded([&] { save(folder, step, objective, optimizer, result.seconds, result.loss); });
+    saved_step = step;
+    since_save = Stopwatch();
   };
   while (step < options.total_steps && !interrupted()) {
     Stopwatch step_clock;

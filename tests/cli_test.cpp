@@ -184,8 +184,12 @@ TEST_F(CliDeviceTest, TooLittleMemorySaysWhatIsHeld) {
 }
 
 TEST_F(CliDeviceTest, AFailedKernelNamesTheLastCheckpoint) {
-  ::setenv("FACET_EMU_MACHINE", "fail_launch=700", 1);
-  expect_error(training("cuda"), 1, {"the device failed in step", "checkpoints", "illegal memory"});
+  // In a step, and while a checkpoint is made.
+  for (const char* fault : {"fail_launch=300", "fail_launch=700"}) {
+    ::setenv("FACET_EMU_MACHINE", fault, 1);
+    expect_error(training("cuda"), 1,
+                 {"the device failed in step", "checkpoints", "illegal memory"});
+  }
   ::unsetenv("FACET_EMU_MACHINE");
   EXPECT_EQ(run(training("cuda")).code, 0);
 }

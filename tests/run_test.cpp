@@ -272,9 +272,9 @@ TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
                                  "--threads",
                                  "1",
                                  "--supervised-lr",
-                                 "0.01",
+                                 "0.002",
                                  "--simclr-lr",
-                                 "0.01",
+                                 "0.002",
                                  "--inject-lr",
                                  "0.003"});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
