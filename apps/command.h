@@ -11,6 +11,8 @@ void run_inject(const Arguments& arguments);
 void run_probe(const Arguments& arguments);
 void run_knn(const Arguments& arguments);
 void run_diversity(const Arguments& arguments);
+void run_cka(const Arguments& arguments);
+void run_separation(const Arguments& arguments);
 void run_reproduce(const Arguments& arguments);
 void run_bench(const Arguments& arguments);
 

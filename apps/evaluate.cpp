@@ -29,7 +29,7 @@ Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t wo
     parts.push_back(rows_of(batch->views[0]));
     stop_if_interrupted("stopped while evaluating");
   }
-  return {ops::concat(parts), dataset->labels()};
+  return {ops::concat(parts), dataset->labels().to(parts[0].device())};
 }
 
 Tensor rows_between(const Tensor& x, int64_t begin, int64_t end) {
@@ -44,13 +44,13 @@ Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pip
   encoder.eval();
   const Device device = parameters(encoder).at(0).value.device();
   return collect(dataset, pipeline, workers, [&](const Tensor& images) {
-    return encoder.features(Variable(images.to(device))).value().to(Device{});
+    return encoder.features(Variable(images.to(device))).value();
   });
 }
 
-Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline) {
-  return collect(dataset, pipeline, 0, [](const Tensor& images) {
-    return images.reshape({images.dim(0), images.numel() / images.dim(0)});
+Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device) {
+  return collect(dataset, pipeline, 0, [&](const Tensor& images) {
+    return images.reshape({images.dim(0), images.numel() / images.dim(0)}).to(device);
   });
 }
 

@@ -12,14 +12,15 @@ namespace facet {
 
 struct Features {
   Tensor x;       // (N, D)
-  Tensor labels;  // i64 (N), or f32 0/1 (N, classes)
+  Tensor labels;  // i64 (N), or f32 0/1 (N, classes), on the same device
 };
 
-// In eval mode, whole pictures at the network's image size, without augmentation.
+// In eval mode, whole pictures at the network's image size, without augmentation. On the
+// network's device.
 Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
                           int64_t workers);
 // The pictures themselves, as rows of normalised pixels.
-Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline);
+Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device = {});
 
 // Accuracies in percent.
 double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k);

@@ -21,6 +21,8 @@ constexpr Command kCommands[] = {
     {"probe", run_probe, "accuracy of a linear classifier on frozen features"},
     {"knn", run_knn, "accuracy of the nearest neighbours in feature space"},
     {"diversity", run_diversity, "feature diversity of a network's weights"},
+    {"cka", run_cka, "how alike two representations of the same samples are"},
+    {"separation", run_separation, "how far the classes of labelled features lie apart"},
     {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report"},
     {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
 };

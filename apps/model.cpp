@@ -39,7 +39,7 @@ ResNetOptions architecture_of(const std::vector<NamedTensor>& weights, const std
   return options;
 }
 
-TrainedNetwork load_network(const fs::path& path) {
+TrainedNetwork load_network(const fs::path& path, Device device) {
   fs::path file = path;
   if (fs::is_directory(path)) {
     file = path / "model.safetensors";
@@ -55,8 +55,8 @@ TrainedNetwork load_network(const fs::path& path) {
   network.name = fs::is_directory(path) ? fs::weakly_canonical(path).filename().string()
                                         : path.stem().string();
   std::erase_if(weights, [&](const NamedTensor& t) {
-    if (t.name == "fc.weight") network.head_weight = t.value;
-    if (t.name == "fc.bias") network.head_bias = t.value;
+    if (t.name == "fc.weight") network.head_weight = t.value.to(device);
+    if (t.name == "fc.bias") network.head_bias = t.value.to(device);
     return t.name == "fc.weight" || t.name == "fc.bias";
   });
   network.encoder = std::make_unique<ResNet>(network.architecture);
@@ -66,6 +66,7 @@ TrainedNetwork load_network(const fs::path& path) {
     throw FileError(fmt::format("{}: {}", file.string(), e.what()));
   }
   network.encoder->eval();
+  to_device(*network.encoder, device);
   return network;
 }
 

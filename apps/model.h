@@ -34,7 +34,7 @@ struct TrainedNetwork {
 
 // From a run folder (its model.safetensors) or a .safetensors file, ours or any with torchvision's
 // names. The architecture is read off the names and shapes of the weights.
-TrainedNetwork load_network(const std::filesystem::path& path);
+TrainedNetwork load_network(const std::filesystem::path& path, Device device = {});
 void save_network(const std::filesystem::path& path, Encoder& encoder, const Tensor& head_weight,
                   const Tensor& head_bias, Metadata metadata);
 ResNetOptions architecture_of(const std::vector<NamedTensor>& weights, const std::string& file);

@@ -260,7 +260,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
   const Device device = use_device(options.run.device);
   if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
-  TrainedNetwork start = load_network(options.from);
+  TrainedNetwork start = load_network(options.from, device);
   const Pipeline eval = evaluation_pipeline(start);
   const DatasetPtr dataset = training_set(options.run);
   require_single_label(dataset);

@@ -64,6 +64,19 @@ Variable batch_norm(const Variable& x, const Variable& gamma, const Variable& be
                     Tensor& running_mean, Tensor& running_var, bool training,
                     const BatchNormArgs& args = {}, const Variable& residual = {});
 Variable l2_normalize(const Variable& x, double eps = 1e-12);  // rows
+// Over the last axis; gamma and beta (C).
+Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& beta,
+                    double eps = 1e-6);
+// x + residual, and its normalisation, in one pass.
+struct AddedNorm {
+  Variable sum, y;
+};
+AddedNorm add_layer_norm(const Variable& x, const Variable& residual, const Variable& gamma,
+                         const Variable& beta, double eps = 1e-6);
+
+// ---- attention
+// qkv (B, T, 3, H, D) -> (B, T, H, D) = softmax(q k^T / sqrt(D)) v, image by image and head by head
+Variable attention(const Variable& qkv);
 
 // ---- probabilities and losses
 Variable softmax(const Variable& x);

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "autograd/ops.h"
 
 namespace facet {
@@ -34,6 +36,47 @@ Variable l2_normalize(const Variable& x, double eps) {
   return Variable::result("l2_normalize", y, {x},
                           [y = y, norm = norm, eps](const Tensor& dy) -> TensorList {
                             return {ops::l2_normalize_backward(y, norm, dy, eps)};
+                          });
+}
+
+namespace {
+// The node of a normalisation whose result is known.
+Variable layer_norm_node(const Variable& x, const Variable& gamma, const Variable& beta,
+                         const ops::LayerNorm& r) {
+  return Variable::result("layer_norm", r.y, {x, gamma, beta},
+                          [x = x.value(), gamma = gamma.value(), mean = r.mean,
+                           rstd = r.rstd](const Tensor& dy) -> TensorList {
+                            ops::LayerNormGrads g =
+                                ops::layer_norm_backward(x, dy, gamma, mean, rstd);
+                            return {g.dx, g.dgamma, g.dbeta};
+                          });
+}
+}  // namespace
+
+Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& beta, double eps) {
+  return layer_norm_node(x, gamma, beta,
+                         ops::layer_norm(x.value(), Tensor(), gamma.value(), beta.value(), eps));
+}
+
+AddedNorm add_layer_norm(const Variable& x, const Variable& residual, const Variable& gamma,
+                         const Variable& beta, double eps) {
+  const ops::LayerNorm r =
+      ops::layer_norm(x.value(), residual.value(), gamma.value(), beta.value(), eps);
+  const Variable sum =
+      Variable::result("add", r.sum, {x, residual}, [](const Tensor& dy) -> TensorList {
+        return {dy, dy};
+      });
+  return {sum, layer_norm_node(sum, gamma, beta, r)};
+}
+
+Variable attention(const Variable& qkv) {
+  FACET_CHECK(qkv.value().rank() == 5, "attention", "expected packed (B, T, 3, H, D), got {}",
+              qkv.shape());
+  const double scale = 1.0 / std::sqrt(static_cast<double>(qkv.dim(4)));
+  const ops::Attention r = ops::attention(qkv.value(), scale);
+  return Variable::result("attention", r.y, {qkv},
+                          [qkv = qkv.value(), r, scale](const Tensor& dy) -> TensorList {
+                            return {ops::attention_backward(qkv, r.y, r.lse, dy, scale)};
                           });
 }
 

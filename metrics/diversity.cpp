@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <utility>
 
 #include "tensor/ops.h"
 
@@ -38,6 +39,10 @@ double smallest_norm(DType dtype) {
 double rank_tolerance(DType dtype) {
   return dtype == DType::f64 ? 1e-12 : 1e-6;
 }
+
+// Elements of the cosines that are clustered at once: a device takes all layers of a ResNet-50
+// together, and a ViT's do not fill its memory.
+constexpr int64_t kCosinesAtOnce = int64_t{1} << 27;
 
 Tensor gram(const Tensor& x) {
   return ops::matmul(x, x, false, true);
@@ -150,30 +155,69 @@ double spectral_diversity(std::span<const double> eigenvalues, double rank_toler
   return 1.0 - area / (total * r);
 }
 
+namespace {
+
+void check_features(std::span<const FeatureMatrix> layers) {
+  TensorList all;
+  for (const FeatureMatrix& features : layers) {
+    FACET_CHECK(features.rows.rank() == 2 && features.rows.numel() > 0, "diversity",
+                "'{}': expected (n, d), got {}", features.name, features.rows.shape());
+    all.push_back(features.rows);
+  }
+  const int64_t bad = ops::find_nonfinite(all);
+  if (bad >= 0)
+    throw NonFiniteError(fmt::format("[diversity] NaN or infinity in the weights of '{}'",
+                                     layers[static_cast<size_t>(bad)].name));
+}
+
+// Fills in what the dendrograms of these cosines, one a layer, say.
+void cluster(TensorList& cosines, std::span<LayerDiversity> layers,
+             const DiversityOptions& options) {
+  const TensorList dendrograms = ops::average_linkage(std::exchange(cosines, {}));
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const std::vector<double> merges = dendrograms[i].to_vector<double>();
+    layers[i].clustering = clustering_diversity(merges);
+    for (const double tau : options.thresholds)
+      layers[i].remaining.push_back(cluster_fraction(merges, tau));
+  }
+}
+
+}  // namespace
+
+std::vector<LayerDiversity> layer_diversities(std::span<const FeatureMatrix> layers,
+                                              const DiversityOptions& options) {
+  check_features(layers);
+  std::vector<LayerDiversity> results;
+  TensorList waiting;  // cosines, clustered together; no more than kCosinesAtOnce
+  int64_t elements = 0;
+  const auto cluster_waiting = [&] {
+    cluster(waiting, std::span(results).last(waiting.size()), options);
+    elements = 0;
+  };
+  for (const FeatureMatrix& features : layers) {
+    const Tensor& w = features.rows;  // (n, d)
+    const ops::Normalized unit = ops::l2_normalize(w, smallest_norm(w.dtype()));
+    const Tensor cosines = gram(unit.y);
+    const bool fits = waiting.empty() || (elements + cosines.numel() <= kCosinesAtOnce &&
+                                          waiting[0].dtype() == cosines.dtype());
+    if (!fits) cluster_waiting();
+    const std::vector<double> eigenvalues = spectrum(w, unit, cosines, options).to_vector<double>();
+    LayerDiversity layer;
+    layer.name = features.name;
+    layer.kind = features.kind;
+    layer.n = w.dim(0);
+    layer.d = w.dim(1);
+    layer.spectral = spectral_diversity(eigenvalues, rank_tolerance(w.dtype()));
+    results.push_back(std::move(layer));
+    elements += cosines.numel();
+    waiting.push_back(cosines);
+  }
+  if (!waiting.empty()) cluster_waiting();
+  return results;
+}
+
 LayerDiversity layer_diversity(const FeatureMatrix& features, const DiversityOptions& options) {
-  const Tensor& w = features.rows;  // (n, d)
-  FACET_CHECK(w.rank() == 2 && w.numel() > 0, "diversity", "'{}': expected (n, d), got {}",
-              features.name, w.shape());
-  if (ops::find_nonfinite(std::span(&w, 1)) >= 0)
-    throw NonFiniteError(
-        fmt::format("[diversity] NaN or infinity in the weights of '{}'", features.name));
-  LayerDiversity result;
-  result.name = features.name;
-  result.kind = features.kind;
-  result.n = w.dim(0);
-  result.d = w.dim(1);
-
-  const ops::Normalized unit = ops::l2_normalize(w, smallest_norm(w.dtype()));
-  Tensor cosines = gram(unit.y);
-  const std::vector<double> eigenvalues = spectrum(w, unit, cosines, options).to_vector<double>();
-  result.spectral = spectral_diversity(eigenvalues, rank_tolerance(w.dtype()));
-
-  std::vector<double> merges;
-  if (result.n > 1) merges = ops::average_linkage(std::move(cosines)).to_vector<double>();
-  result.clustering = clustering_diversity(merges);
-  for (const double tau : options.thresholds)
-    result.remaining.push_back(cluster_fraction(merges, tau));
-  return result;
+  return layer_diversities(std::span(&features, 1), options)[0];
 }
 
 ModelDiversity model_diversity(std::span<const NamedWeight> weights,
@@ -182,16 +226,18 @@ ModelDiversity model_diversity(std::span<const NamedWeight> weights,
   const bool vit = std::any_of(weights.begin(), weights.end(), [&](const NamedWeight& w) {
     return kind_of(w) == LayerKind::attention;
   });
-  ModelDiversity model;
+  std::vector<FeatureMatrix> layers;
   for (const NamedWeight& weight : weights) {
     const LayerKind kind = kind_of(weight);
     if (!is_wanted(kind, vit, options)) continue;
-    for (const FeatureMatrix& features : feature_matrices(weight, kind, options.heads))
-      model.layers.push_back(layer_diversity(features, options));
+    for (FeatureMatrix& features : feature_matrices(weight, kind, options.heads))
+      layers.push_back(std::move(features));
   }
-  FACET_CHECK(!model.layers.empty(), "diversity",
+  FACET_CHECK(!layers.empty(), "diversity",
               "none of the {} weights is a layer with features, by name and shape", weights.size());
 
+  ModelDiversity model;
+  model.layers = layer_diversities(layers, options);
   model.remaining.assign(options.thresholds.size(), 0.0);
   for (const LayerDiversity& layer : model.layers) {
     model.clustering += layer.clustering;

@@ -70,6 +70,9 @@ struct ModelDiversity {
 };
 
 LayerDiversity layer_diversity(const FeatureMatrix& features, const DiversityOptions& options = {});
+// Of many layers, whose clusterings are found side by side.
+std::vector<LayerDiversity> layer_diversities(std::span<const FeatureMatrix> layers,
+                                              const DiversityOptions& options = {});
 ModelDiversity model_diversity(std::span<const NamedWeight> weights,
                                const DiversityOptions& options = {});
 

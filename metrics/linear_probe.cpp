@@ -10,8 +10,12 @@
 namespace facet {
 namespace {
 
-// Logits of a block stay in the cache between the two products over its features.
-constexpr int64_t kRowsPerBlock = 4096;
+// On the CPU the logits of a block stay in the cache between the two products over its features; a
+// device gets as many rows as 128 MiB of f64 logits allow.
+int64_t rows_per_block(int64_t classes, Device device) {
+  constexpr int64_t kRows = 4096, kLogits = int64_t{1} << 24;
+  return device.is_cpu() ? kRows : std::max(kRows, kLogits / classes);
+}
 
 // The weights (classes, d) and then the bias (classes) of a classifier as one vector.
 LinearClassifier view_of(const Tensor& theta, int64_t classes, int64_t d) {
@@ -23,18 +27,18 @@ LinearClassifier view_of(const Tensor& theta, int64_t classes, int64_t d) {
 
 // Sum over rows and classes of the binary cross-entropy with logits z and targets t,
 // max(z, 0) - t z + log(1 + exp(-|z|)); dz = sigmoid(z) - t.
-double binary_cross_entropy(const Tensor& z, const Tensor& t, Tensor& dz) {
+Tensor binary_cross_entropy(const Tensor& z, const Tensor& t, Tensor& dz) {
   const Tensor tail = ops::log(ops::affine(1.0, ops::exp(ops::neg(ops::abs(z))), 1.0));
   const Tensor loss = ops::add(ops::sub(ops::relu(z), ops::mul(t, z)), tail);
   dz = ops::sub(ops::sigmoid(z), t);
-  return ops::reduce(ReduceOp::sum, loss).item();
+  return ops::reduce(ReduceOp::sum, loss);
 }
 
-double cross_entropy(const Tensor& z, const Tensor& labels, Tensor& dz) {
+Tensor cross_entropy(const Tensor& z, const Tensor& labels, Tensor& dz) {
   const ops::CrossEntropy ce = ops::cross_entropy(z, labels);
   const Tensor ones = Tensor::full(ce.loss.shape(), 1.0, ce.loss.dtype(), z.device());
   dz = ops::cross_entropy_backward(z, labels, 0.0, ce.lse, ones);
-  return ops::reduce(ReduceOp::sum, ce.loss).item();
+  return ops::reduce(ReduceOp::sum, ce.loss);
 }
 
 // The objective in weights and the bias of *centred* features: logits W (x - mean) + b'. Since the
@@ -61,15 +65,19 @@ class Objective {
     LinearClassifier grad = view_of(gradient, classes_, mean_.numel());
     grad.weight.copy_(model.weight);
     grad.bias.zero_();
-    double loss = 0.0;
+    // The value gathers on the device and comes to the host once.
+    const Tensor squares = ops::reduce(ReduceOp::sum_squares, model.weight, 1).cast(DType::f64);
+    Tensor value = ops::affine(0.5, ops::reduce(ReduceOp::sum, squares), 0.0);
+    const int64_t block = rows_per_block(classes_, theta.device());
     for (const ProbeData& part : parts_) {
-      for (int64_t start = 0; start < part.features.dim(0); start += kRowsPerBlock) {
-        const int64_t rows = std::min(kRowsPerBlock, part.features.dim(0) - start);
+      for (int64_t start = 0; start < part.features.dim(0); start += block) {
+        const int64_t rows = std::min(block, part.features.dim(0) - start);
         const Tensor x = part.features.narrow(start, rows), y = part.targets.narrow(start, rows);
         const Tensor z = model(x).cast(DType::f64);
         Tensor dz;
-        loss += part.is_multi_label() ? binary_cross_entropy(z, y.cast(DType::f64), dz)
-                                      : cross_entropy(z, y, dz);
+        const Tensor loss = part.is_multi_label() ? binary_cross_entropy(z, y.cast(DType::f64), dz)
+                                                  : cross_entropy(z, y, dz);
+        ops::add_(value, loss, c_);
         ops::add_(grad.bias, ops::reduce(ReduceOp::sum, dz, 0).cast(x.dtype()), c_);
         ops::matmul_into(dz.cast(x.dtype()), x, {.trans_a = true, .alpha = c_, .beta = 1.0},
                          grad.weight);
@@ -77,8 +85,7 @@ class Objective {
     }
     ops::matmul_into(grad.bias.reshape({classes_, 1}), mean_.reshape({1, mean_.numel()}),
                      {.alpha = -1.0, .beta = 1.0}, grad.weight);
-    const Tensor squares = ops::reduce(ReduceOp::sum_squares, model.weight, 1).cast(DType::f64);
-    return 0.5 * ops::reduce(ReduceOp::sum, squares).item() + c_ * loss;
+    return value.item();
   }
 
   // The vector for a classifier, and back: b' = b + W mean.
@@ -125,6 +132,11 @@ void check(const ProbeData& data, const ProbeData& first, int64_t classes) {
   FACET_CHECK(fits, "linear_probe",
               "expected i64 labels ({}) or a matrix ({}, {}) of {}, got targets {}", x.dim(0),
               x.dim(0), classes, name(x.dtype()), y.str());
+  FACET_CHECK(x.device() == y.device() && x.device() == first.features.device(), "linear_probe",
+              "expected features and targets on one device, got {} and {}", x.str(), y.str());
+  if (data.is_multi_label()) return;
+  for (const int64_t label : y.to_vector<int64_t>())
+    FACET_CHECK(label < classes, "linear_probe", "label {} among {} classes", label, classes);
 }
 
 double score_of(const LinearClassifier& model, const ProbeData& data, bool mean_per_class) {

@@ -113,7 +113,7 @@ class History {
     y.copy_(gradient);
     ops::add_(y, g, -1.0);
     g.copy_(gradient);
-    for (const int row : {slot, memory_ + slot, rows_ - 1}) update_products(row);
+    update_products();
     // Without positive curvature the pair would spoil the metric: overwrite it the next time. It
     // takes the place of the oldest.
     const double lengths = dot(slot, slot) * dot(memory_ + slot, memory_ + slot);
@@ -129,7 +129,7 @@ class History {
     basis_.zero_();
     this->gradient().copy_(gradient);
     count_ = next_ = 0;
-    update_products(rows_ - 1);
+    update_products();
   }
 
   bool empty() const { return count_ == 0; }
@@ -166,12 +166,9 @@ class History {
 
  private:
   double dot(int i, int j) const { return products_[static_cast<size_t>(i * rows_ + j)]; }
-  void update_products(int row) {
-    const Tensor vector = basis_.narrow(row, 1).reshape({basis_.dim(1), 1});
-    const std::vector<double> column = ops::matmul(basis_, vector).to_vector<double>();
-    for (int j = 0; j < rows_; ++j)
-      products_[static_cast<size_t>(row * rows_ + j)] =
-          products_[static_cast<size_t>(j * rows_ + row)] = column[static_cast<size_t>(j)];
+  // All of them, though few are new: one pass over the basis and one reading back from its device.
+  void update_products() {
+    products_ = ops::matmul(basis_, basis_, false, true).to_vector<double>();
   }
 
   int memory_, rows_, count_ = 0, next_ = 0;

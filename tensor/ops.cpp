@@ -306,11 +306,19 @@ Tensor eigvalsh(const Tensor& matrix) {
   return values;
 }
 
-Tensor average_linkage(Tensor similarity) {
-  check_square(similarity, "average_linkage");
-  Tensor merges = Tensor::empty({similarity.dim(0) - 1}, similarity.dtype(), similarity.device());
-  if (merges.numel() > 0) similarity.backend().average_linkage(similarity, merges);
+TensorList average_linkage(TensorList similarities) {
+  TensorList merges;
+  for (const Tensor& matrix : similarities) {
+    check_square(matrix, "average_linkage");
+    check_same_kind(similarities[0], matrix, "average_linkage");
+    merges.push_back(Tensor::empty({matrix.dim(0) - 1}, matrix.dtype(), matrix.device()));
+  }
+  if (!merges.empty()) merges[0].backend().average_linkage(similarities, merges);
   return merges;
+}
+
+Tensor average_linkage(Tensor similarity) {
+  return average_linkage(TensorList{std::move(similarity)})[0];
 }
 
 // ---- convolution and pooling
@@ -494,6 +502,58 @@ BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tens
   return g;
 }
 
+// ---- layer normalisation and attention
+
+LayerNorm layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                     const Tensor& beta, double eps) {
+  check_floating(x, "layer_norm");
+  FACET_CHECK(x.rank() >= 1 && x.cols() > 0, "layer_norm", "expected (..., C), got {}", x.shape());
+  const DType acc = acc_dtype(x.dtype());
+  check_vector(gamma, x.cols(), acc, "gamma", "layer_norm");
+  check_vector(beta, x.cols(), acc, "beta", "layer_norm");
+  if (residual.defined()) {
+    check_same_kind(x, residual, "layer_norm");
+    check_shape(residual, x.shape(), "residual", "layer_norm");
+  }
+  const auto statistics = [&] { return Tensor::empty({x.rows()}, acc, x.device()); };
+  LayerNorm r{residual.defined() ? Tensor::empty_like(x) : Tensor(), Tensor::empty_like(x),
+              statistics(), statistics()};
+  if (x.numel() > 0)
+    x.backend().layer_norm(x, residual, gamma, beta, eps, r.sum, r.y, r.mean, r.rstd);
+  if (!residual.defined()) r.sum = x;
+  return r;
+}
+
+LayerNormGrads layer_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
+                                   const Tensor& mean, const Tensor& rstd) {
+  check_same_kind(x, dy, "layer_norm_backward");
+  check_shape(dy, x.shape(), "dy", "layer_norm_backward");
+  LayerNormGrads g{Tensor::empty_like(x), Tensor::zeros_like(gamma), Tensor::zeros_like(gamma)};
+  if (x.numel() > 0)
+    x.backend().layer_norm_backward(x, dy, gamma, mean, rstd, g.dx, g.dgamma, g.dbeta);
+  return g;
+}
+
+Attention attention(const Tensor& qkv, double scale) {
+  check_floating(qkv, "attention");
+  FACET_CHECK(qkv.rank() == 5 && qkv.dim(2) == 3, "attention",
+              "expected packed (B, T, 3, H, D), got {}", qkv.shape());
+  Attention r{
+      Tensor::empty({qkv.dim(0), qkv.dim(1), qkv.dim(3), qkv.dim(4)}, qkv.dtype(), qkv.device()),
+      Tensor::empty({qkv.dim(0), qkv.dim(3), qkv.dim(1)}, acc_dtype(qkv.dtype()), qkv.device())};
+  if (qkv.numel() > 0) qkv.backend().attention(qkv, scale, r.y, r.lse);
+  return r;
+}
+
+Tensor attention_backward(const Tensor& qkv, const Tensor& y, const Tensor& lse, const Tensor& dy,
+                          double scale) {
+  check_same_kind(qkv, dy, "attention_backward");
+  check_shape(dy, y.shape(), "dy", "attention_backward");
+  Tensor dqkv = Tensor::empty_like(qkv);
+  if (qkv.numel() > 0) qkv.backend().attention_backward(qkv, y, lse, dy, scale, dqkv);
+  return dqkv;
+}
+
 // ---- rows
 
 Normalized l2_normalize(const Tensor& x, double eps) {
@@ -644,17 +704,22 @@ Tensor gather_rows(const Tensor& x, const Tensor& index) {
 
 Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape) {
   check_floating(x, "scatter_add_rows");
-  check_index(index, "scatter_add_rows");
-  Shape expected = out_shape;
-  FACET_CHECK(out_shape.rank() >= 1, "scatter_add_rows", "expected rows to add to, got a scalar");
-  expected.set(0, index.numel());
-  check_shape(x, expected, "x", "scatter_add_rows");
-  check_bounds(index, 0, out_shape[0], "index", "scatter_add_rows");
   if (x.dtype() == DType::bf16)  // sums are kept in f32
     return scatter_add_rows(x.cast(DType::f32), index, out_shape).cast(DType::bf16);
   Tensor out = Tensor::zeros(out_shape, x.dtype(), x.device());
-  if (x.numel() > 0) x.backend().scatter_add_rows(x, index, out);
+  scatter_add_rows_(out, x, index);
   return out;
+}
+
+void scatter_add_rows_(Tensor& out, const Tensor& x, const Tensor& index) {
+  check_same_kind(out, x, "scatter_add_rows");
+  check_index(index, "scatter_add_rows");
+  Shape expected = out.shape();
+  FACET_CHECK(out.rank() >= 1, "scatter_add_rows", "expected rows to add to, got a scalar");
+  expected.set(0, index.numel());
+  check_shape(x, expected, "x", "scatter_add_rows");
+  check_bounds(index, 0, out.dim(0), "index", "scatter_add_rows");
+  if (x.numel() > 0) x.backend().scatter_add_rows(x, index, out);
 }
 
 Tensor permute(const Tensor& x, std::initializer_list<int> axes) {

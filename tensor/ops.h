@@ -55,6 +55,8 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a = false, bool trans
 void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tensor& out);
 Tensor eigvalsh(const Tensor& matrix);
 Tensor average_linkage(Tensor similarity);  // similarity is overwritten
+// Of many matrices at once, of one type: a device works on all of them side by side.
+TensorList average_linkage(TensorList similarities);
 
 // ---- convolution and pooling, NHWC
 Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args);
@@ -85,6 +87,24 @@ struct BatchNormGrads {
 BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
                                    const Tensor& mean, const Tensor& rstd, const Tensor& mask,
                                    bool want_residual, const BatchNormArgs& args);
+
+// ---- layer normalisation and attention, see backend.def
+struct LayerNorm {
+  Tensor sum, y, mean, rstd;  // sum: x itself without a residual
+};
+LayerNorm layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                     const Tensor& beta, double eps);
+struct LayerNormGrads {
+  Tensor dx, dgamma, dbeta;
+};
+LayerNormGrads layer_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
+                                   const Tensor& mean, const Tensor& rstd);
+struct Attention {
+  Tensor y, lse;
+};
+Attention attention(const Tensor& qkv, double scale);
+Tensor attention_backward(const Tensor& qkv, const Tensor& y, const Tensor& lse, const Tensor& dy,
+                          double scale);
 
 // ---- rows
 struct Normalized {
@@ -118,6 +138,7 @@ ContrastiveGrads contrastive_loss_backward(const Tensor& logits, const Tensor& p
 // ---- moving elements
 Tensor gather_rows(const Tensor& x, const Tensor& index);  // along axis 0
 Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape);
+void scatter_add_rows_(Tensor& out, const Tensor& x, const Tensor& index);  // out[index[i]] += x[i]
 Tensor permute(const Tensor& x, std::initializer_list<int> axes);
 Tensor transpose(const Tensor& x);             // last two axes, rank 2 or 3
 Tensor concat(std::span<const Tensor> parts);  // along axis 0

@@ -77,6 +77,14 @@ struct Flops : NoFlops {
                                        const Tensor& dw) {
     return conv2d({}, dw, args, dy);
   }
+  // Two products forward; five backward, one of them again.
+  static double attention(const Tensor& qkv, double, const Tensor&, const Tensor& lse) {
+    return 4.0 * elements(lse) * static_cast<double>(qkv.dim(1) * qkv.dim(4));
+  }
+  static double attention_backward(const Tensor& qkv, const Tensor&, const Tensor& lse,
+                                   const Tensor&, double, const Tensor&) {
+    return 10.0 * elements(lse) * static_cast<double>(qkv.dim(1) * qkv.dim(4));
+  }
 };
 
 }  // namespace

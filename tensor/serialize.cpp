@@ -1,45 +1,22 @@
 #include "tensor/serialize.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "tensor/file.h"
+#include "tensor/file_types.h"
 #include "tensor/ops.h"
 
 namespace facet {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "safetensors buffers are little-endian");
-
 constexpr uint64_t kLargestHeader = 100'000'000;
 constexpr int kDeepest = 8;
 constexpr size_t kLongestName = 4096;
 constexpr const char* kChecksumKey = "facet.checksum";
-
-// What a file's element is, and what it becomes here.
-struct FileType {
-  const char* name;
-  size_t bytes;
-  DType dtype;
-};
-constexpr FileType kTypes[] = {
-    {"F64", 8, DType::f64},   {"I64", 8, DType::i64}, {"U64", 8, DType::i64},
-    {"F32", 4, DType::f32},   {"I32", 4, DType::i32}, {"U32", 4, DType::i64},
-    {"BF16", 2, DType::bf16}, {"F16", 2, DType::f32}, {"I16", 2, DType::i32},
-    {"U16", 2, DType::i32},   {"U8", 1, DType::u8},   {"I8", 1, DType::i32},
-    {"BOOL", 1, DType::u8},
-};
-// The first of each facet type is the one that is written.
-const FileType& written_type(DType dtype) {
-  for (const FileType& type : kTypes)
-    if (type.dtype == dtype && type.bytes == size_of(dtype)) return type;
-  throw InternalError("a type that cannot be written");
-}
 
 struct Entry {
   std::string name;
@@ -145,8 +122,7 @@ class HeaderReader {
     if (!dtype.is_string()) fail("tensor '{}': dtype is not a string", name);
     Entry entry;
     entry.name = name;
-    for (const FileType& type : kTypes)
-      if (dtype.get<std::string>() == type.name) entry.type = &type;
+    entry.type = find_file_type(dtype.get<std::string>());
     if (!entry.type) fail("tensor '{}': dtype {} is not supported", name, dtype.get<std::string>());
     if (!shape.is_array() || !offsets.is_array() || offsets.size() != 2)
       fail("tensor '{}': expected shape [...] and data_offsets [begin, end]", name);
@@ -197,51 +173,12 @@ class HeaderReader {
   uint64_t buffer_ = 0;
 };
 
-// IEEE half precision.
-float from_half(uint16_t bits) {
-  const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31)
-    return fraction ? std::numeric_limits<float>::quiet_NaN()
-                    : sign * std::numeric_limits<float>::infinity();
-  const float magnitude = exponent ? std::ldexp(static_cast<float>(fraction + 1024), exponent - 25)
-                                   : std::ldexp(static_cast<float>(fraction), -24);
-  return sign * magnitude;
-}
-
-template <typename From, typename To, typename Convert>
-void widen(std::span<const std::byte> bytes, Tensor& out, Convert convert) {
-  To* to = out.data<To>();
-  for (size_t i = 0; i < bytes.size() / sizeof(From); ++i) {
-    From value;
-    std::memcpy(&value, bytes.data() + i * sizeof(From), sizeof(From));
-    to[i] = convert(value);
+Tensor decoded(const Entry& entry, std::span<const std::byte> bytes, const HeaderReader& header) {
+  try {
+    return decode(*entry.type, bytes, entry.shape);
+  } catch (const FileError& e) {
+    header.fail("tensor '{}': {}", entry.name, e.what());
   }
-}
-
-Tensor converted(const Entry& entry, std::span<const std::byte> bytes, const HeaderReader& header) {
-  Tensor out = Tensor::empty(entry.shape, entry.type->dtype);
-  const std::string_view type = entry.type->name;
-  const auto same = [](auto v) { return v; };
-  if (type == "F16")
-    widen<uint16_t, float>(bytes, out, from_half);
-  else if (type == "I8")
-    widen<int8_t, int32_t>(bytes, out, same);
-  else if (type == "I16")
-    widen<int16_t, int32_t>(bytes, out, same);
-  else if (type == "U16")
-    widen<uint16_t, int32_t>(bytes, out, same);
-  else if (type == "U32")
-    widen<uint32_t, int64_t>(bytes, out, same);
-  else if (type == "U64")
-    widen<uint64_t, int64_t>(bytes, out, [&](uint64_t v) {
-      if (v > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-        header.fail("tensor '{}': {} does not fit i64", entry.name, v);
-      return static_cast<int64_t>(v);
-    });
-  else
-    std::memcpy(out.raw(), bytes.data(), bytes.size());
-  return out;
 }
 
 }  // namespace
@@ -257,7 +194,7 @@ TensorFile load_safetensors(const std::filesystem::path& path) {
     bytes.resize(entry.end - entry.begin);
     file.read(header.buffer() + entry.begin, bytes);
     checksum.add(bytes);
-    result.tensors.push_back({entry.name, converted(entry, bytes, header)});
+    result.tensors.push_back({entry.name, decoded(entry, bytes, header)});
   }
   result.metadata = std::move(header.metadata);
   const auto expected = result.metadata.find(kChecksumKey);
@@ -286,7 +223,7 @@ void save_safetensors(const std::filesystem::path& path, std::span<const NamedTe
   uint64_t at = 0;
   for (const auto& [name, value] : sorted) {
     FACET_CHECK(!header.contains(name), "save_safetensors", "two tensors are named '{}'", name);
-    header[name] = {{"dtype", written_type(value.dtype()).name},
+    header[name] = {{"dtype", file_type_of(value.dtype()).name},
                     {"shape", std::vector<int64_t>(value.shape().begin(), value.shape().end())},
                     {"data_offsets", {at, at + value.bytes()}}};
     at += value.bytes();

@@ -1,6 +1,8 @@
 // What the program says and the code it exits with, for good and bad requests and files.
 #include <nlohmann/json.hpp>
 
+#include "tensor/npy.h"
+#include "tests/generators.h"
 #include "tests/program.h"
 
 namespace facet {
@@ -21,7 +23,8 @@ TEST_F(CliTest, HelpAndVersionGoToStdout) {
   const Outcome version = run({"--version"});
   EXPECT_EQ(version.code, 0);
   EXPECT_EQ(version.out.find("facet 0."), 0u) << version.out;
-  for (const char* command : {"pretrain", "inject", "probe", "knn", "diversity", "reproduce"}) {
+  for (const char* command :
+       {"pretrain", "inject", "probe", "knn", "diversity", "cka", "separation", "reproduce"}) {
     const Outcome outcome = run({command, "--help"});
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: facet " + std::string(command)), std::string::npos);
@@ -122,6 +125,61 @@ TEST_F(CliTest, BadModelsNameTheFile) {
   expect_error({"diversity", path("empty")}, 3, {"empty", "model.safetensors"});
   write_file(path("x.safetensors"), "not a model at all");
   expect_error({"knn", path("x.safetensors")}, 3, {"x.safetensors"});
+}
+
+// The files of the golden values; each device prints them.
+TEST_F(CliTest, CkaAndSeparationOfNpyFiles) {
+  const Tensor x = test::hashed("cka.x", {24, 10});
+  Tensor y = test::hashed("cka.y", {24, 6});
+  for (int64_t i = 0; i < 24 * 6; ++i) y.data<double>()[i] += x.data<double>()[i / 6 * 10 + i % 6];
+  save_npy(path("x.npy"), x);
+  save_npy(path("y.npy"), y.reshape({24, 3, 2}));
+  Tensor e = test::hashed("sep.e", {20, 7}), labels = Tensor::empty({20}, DType::u8);
+  for (int64_t i = 0; i < e.numel(); ++i) e.data<double>()[i] += 0.5;
+  const uint8_t last[] = {0, 0, 1, 2};
+  for (int64_t i = 0; i < 20; ++i)
+    labels.data<uint8_t>()[i] = i < 16 ? static_cast<uint8_t>(i % 4) : last[i - 16];
+  save_npy(path("e.npy"), e);
+  save_npy(path("labels.npy"), labels);
+  const auto number = [&](std::vector<std::string> arguments, const char* key) {
+    arguments.push_back("--json");
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out)[key].get<double>();
+  };
+#if defined(FACET_CUDA_EMULATED)
+  for (const char* device : {"cpu", "cuda"}) {
+#else
+  for (const char* device : {"cpu"}) {
+#endif
+    const std::vector<std::string> cka = {"cka", path("x.npy"), path("y.npy"), "--device", device};
+    EXPECT_NEAR(number(cka, "cka"), 0.578175570653, 1e-9);
+    std::vector<std::string> batches = cka;
+    batches.insert(batches.end(), {"-b", "8"});
+    EXPECT_NEAR(number(batches, "cka"), 0.339642807673, 1e-9);
+    batches.back() = "21";  // three rows are left out
+    EXPECT_GT(number(batches, "cka"), 0.1);
+    const std::vector<std::string> separation = {"separation", path("e.npy"), path("labels.npy"),
+                                                 "--device", device};
+    EXPECT_NEAR(number(separation, "V_intra"), 0.445094569463, 1e-9);
+    EXPECT_NEAR(number(separation, "S_inter"), 0.564365209428, 1e-9);
+    EXPECT_NEAR(number(separation, "silhouette"), -0.104143655029, 1e-9);
+  }
+  EXPECT_NE(run({"cka", path("x.npy"), path("y.npy")}).out.find("linear CKA 0.578176 (24 samples)"),
+            std::string::npos);
+  expect_error({"cka", path("x.npy")}, 2, {"two .npy files"});
+  expect_error({"cka", path("x.npy"), path("y.npy"), "-b", "3"}, 2, {"--batch-size", "got 3"});
+  expect_error({"cka", path("x.npy"), path("e.npy")}, 3, {"(24, 10)", "(20, 7)"});
+  expect_error({"cka", path("x.npy"), path("none.npy")}, 3, {"none.npy"});
+  expect_error({"cka", path("x.npy"), path("labels.npy")}, 3, {"(n, ...)"});
+  expect_error({"separation", path("e.npy")}, 2, {"features and labels"});
+  expect_error({"separation", path("e.npy"), path("x.npy")}, 3, {"x.npy", "integers (20)"});
+  expect_error({"separation", path("labels.npy"), path("labels.npy")}, 3, {"floats (N, d)"});
+  labels.zero_();
+  save_npy(path("labels.npy"), labels);
+  expect_error({"separation", path("e.npy"), path("labels.npy")}, 1, {"2 classes"});
+  save_npy(path("labels.npy"), Tensor::full({20}, -1.0, DType::i64));
+  expect_error({"separation", path("e.npy"), path("labels.npy")}, 1, {"label -1 of row 0"});
 }
 
 class CliDeviceTest : public ProgramTest {

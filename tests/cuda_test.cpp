@@ -6,6 +6,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 
 #include "apps/train_step.h"
 #include "cuda/backend.h"
@@ -39,6 +40,25 @@ TEST_F(CudaTest, TensorsGoThereAndBack) {
 TEST_F(CudaTest, MixedDevicesAreRefused) {
   const Tensor here = Tensor::zeros({4}), there = Tensor::zeros({4}, DType::f32, kCuda);
   EXPECT_THROW(ops::add(here, there), Error);
+}
+
+// bf16 rounds the sum that is normalised: the op table compares the other types only.
+TEST_F(CudaTest, AddedLayerNormInBf16) {
+  const auto input = [](uint64_t stream) {
+    return ops::random_normal({9, 40}, {7, stream}).cast(DType::bf16);
+  };
+  const Tensor x = input(1), residual = input(2), gamma = ops::random_normal({40}, {7, 3}),
+               beta = ops::random_normal({40}, {7, 4});
+  for (const auto choice : {cuda::KernelChoice::tuned, cuda::KernelChoice::naive}) {
+    cuda::set_kernel_choice(choice);
+    const ops::LayerNorm want = ops::layer_norm(x, residual, gamma, beta, 1e-6);
+    const ops::LayerNorm got =
+        ops::layer_norm(x.to(kCuda), residual.to(kCuda), gamma.to(kCuda), beta.to(kCuda), 1e-6);
+    cuda::set_kernel_choice(cuda::KernelChoice::vendor);
+    EXPECT_EQ(got.sum.to_vector<double>(), want.sum.to_vector<double>());
+    const auto a = got.y.to_vector<double>(), b = want.y.to_vector<double>();
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 0x1p-7 * (1 + std::fabs(b[i])));
+  }
 }
 
 TEST_F(CudaTest, ReleasedMemoryIsUsedAgain) {

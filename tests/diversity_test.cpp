@@ -8,6 +8,7 @@
 #include "metrics/resnet50_weights.h"
 #include "tensor/ops.h"
 #include "tests/generators.h"
+#include "tests/op_runner.h"
 
 namespace facet {
 namespace {
@@ -105,6 +106,45 @@ TEST(Diversity, OptionsAgreeBetweenWideAndTall) {
                 measure(ops::l2_normalize(centred).y).spectral, 1e-12);
     EXPECT_GT(std::fabs(measure(w, {.centre = true}).spectral - measure(w).spectral), 1e-4);
     EXPECT_EQ(measure(w, {.centre = true}).clustering, measure(w).clustering);
+  }
+}
+
+std::vector<FeatureMatrix> layers_of_many_sizes() {
+  return {{"a", LayerKind::linear, hashed("many.a", {12, 30})},
+          {"b", LayerKind::linear, hashed("many.b", {33, 7}).cast(DType::f32)},
+          {"c", LayerKind::linear, hashed("many.c", {1, 4}).cast(DType::f32)},
+          {"d", LayerKind::linear, hashed("many.d", {40, 40}).cast(DType::f32)}};
+}
+
+TEST(Diversity, LayersTogetherAreAsAlone) {
+  const DiversityOptions options = {.thresholds = {0.1}};
+  const std::vector<FeatureMatrix> layers = layers_of_many_sizes();
+  const std::vector<LayerDiversity> together = layer_diversities(layers, options);
+  ASSERT_EQ(together.size(), layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LayerDiversity alone = layer_diversity(layers[i], options);
+    EXPECT_EQ(together[i].name, layers[i].name);
+    EXPECT_EQ(together[i].clustering, alone.clustering);
+    EXPECT_EQ(together[i].spectral, alone.spectral);
+    EXPECT_EQ(together[i].remaining, alone.remaining);
+  }
+  EXPECT_EQ(layer_diversities({}).size(), 0u);
+}
+
+TEST(Diversity, DevicesGiveTheCpusValues) {
+  std::vector<FeatureMatrix> layers = layers_of_many_sizes();
+  const std::vector<LayerDiversity> want = layer_diversities(layers);
+  for (const Device device : test::other_devices()) {
+    for (FeatureMatrix& layer : layers) layer.rows = layer.rows.to(device);
+    const std::vector<LayerDiversity> got = layer_diversities(layers);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      EXPECT_NEAR(got[i].clustering, want[i].clustering, 1e-6);
+      EXPECT_NEAR(got[i].spectral, want[i].spectral, 1e-6);
+    }
+    Tensor broken = Tensor::full({4, 4}, std::nan("")).to(device);
+    EXPECT_THROW(ops::average_linkage(broken), Error);
+    layers.push_back({"broken", LayerKind::linear, broken});
+    EXPECT_THROW(layer_diversities(layers), NonFiniteError);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "metrics/accuracy.h"
 #include "tensor/ops.h"
 #include "tests/generators.h"
+#include "tests/op_runner.h"
 
 namespace facet {
 namespace {
@@ -40,6 +41,18 @@ TEST(Knn, Golden) {
   const KnnResult single = knn_classify(train.cast(DType::f32), labels_modulo(20, 4), 4,
                                         queries.cast(DType::f32), {.k = 5});
   expect_near_all(single.scores, result.scores.to_vector<double>(), 1e-5);
+}
+
+TEST(Knn, DevicesGiveTheCpusValues) {
+  const Tensor train = hashed("knnT", {20, 6}), queries = hashed("knnQ", {3, 6});
+  const Tensor labels = labels_modulo(20, 4);
+  const KnnResult want = knn_classify(train, labels, 4, queries, {.k = 5});
+  for (const Device device : test::other_devices()) {
+    const KnnResult got = knn_classify(train.to(device), labels.to(device), 4, queries.to(device),
+                                       {.k = 5, .scratch_bytes = 2 * 20 * 8});
+    EXPECT_EQ(got.neighbours.to_vector<int64_t>(), want.neighbours.to_vector<int64_t>());
+    expect_near_all(got.scores, want.scores.to_vector<double>(), 1e-12);
+  }
 }
 
 TEST(Knn, BlocksOfQueriesDoNotChangeTheResult) {

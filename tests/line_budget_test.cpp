@@ -1,5 +1,5 @@
-// facet stays small enough to be read: 800 lines a source file at most, 25,000 in all without the
-// tests, and 10,000 of tests.
+// facet stays small enough to be read: 800 lines a source file at most, 30,000 in all without the
+// tests, and 13,000 of tests.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kFileLimit = 800;
-constexpr int64_t kTotalLimit = 25'000, kTestsLimit = 10'000;
+constexpr int64_t kTotalLimit = 30'000, kTestsLimit = 13'000;
 
 TEST(LineBudget, FilesAndTotal) {
   const fs::path root = FACET_SOURCE_DIR;

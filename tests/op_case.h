@@ -73,6 +73,7 @@ void add_reduce_cases(OpTable& table);
 void add_linear_cases(OpTable& table);
 void add_conv_cases(OpTable& table);
 void add_norm_cases(OpTable& table);
+void add_attention_cases(OpTable& table);
 void add_loss_cases(OpTable& table);
 void add_shape_cases(OpTable& table);
 void add_optim_cases(OpTable& table);

@@ -249,6 +249,36 @@ void add_solvers(OpTable& table) {
                                    ops::average_linkage(Tensor::zeros({4, 3}));
                                  }}}});
   }
+  // Matrices of several sizes at once.
+  OpCase many{.name = "average_linkage_of_many",
+              .terms = 40,
+              .differentiable = false,
+              .dtypes = kMasterTypes};
+  for (const int64_t n : {7, 40, 1, 2, 33}) many.inputs.push_back(real({n, 8}));
+  many.run = [](const VariableList& in) {
+    TensorList grams;
+    for (const Variable& x : in) grams.push_back(gram(x.value()));
+    VariableList merges;
+    for (const Tensor& found : ops::average_linkage(std::move(grams))) merges.emplace_back(found);
+    return merges;
+  };
+  many.reference = [](const TensorList& in) {
+    TensorList merges;
+    for (const Tensor& x : in)
+      merges.push_back(
+          Tensor::from(greedy_average_linkage(gram_reference(x), static_cast<size_t>(x.dim(0))),
+                       {x.dim(0) - 1}));
+    return merges;
+  };
+  const auto zeros = [](DType dtype) { return Tensor::zeros({3, 3}, dtype); };
+  many.errors = {{"average_linkage",
+                  [=] {
+                    ops::average_linkage(TensorList{zeros(DType::f32), zeros(DType::f64)});
+                  }},
+                 {"average_linkage", [=] {
+                    ops::average_linkage(TensorList{zeros(DType::f32), Tensor::zeros({3, 4})});
+                  }}};
+  table.push_back(std::move(many));
 }
 
 }  // namespace

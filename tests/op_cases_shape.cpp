@@ -174,8 +174,13 @@ void add_gather_and_scatter(OpTable& table, int64_t n, int64_t rows, int64_t wid
             [] {
               scatter_add_rows(Variable(Tensor::zeros({1, 3})), Tensor::from({int64_t{2}}), {2, 3});
             }},
-           {"scatter_add_rows", [] {
+           {"scatter_add_rows",
+            [] {
               scatter_add_rows(Variable(Tensor::zeros({2, 3})), Tensor::from({int64_t{0}}), {2, 3});
+            }},
+           {"scatter_add_rows", [] {
+              Tensor out = Tensor::zeros({2, 3}, DType::f64);
+              ops::scatter_add_rows_(out, Tensor::zeros({1, 3}), Tensor::from({int64_t{0}}));
             }}}});
 }
 
@@ -200,8 +205,10 @@ void add_shape_cases(OpTable& table) {
   add_gather_and_scatter(table, 31, 1025, 7);
   add_gather_and_scatter(table, 7, 33, 1025);
   add_gather_and_scatter(table, 70, 67, 1025);
+  add_gather_and_scatter(table, 5000, 7, 3);  // more sources than a block sorts
   set_bench(table, "permute_0_2_3_1_of_6138", {real({32, 64, 56, 56})});
   set_bench(table, "gather_rows_31_of_1025_7", {real({65536, 128}), integers(4096, 0, 65536)});
+  set_bench(table, "scatter_add_rows_33_to_7_31", {real({10000, 512}), integers(10000, 0, 7)});
 }
 
 }  // namespace facet::test

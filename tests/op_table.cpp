@@ -71,6 +71,7 @@ const OpTable& op_cases() {
     add_linear_cases(all);
     add_conv_cases(all);
     add_norm_cases(all);
+    add_attention_cases(all);
     add_loss_cases(all);
     add_shape_cases(all);
     add_optim_cases(all);

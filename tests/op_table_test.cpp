@@ -134,10 +134,16 @@ TEST(OpTable, DevicesMoveEveryElementType) {
     expect_same(ops::gather_rows(y, index.to(device)), ops::gather_rows(x, index));
     expect_same(ops::permute(y, {1, 0}), ops::permute(x, {1, 0}));
     if (!is_floating(from)) continue;
-    Tensor sum = Tensor::zeros({3, 2}, from, device), want = Tensor::zeros({3, 2}, from);
-    sum.backend().scatter_add_rows(y, index.to(device), sum);
+    Tensor want = Tensor::zeros({3, 2}, from);
     want.backend().scatter_add_rows(x, index, want);
-    expect_same(sum, want);
+    const cuda::KernelChoice choice = cuda::kernel_choice();
+    for (const cuda::KernelChoice each : {choice, cuda::KernelChoice::naive}) {
+      cuda::set_kernel_choice(each);
+      Tensor sum = Tensor::zeros({3, 2}, from, device);
+      sum.backend().scatter_add_rows(y, index.to(device), sum);
+      expect_same(sum, want);
+    }
+    cuda::set_kernel_choice(choice);
     Tensor da = Tensor::empty_like(y), db = Tensor::empty_like(y);
     y.backend().binary_backward(BinaryOp::add, y, y, y, da, db);
     expect_same(da, x);

@@ -7,6 +7,7 @@
 #include "metrics/linear_probe.h"
 #include "tensor/ops.h"
 #include "tests/generators.h"
+#include "tests/op_runner.h"
 
 namespace facet {
 namespace {
@@ -239,6 +240,32 @@ TEST(LinearProbe, DefaultPathIsTheProtocols) {
   const ProbeResult result = linear_probe(train, validation, 5);
   EXPECT_EQ(result.steps.size(), 45u);
   EXPECT_GT(result.score, 0.95);
+}
+
+TEST(LinearProbe, DevicesGiveTheCpusValues) {
+  const ProbeData train = clusters("gt", 60, 2.0), validation = clusters("gv", 40, 2.0);
+  ProbeOptions options;
+  options.c = {0.01, 1.0};
+  options.solver = converged();
+  const ProbeResult want = linear_probe(train, validation, 5, options);
+  for (const Device device : test::other_devices()) {
+    const auto there = [&](const ProbeData& data) {
+      return ProbeData{data.features.to(device), data.targets.to(device)};
+    };
+    const ProbeResult got = linear_probe(there(train), there(validation), 5, options);
+    EXPECT_EQ(got.classifier.weight.device(), device);
+    EXPECT_EQ(got.c, want.c);
+    EXPECT_EQ(got.score, want.score);
+    expect_near_all(got.classifier.weight, want.classifier.weight.to_vector<double>(), 1e-7);
+
+    const ProbeData data = {golden_data().features.cast(DType::f32), golden_data().targets};
+    const ProbeData single = there(data);
+    expect_near_all(fit_logistic(std::span(&single, 1), 3, 1.0).classifier.weight.narrow(0, 1),
+                    {-0.25766335, 0.55366225, -0.48086106}, 1e-4);
+    const ProbeData mixed = {single.features, data.targets};
+    EXPECT_THROW(fit_logistic(std::span(&mixed, 1), 3, 1.0), Error);
+    EXPECT_THROW(fit_logistic(std::span(&single, 1), 2, 1.0), Error);  // label 2 of 2 classes
+  }
 }
 
 TEST(LinearProbe, Mistakes) {

@@ -189,6 +189,52 @@ TEST_F(RunTest, EvaluationsPrintJson) {
   EXPECT_GT(bench["images_per_second"].get<double>(), 0);
 }
 
+#if defined(FACET_CUDA_EMULATED)
+TEST_F(RunTest, EvaluationsOnADeviceAreTheCpus) {
+  const Words training = {"pretrain", "--method", "supervised",
+                          "--width",  "2",        "--image-size",
+                          "8",        "--data",   "shapes:train=32,size=8",
+                          "-b",       "16",       "--epochs",
+                          "1",        "--output", path("run")};
+  ASSERT_EQ(run(training).code, 0);
+  const auto both = [&](Words words) {
+    std::vector<nlohmann::json> results;
+    for (const char* device : {"cpu", "cuda"}) {
+      const Outcome outcome = run(joined(words, {"--device", device, "--json"}));
+      EXPECT_EQ(outcome.code, 0) << outcome.err;
+      EXPECT_EQ(outcome.err.find("cuda:0 is") != std::string::npos, device[1] == 'u');
+      results.push_back(nlohmann::json::parse(outcome.out));
+    }
+    return results;
+  };
+  const std::string data = "shapes:train=20,test=10,size=8";
+  const auto diversity = both({"diversity", path("run")});
+  for (const char* kind : {"D_C", "D_S"})
+    EXPECT_NEAR(diversity[1]["model"][kind].get<double>(),
+                diversity[0]["model"][kind].get<double>(), 1e-4);
+  // A picture more or less: features differ in their last digits.
+  for (const Words& words : {Words{"knn", path("run"), "-k", "5"},
+                             Words{"knn", "pixels", "-k", "5"}, Words{"probe", path("run")}}) {
+    const auto score = both(joined(words, {"--data", data}));
+    EXPECT_NEAR(score[1]["percent"].get<double>(), score[0]["percent"].get<double>(), 10.0);
+  }
+  // A head from features of the device: the first loss is the CPU's.
+  for (const char* head : {"probe", "centroids"}) {
+    std::vector<double> losses;
+    for (const char* device : {"cpu", "cuda"}) {
+      const std::string folder = path(std::string(head) + device);
+      const Outcome outcome = run({"inject", "--from", path("run"), "--head", head, "--cycle", "2",
+                                   "--data", "shapes:train=20,size=8", "-b", "20", "--epochs", "1",
+                                   "--log-interval", "1", "--device", device, "--output", folder});
+      ASSERT_EQ(outcome.code, 0) << outcome.err;
+      const std::string log = read_file(folder + "/metrics.jsonl");
+      losses.push_back(nlohmann::json::parse(log.substr(0, log.find('\n')))["loss"]);
+    }
+    EXPECT_NEAR(losses[1], losses[0], 1e-3 * losses[0]) << head;
+  }
+}
+#endif
+
 TEST_F(RunTest, TheStudyGoesFromPicturesToReportAndContinues) {
   if (!fs::exists("/usr/share/datasets/fashion-mnist"))
     GTEST_SKIP() << "dataset-fashion-mnist is not installed";

@@ -7,7 +7,7 @@ namespace facet {
 
 void run_diversity(const Arguments& arguments) {
   Options options("diversity", "Clustering and spectral diversity of a network's weights.");
-  std::string model;
+  std::string model, device = "cpu";
   DiversityOptions settings;
   bool json = false, layers = false;
   options.add("model", model, "A run's folder or a .safetensors file");
@@ -16,11 +16,12 @@ void run_diversity(const Arguments& arguments) {
   options.flag("--centre", settings.centre, "Spectral: subtract the mean feature");
   options.flag("--normalize", settings.normalize, "Spectral: features of unit length");
   options.flag("--layers", layers, "Print every layer");
+  options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
   options.flag("--json", json, "Print JSON", Options::kProcess);
   if (!options.parse(arguments)) return;
   if (model.empty()) throw UsageError("facet diversity: expected a run's folder or a file");
 
-  TrainedNetwork network = load_network(model);
+  TrainedNetwork network = load_network(model, use_device(device));
   std::vector<NamedWeight> weights = named_weights(*network.encoder);
   if (network.head_weight.defined()) weights.push_back({"fc.weight", network.head_weight});
   const ModelDiversity diversity = model_diversity(weights, settings);

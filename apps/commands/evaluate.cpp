@@ -8,7 +8,7 @@ namespace facet {
 namespace {
 
 struct EvaluateOptions {
-  std::string model, data = "fashion-mnist";
+  std::string model, data = "fashion-mnist", device = "cpu";
   int64_t per_class = 0, workers = 1;
   uint64_t seed = 0;
   bool json = false;
@@ -19,6 +19,7 @@ struct EvaluateOptions {
     options.add("--data,--dataset", data, "Dataset:\n" + dataset_help());
     options.add("--per-class", per_class, "Training pictures a class (0: all)");
     options.add("--seed", seed, "Of the choice of training pictures");
+    options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
     options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
     options.flag("--json", json, "Print JSON", Options::kProcess);
   }
@@ -33,9 +34,10 @@ struct Task {
 Task load_task(const EvaluateOptions& options, const char* command) {
   if (options.model.empty())
     throw UsageError(fmt::format("facet {}: expected a run's folder, a file or 'pixels'", command));
+  const Device device = use_device(options.device);
   const bool is_raw = options.model == "pixels";
   TrainedNetwork network;
-  if (!is_raw) network = load_network(options.model);
+  if (!is_raw) network = load_network(options.model, device);
   DatasetPtr train = open_dataset(options.data, Split::train);
   if (options.per_class > 0) train = balanced_subset(train, options.per_class, options.seed);
   const DatasetPtr test = open_dataset(options.data, Split::test);
@@ -43,7 +45,7 @@ Task load_task(const EvaluateOptions& options, const char* command) {
       is_raw ? eval_pipeline(train->image(0).height, normalization_for(options.data))
              : evaluation_pipeline(network);
   const auto features = [&](const DatasetPtr& dataset) {
-    return is_raw ? raw_pixels(dataset, pipeline)
+    return is_raw ? raw_pixels(dataset, pipeline, device)
                   : extract_features(*network.encoder, dataset, pipeline, options.workers);
   };
   return {is_raw ? options.model : network.name, features(train), features(test),

@@ -60,7 +60,8 @@ struct StudyOptions {
     options.add("--task-test", task_test, "Test pictures of a downstream task");
     options.add("--test", test, "Upstream test pictures (0: all)");
     options.add("-k,--neighbours", neighbours, "Of the kNN accuracy");
-    options.add("--device", device, "Where networks train: cpu, cuda or cuda:N", Options::kProcess);
+    options.add("--device", device, "Where networks train and are measured: cpu, cuda or cuda:N",
+                Options::kProcess);
     options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
     options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
   }
@@ -106,7 +107,10 @@ const std::vector<std::string> kTasks = {"shapes", "textures", "digits", "scene"
 class Study {
  public:
   Study(StudyOptions options, std::string config)
-      : options_(std::move(options)), config_(std::move(config)), root_(options_.output) {}
+      : options_(std::move(options)),
+        config_(std::move(config)),
+        root_(options_.output),
+        device_(use_device(options_.device)) {}
 
   void run() {
     RunFolder folder(root_, config_);
@@ -215,7 +219,7 @@ class Study {
   void measure(const StudyModel& model) {
     measured_[model.name] = stage(model.folder, [&] {
       log_info("measuring {}", model.name);
-      TrainedNetwork network = load_network(root_ / model.folder);
+      TrainedNetwork network = load_network(root_ / model.folder, device_);
       const Pipeline view = evaluation_pipeline(network);
       const auto features = [&](const DatasetPtr& dataset) {
         return extract_features(*network.encoder, dataset, view, options_.workers);
@@ -255,6 +259,7 @@ class Study {
     neighbours_ = stage("neighbours", [&] {
       log_info("comparing nearest neighbours");
       const std::unique_ptr<ResNet> untrained = untrained_network(network(), options_.seed);
+      to_device(*untrained, device_);
       const Pipeline view =
           eval_pipeline(static_cast<int>(options_.image_size), normalization_for(options_.data));
       const int64_t classes = upstream(Split::train)->num_classes();
@@ -264,8 +269,8 @@ class Study {
       const auto encoded = [&](Split split) {
         return extract_features(*untrained, upstream(split), view, options_.workers);
       };
-      const double raw = accuracy(raw_pixels(upstream(Split::train), view),
-                                  raw_pixels(upstream(Split::test), view));
+      const double raw = accuracy(raw_pixels(upstream(Split::train), view, device_),
+                                  raw_pixels(upstream(Split::test), view, device_));
       const double fresh = accuracy(encoded(Split::train), encoded(Split::test));
       return Json(
           {{"k", options_.neighbours},
@@ -382,6 +387,7 @@ class Study {
   StudyOptions options_;
   std::string config_;
   fs::path root_;
+  Device device_;
   DatasetPtr train_, test_;
   Json measured_ = Json::object(), neighbours_, seconds_ = Json::object(),
        configurations_ = Json::object(), results_;

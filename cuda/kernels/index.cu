@@ -1,5 +1,5 @@
 // Kernels that move elements.
-#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/sort.cuh"
 
 namespace facet {
 
@@ -16,10 +16,9 @@ struct Gather {
   __device__ void operator()(int64_t i) const { y[i] = x[index[i / cols] * cols + i % cols]; }
 };
 
-// A thread for each element of out walks over all indices in order, so that the sum is the same
-// every time whatever the indices are.
+// The naive twin: a thread for each element of out walks over all indices in order.
 template <typename T>
-struct ScatterAdd {
+struct NaiveScatterAdd {
   const T* x;
   const int64_t* index;
   int64_t sources, cols;
@@ -34,6 +33,48 @@ struct ScatterAdd {
         any = true;
       }
     if (any) out[i] = static_cast<T>(sum);
+  }
+};
+
+// Source i of row r has the key r * sources + i: sorted, the sources of a row lie side by side in
+// ascending order, and no two keys are equal, so that there is one way to sort them.
+struct SourceKeys {
+  const int64_t* index;
+  int64_t sources;
+  int64_t* keys;
+  __device__ void operator()(int64_t i) const { keys[i] = index[i] * sources + i; }
+};
+// first[row] = how many keys are of rows before it
+struct FirstOfRow {
+  const int64_t* keys;
+  int64_t sources;
+  int64_t* first;
+  __device__ void operator()(int64_t row) const {
+    int64_t low = 0, high = sources;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (keys[middle] < row * sources)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    first[row] = low;
+  }
+};
+// A thread for each element of out adds up its row's sources in order.
+template <typename T>
+struct ScatterAdd {
+  const T* x;
+  const int64_t *keys, *first;
+  int64_t sources, cols;
+  T* out;
+  __device__ void operator()(int64_t i) const {
+    const int64_t row = i / cols, begin = first[row], end = first[row + 1];
+    if (begin == end) return;
+    const T* const column = x + i % cols;
+    acc_t<T> sum = widen(out[i]);
+    for (int64_t k = begin; k < end; ++k) sum += widen(column[(keys[k] - row * sources) * cols]);
+    out[i] = static_cast<T>(sum);
   }
 };
 
@@ -86,11 +127,26 @@ void CudaBackend::gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
 
 void CudaBackend::scatter_add_rows(const Tensor& x, const Tensor& index, Tensor& out) {
   if (x.numel() == 0) return;
+  const int64_t rows = out.dim(0), sources = index.numel(), cols = x.numel() / sources;
+  const int64_t* const at = index.data<int64_t>();
+  const bool naive = kernel_choice() == KernelChoice::naive;
+  Tensor sorted, starts;
+  if (!naive) {
+    sorted = Tensor::empty({sources}, DType::i64, x.device());
+    starts = Tensor::empty({rows + 1}, DType::i64, x.device());
+    int64_t *const keys = sorted.data<int64_t>(), *const first = starts.data<int64_t>();
+    map(out, sources, SourceKeys{at, sources, keys});
+    sort_keys<int64_t>(sorted);
+    map(out, rows + 1, FirstOfRow{keys, sources, first});
+  }
   dispatch_floating(x.dtype(), "scatter_add_rows", [&](auto tag) {
     using T = decltype(tag);
-    map(out, out.numel(),
-        ScatterAdd<T>{x.data<T>(), index.data<int64_t>(), index.numel(), x.numel() / index.numel(),
-                      out.data<T>()});
+    if (naive)
+      map(out, out.numel(), NaiveScatterAdd<T>{x.data<T>(), at, sources, cols, out.data<T>()});
+    else
+      map(out, out.numel(),
+          ScatterAdd<T>{x.data<T>(), sorted.data<int64_t>(), starts.data<int64_t>(), sources, cols,
+                        out.data<T>()});
   });
 }
 

@@ -1,5 +1,5 @@
 // Reductions, arg max, top k and the search for NaNs. Sums are trees of fixed shape.
-#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/sort.cuh"
 #include "cuda/kernels/tensors.cuh"
 
 namespace facet {
@@ -146,25 +146,12 @@ __global__ void argmax_kernel(const T* x, int64_t rows, int64_t cols, int64_t* y
 constexpr int kSorted = 2048;  // entries that a block sorts at once
 constexpr int64_t kMaxMerged = kSorted / 2;
 
-// Sorts the block's `kSorted` entries, the best first (bitonic network).
-template <typename A>
-__device__ void sort_entries(Best<A>* entries) {
-  for (int size = 2; size <= kSorted; size *= 2)
-    for (int distance = size / 2; distance > 0; distance /= 2) {
-      __syncthreads();
-      for (int t = static_cast<int>(threadIdx.x); t < kSorted / 2;
-           t += static_cast<int>(blockDim.x)) {
-        const int i = 2 * distance * (t / distance) + t % distance, j = i + distance;
-        const Best<A> a = entries[i], b = entries[j];
-        const bool a_first = a.value != b.value ? a.value > b.value : a.index < b.index;
-        if (a_first != ((i & size) == 0)) {
-          entries[i] = b;
-          entries[j] = a;
-        }
-      }
-    }
-  __syncthreads();
-}
+struct BestFirst {
+  template <typename A>
+  __device__ bool operator()(Best<A> a, Best<A> b) const {
+    return a.value != b.value ? a.value > b.value : a.index < b.index;
+  }
+};
 
 // The k best of each row in order (value descending, index ascending), k <= kMaxMerged: the best so
 // far and the next part of the row are sorted together. Grid: rows in strides; block: kThreads;
@@ -184,7 +171,7 @@ __global__ void topk_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T
         entries[i] = at < cols ? Best<A>{widen(x[row * cols + at]), at} : nothing;
       }
       next += kSorted - kept;
-      sort_entries(entries);
+      block_sort(entries, kSorted, BestFirst{});
     } while (next < cols);
     for (int64_t j = threadIdx.x; j < k; j += blockDim.x) {
       values[row * k + j] = static_cast<T>(entries[j].value);

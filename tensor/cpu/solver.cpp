@@ -1,4 +1,7 @@
 // Symmetric eigenvalues and average-linkage clustering.
+#include <functional>
+#include <numeric>
+
 #include "tensor/cpu/blas.h"
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/loops.h"
@@ -124,12 +127,26 @@ void CpuBackend::eigvalsh(const Tensor& matrix, Tensor& values) {
   });
 }
 
-void CpuBackend::average_linkage(Tensor& similarity, Tensor& merges) {
-  dispatch_solver(similarity, "average_linkage", [&](auto tag) {
+void CpuBackend::average_linkage(std::span<Tensor> similarities, std::span<Tensor> merges) {
+  // A thread a matrix, the largest first: thread p takes p, p + threads, ... in that order.
+  const auto count = static_cast<int64_t>(similarities.size());
+  std::vector<size_t> order(similarities.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return similarities[a].numel() > similarities[b].numel();
+  });
+  const int64_t threads = std::min<int64_t>(num_threads(), count);
+  dispatch_solver(similarities[0], "average_linkage", [&](auto tag) {
     using T = decltype(tag);
-    T* found = merges.data<T>();
-    NearestNeighbourChain<T>(similarity.data<T>(), similarity.dim(0)).run(found);
-    std::sort(found, found + merges.numel(), std::greater<T>());
+    parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p)
+        for (int64_t k = p; k < count; k += threads) {
+          const size_t i = order[static_cast<size_t>(k)];
+          T* found = merges[i].data<T>();
+          NearestNeighbourChain<T>(similarities[i].data<T>(), similarities[i].dim(0)).run(found);
+          std::sort(found, found + merges[i].numel(), std::greater<T>());
+        }
+    });
   });
 }
 

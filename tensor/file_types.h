@@ -1,0 +1,25 @@
+// Element types of files, those among them that facet computes with and those that it widens.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "tensor/tensor.h"
+
+namespace facet {
+
+// What a file's element is, by safetensors' names (BOOL, U8 ... F64), and what it becomes here.
+struct FileType {
+  const char* name;
+  size_t bytes;
+  DType dtype;
+};
+
+const FileType* find_file_type(std::string_view name);  // null: there is none
+const FileType& file_type_of(DType dtype);              // the one that facet writes
+
+// Little-endian elements, shape.numel() of them, as a tensor: BOOL to u8, I8, I16 and U16 to i32,
+// U32 and U64 to i64, F16 to f32. A FileError where a U64 does not fit.
+Tensor decode(const FileType& type, std::span<const std::byte> bytes, const Shape& shape);
+
+}  // namespace facet

@@ -1,0 +1,228 @@
+#include "tensor/npy.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "tensor/backend.h"
+#include "tensor/file.h"
+#include "tensor/file_types.h"
+
+namespace facet {
+namespace {
+
+constexpr std::string_view kMagic = "\x93NUMPY";
+constexpr uint64_t kLargestHeader = 10'000;  // NumPy's own limit
+
+// {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } and nothing else.
+class Header {
+ public:
+  Header(std::string_view text, std::string file) : rest_(text), file_(std::move(file)) {
+    expect("{");
+    while (!take("}")) {
+      const std::string key = quoted();
+      expect(":");
+      if (key == "descr" && descr.empty())
+        read_descr();
+      else if (key == "fortran_order" && !has_order_)
+        read_order();
+      else if (key == "shape" && !has_shape_)
+        read_shape();
+      else
+        fail("'{}' in its header is unknown or there twice", key);
+      if (!take(",")) {
+        expect("}");
+        break;
+      }
+    }
+    skip_space();
+    if (!rest_.empty()) fail("its header goes on behind the dictionary");
+    if (descr.empty() || !has_order_ || !has_shape_)
+      fail("its header lacks one of descr, fortran_order and shape");
+  }
+
+  std::string descr;
+  const FileType* type = nullptr;
+  bool fortran = false;
+  Shape shape;
+
+  template <typename... Args>
+  [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
+    throw FileError(fmt::format("{}: {}", file_, fmt::format(format, std::forward<Args>(args)...)));
+  }
+
+ private:
+  void skip_space() { rest_.remove_prefix(std::min(rest_.find_first_not_of(" \n"), rest_.size())); }
+  bool take(std::string_view token) {
+    skip_space();
+    if (!rest_.starts_with(token)) return false;
+    rest_.remove_prefix(token.size());
+    return true;
+  }
+  void expect(std::string_view token) {
+    if (!take(token))
+      fail("expected '{}' in its header before '{}'", token, printable(rest_.substr(0, 20)));
+  }
+  static std::string printable(std::string_view text) {
+    std::string shown(text);
+    for (char& c : shown)
+      if (c < ' ' || c > '~') c = '?';
+    return shown;
+  }
+  std::string quoted() {
+    const std::string_view quote = take("\"") ? "\"" : "'";
+    if (quote == "'") expect(quote);
+    const size_t end = rest_.find(quote);
+    if (end == std::string_view::npos || end > 64) fail("a word in its header does not end");
+    const std::string word = printable(rest_.substr(0, end));
+    rest_.remove_prefix(end + 1);
+    return word;
+  }
+
+  // A byte order, a kind and a size: "<f4", "|u1".
+  void read_descr() {
+    if (take("[")) fail("structured arrays are not supported");
+    descr = quoted();
+    const std::string_view order = std::string_view(descr).substr(0, 1);
+    const std::string_view kind = std::string_view(descr).substr(descr.empty() ? 0 : 1);
+    if (kind.starts_with("O")) fail("Python objects ('{}') are a pickle: never read", descr);
+    const bool is_byte = kind == "b1" || kind == "i1" || kind == "u1";
+    if (order == ">" && !is_byte) fail("'{}' is big-endian: save it as little-endian", descr);
+    static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kKinds = {
+        {{"f2", "F16"},
+         {"f4", "F32"},
+         {"f8", "F64"},
+         {"i1", "I8"},
+         {"i2", "I16"},
+         {"i4", "I32"},
+         {"i8", "I64"},
+         {"u1", "U8"},
+         {"u2", "U16"},
+         {"u4", "U32"},
+         {"u8", "U64"},
+         {"b1", "BOOL"}}};
+    for (const auto& [numpy, name] : kKinds)
+      if (kind == numpy && (order == "<" || order == "=" || is_byte)) type = find_file_type(name);
+    if (!type) fail("elements of type '{}' are not supported", descr);
+  }
+
+  void read_order() {
+    has_order_ = true;
+    fortran = take("True");
+    if (!fortran) expect("False");
+  }
+
+  // (), (3,), (2, 3) or, in old files, (2L, 3L)
+  void read_shape() {
+    has_shape_ = true;
+    expect("(");
+    uint64_t product = type ? type->bytes : 8;  // with zero extents as 1
+    bool comma = true;
+    while (!take(")")) {
+      if (!comma) expect(",");
+      skip_space();
+      int64_t extent = -1;
+      const auto [end, error] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), extent);
+      if (error != std::errc() || extent < 0)
+        fail("expected an extent in its header before '{}'", printable(rest_.substr(0, 20)));
+      rest_.remove_prefix(static_cast<size_t>(end - rest_.data()));
+      take("L");
+      comma = take(",");
+      if (shape.rank() == Shape::kMaxRank) fail("more than {} axes", int{Shape::kMaxRank});
+      if (__builtin_mul_overflow(product, std::max<uint64_t>(static_cast<uint64_t>(extent), 1),
+                                 &product) ||
+          product > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) / 8)
+        fail("its size overflows");
+      shape.push_back(extent);
+    }
+    if (shape.rank() == 1 && !comma) fail("its shape is no tuple");
+  }
+
+  std::string_view rest_;
+  std::string file_;
+  bool has_order_ = false, has_shape_ = false;
+};
+
+// x (C order) with its axes reversed.
+Tensor reversed(const Tensor& x) {
+  Shape shape;
+  std::vector<int> axes;
+  for (int axis = x.rank() - 1; axis >= 0; --axis) {
+    shape.push_back(x.dim(axis));
+    axes.push_back(axis);
+  }
+  Tensor y = Tensor::empty(shape, x.dtype());
+  if (y.numel() > 0) y.backend().permute(x, axes, y);
+  return y;
+}
+
+}  // namespace
+
+Tensor load_npy(const std::filesystem::path& path) {
+  const InputFile file(path);
+  const auto fail = [&](const std::string& what) {
+    throw FileError(fmt::format("{}: {}", path.string(), what));
+  };
+  std::array<uint8_t, 12> start{};
+  if (file.size() >= start.size()) file.read(0, std::as_writable_bytes(std::span(start)));
+  if (file.size() < start.size() ||
+      !std::equal(kMagic.begin(), kMagic.end(), start.begin(),
+                  [](char a, uint8_t b) { return static_cast<uint8_t>(a) == b; }))
+    fail("not a .npy file");
+  const int version = start[6];
+  if (version < 1 || version > 3) fail(fmt::format("version {} of .npy is unknown", version));
+  const uint64_t begin = version == 1 ? 10 : 12;
+  uint64_t length = start[8] | start[9] << 8;
+  if (version > 1) length |= uint64_t{start[10]} << 16 | uint64_t{start[11]} << 24;
+  if (length > kLargestHeader || begin + length > file.size())
+    fail(fmt::format("header of {} bytes in a file of {}, expected at most {}", length, file.size(),
+                     kLargestHeader));
+  std::string text(length, '\0');
+  file.read(begin, std::as_writable_bytes(std::span(text)));
+  const Header header(text, path.string());
+
+  const uint64_t bytes = static_cast<uint64_t>(header.shape.numel()) * header.type->bytes;
+  if (file.size() - begin - length != bytes)
+    fail(fmt::format("{} of '{}' needs {} bytes behind the header, got {}", header.shape,
+                     header.descr, bytes, file.size() - begin - length));
+  std::vector<std::byte> content(bytes);
+  file.read(begin + length, content);
+  Shape stored = header.shape;
+  if (header.fortran)
+    for (int axis = 0; axis < stored.rank(); ++axis)
+      stored.set(axis, header.shape[stored.rank() - 1 - axis]);
+  try {
+    const Tensor tensor = decode(*header.type, content, stored);
+    return header.fortran ? reversed(tensor) : tensor;
+  } catch (const FileError& e) {
+    header.fail("{}", e.what());
+  }
+}
+
+void save_npy(const std::filesystem::path& path, const Tensor& tensor) {
+  const DType dtype = tensor.dtype();
+  FACET_CHECK(dtype != DType::bf16, "save_npy", "NumPy has no bf16: cast {} before", tensor.str());
+  std::string shape;
+  for (const int64_t extent : tensor.shape()) shape += fmt::format("{}, ", extent);
+  std::string header = fmt::format("{{'descr': '{}{}{}', 'fortran_order': False, 'shape': ({}), }}",
+                                   dtype == DType::u8 ? '|' : '<',
+                                   is_floating(dtype)   ? 'f'
+                                   : dtype == DType::u8 ? 'u'
+                                                        : 'i',
+                                   size_of(dtype), shape);
+  header.append(63 - (10 + header.size()) % 64, ' ');  // the elements begin at a multiple of 64
+  header += '\n';
+  const Tensor host = tensor.to(Device{});
+  AtomicFile file(path, 10 + header.size() + host.bytes());
+  file.write(kMagic);
+  file.write(std::string{'\1', '\0', static_cast<char>(header.size() & 255),
+                         static_cast<char>(header.size() >> 8)});
+  file.write(header);
+  file.write({static_cast<const std::byte*>(host.raw()), host.bytes()});
+  file.commit();
+}
+
+}  // namespace facet
