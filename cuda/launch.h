@@ -78,9 +78,13 @@ void launch(void (*)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
 #else
   constexpr size_t kWithoutAsking = size_t{48} << 10;
   if (shared_bytes > kWithoutAsking) {
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int{227} << 10);
-    check(allowed, "cudaFuncSetAttribute");
+    // All that the device has: 163 KiB on sm_80, 227 KiB on sm_90.
+    int device = 0, most = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          "cudaDeviceGetAttribute");
+    check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+          "cudaFuncSetAttribute");
   }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

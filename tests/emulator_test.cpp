@@ -7,33 +7,13 @@
 #include "cuda/block.cuh"
 #include "cuda/emu/error.h"
 #include "cuda/emu/runtime.h"
+#include "tests/device_array.h"
 
 namespace facet {
 namespace {
 
 using cuda::launch;
-
-// Device memory with a host copy.
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
-    EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), bytes()), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  operator T*() { return data_; }
-  std::vector<T> host() {
-    std::vector<T> values(size_);
-    EXPECT_EQ(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
-    return values;
-  }
-
- private:
-  size_t bytes() const { return size_ * sizeof(T); }
-  T* data_ = nullptr;
-  size_t size_;
-};
+using test::DeviceArray;
 
 std::vector<float> counting(size_t n) {
   std::vector<float> values(n);

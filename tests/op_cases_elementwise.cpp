@@ -169,6 +169,18 @@ void add_scaling(OpTable& table) {
                        }}}});
 }
 
+// A view that does not begin at a multiple of 16 bytes.
+void add_unaligned(OpTable& table) {
+  OpCase op{.name = "exp_unaligned",
+            .inputs = {real({5, 33})},
+            .run = one_output([](const VariableList& in) { return exp(narrow(in[0], 1, 3)); }),
+            .reference = one_tensor([](const TensorList& in) {
+              const double* x = in[0].data<double>();
+              return tabulate({3, 33}, [=](int64_t i) { return std::exp(x[33 + i]); });
+            })};
+  table.push_back(op);
+}
+
 void add_conversions(OpTable& table) {
   table.push_back(elementwise("cast_to_f64", {1025}, one_output([](const VariableList& in) {
                                 return cast(in[0], DType::f64);
@@ -219,6 +231,7 @@ void add_elementwise_cases(OpTable& table) {
 #include "tensor/binary.def"
 #undef BINARY
   add_scaling(table);
+  add_unaligned(table);
   add_conversions(table);
 }
 

@@ -55,6 +55,7 @@ struct Thread {
   Location where;
   ThreadPlace place;
   void* context = nullptr;  // the thread sanitizer's
+  AsyncCopies copies;
 };
 
 struct Warp {
@@ -138,6 +139,7 @@ class Executor {
   }
 
   unsigned lane() const { return running_ % kWarpSize; }
+  AsyncCopies& async_copies() { return current().copies; }
 
   void* shared_array(const void* key, size_t bytes, size_t alignment) {
     for (const Array& array : arrays_)
@@ -502,6 +504,9 @@ void* shared_array(const void* key, size_t bytes, size_t alignment) {
 }
 void* dynamic_shared_memory() {
   return executor().dynamic_shared();
+}
+AsyncCopies& async_copies() {
+  return executor().async_copies();
 }
 void device_fail(const char* what, Location at) {
   std::string text = fmt::format("{}: {}", show(at), what);

@@ -72,14 +72,28 @@ void sync_threads(Location at);
 int sync_threads_sum(int value, Location at);
 void sync_warp(uint32_t mask, Location at);
 
-// Every lane hands in up to 16 bytes; returns the lanes' values, 16 bytes each.
-using WarpValues = std::array<std::array<uint64_t, 2>, kWarpSize>;
+// Every lane hands in up to 32 bytes; returns the lanes' values, 32 bytes each.
+using WarpValues = std::array<std::array<uint64_t, 4>, kWarpSize>;
 const WarpValues& exchange(uint32_t mask, const void* value, size_t bytes, Location at);
 unsigned lane();
 
 // Static shared memory: the same address for every thread of the block that names the same `key`.
 void* shared_array(const void* key, size_t bytes, size_t alignment);
 void* dynamic_shared_memory();
+
+// The asynchronous copies that the running thread has issued and not yet waited for
+// (cuda/async.cuh).
+struct AsyncCopies {
+  struct Copy {
+    void* to;
+    const void* from;  // null: zeros
+    uint64_t group;
+  };
+  std::vector<Copy> waiting;
+  uint64_t group = 0;  // that the next copy belongs to
+};
+AsyncCopies& async_copies();
+
 [[noreturn]] void device_fail(const char* what, Location at);
 
 }  // namespace facet::emu

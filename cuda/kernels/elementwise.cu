@@ -1,5 +1,6 @@
-// Elementwise operations: the functors of tensor/functors.h, one instantiation of map_kernel each.
-#include "cuda/kernels/common.cuh"
+// Elementwise operations: the functors of tensor/functors.h, one instantiation of zip_kernel each,
+// or of map_kernel where they broadcast.
+#include "cuda/vec.cuh"
 #include "tensor/broadcast.h"
 #include "tensor/functors.h"
 
@@ -9,18 +10,25 @@ using namespace cuda;
 
 namespace {
 
-template <typename T, typename F>
+template <typename F>
 struct Unary {
-  const T* x;
-  T* y;
-  __device__ void operator()(int64_t i) const { y[i] = static_cast<T>(F::forward(widen(x[i]))); }
+  template <typename A>
+  __device__ A operator()(A x) const {
+    return F::forward(x);
+  }
 };
-template <typename T, typename F>
+template <typename F>
 struct UnaryBackward {
-  const T *x, *y, *dy;
-  T* dx;
-  __device__ void operator()(int64_t i) const {
-    dx[i] = static_cast<T>(widen(dy[i]) * F::derivative(widen(x[i]), widen(y[i])));
+  template <typename A>
+  __device__ A operator()(A x, A y, A dy) const {
+    return dy * F::derivative(x, y);
+  }
+};
+template <typename F>
+struct SameShape {
+  template <typename A>
+  __device__ A operator()(A a, A b) const {
+    return F::forward(a, b);
   }
 };
 
@@ -63,25 +71,28 @@ struct BinaryBackward {
   }
 };
 
-template <typename T>
+template <typename A>
 struct Affine {
-  acc_t<T> alpha, beta;
-  const T* x;
-  T* y;
-  __device__ void operator()(int64_t i) const { y[i] = static_cast<T>(alpha * widen(x[i]) + beta); }
+  A alpha, beta;
+  __device__ A operator()(A x) const { return alpha * x + beta; }
 };
-template <typename From, typename To>
+template <typename A>
 struct Axpby {
-  using Acc = std::common_type_t<acc_t<From>, acc_t<To>>;
-  Acc alpha, beta;
-  const From* x;
-  To* y;
-  __device__ void operator()(int64_t i) const {
-    const Acc value = alpha * Acc(widen(x[i]));
+  A alpha, beta;
+  template <typename X, typename Y>
+  __device__ A operator()(X x, Y y) const {
+    const A value = alpha * A(x);
     // With beta = 0 the old y may hold anything, NaN too.
-    y[i] = static_cast<To>(beta == Acc(0) ? value : value + beta * Acc(widen(y[i])));
+    return beta == A(0) ? value : value + beta * A(y);
   }
 };
+struct Convert {
+  template <typename X>
+  __device__ X operator()(X x) const {
+    return x;
+  }
+};
+// From or to whole numbers
 template <typename From, typename To>
 struct Cast {
   const From* x;
@@ -108,7 +119,7 @@ void CudaBackend::unary(UnaryOp op, const Tensor& x, Tensor& y) {
     switch (op) {
 #define UNARY(name, low, high, reference) \
   case UnaryOp::name:                     \
-    return map(y, y.numel(), Unary<T, functor::name>{x.data<T>(), y.data<T>()});
+    return zip(y, y.numel(), Unary<functor::name>{}, y.data<T>(), x.data<T>());
 #include "tensor/unary.def"
 #undef UNARY
     }
@@ -120,11 +131,10 @@ void CudaBackend::unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, c
   dispatch_floating(x.dtype(), "unary_backward", [&](auto tag) {
     using T = decltype(tag);
     switch (op) {
-#define UNARY(name, low, high, reference) \
-  case UnaryOp::name:                     \
-    return map(                           \
-        dx, dx.numel(),                   \
-        UnaryBackward<T, functor::name>{x.data<T>(), y.data<T>(), dy.data<T>(), dx.data<T>()});
+#define UNARY(name, low, high, reference)                                                 \
+  case UnaryOp::name:                                                                     \
+    return zip(dx, dx.numel(), UnaryBackward<functor::name>{}, dx.data<T>(), x.data<T>(), \
+               y.data<T>(), dy.data<T>());
 #include "tensor/unary.def"
 #undef UNARY
     }
@@ -133,12 +143,16 @@ void CudaBackend::unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, c
 
 void CudaBackend::binary(BinaryOp op, const Tensor& a, const Tensor& b, Tensor& out) {
   const Walk walk{plan_broadcast(a.shape(), b.shape(), out.shape())};
+  const bool same = a.shape() == out.shape() && b.shape() == out.shape();
   dispatch_floating(out.dtype(), "binary", [&](auto tag) {
     using T = decltype(tag);
     switch (op) {
-#define BINARY(name, low, high, reference) \
-  case BinaryOp::name:                     \
-    return map(out, out.numel(),           \
+#define BINARY(name, low, high, reference)                                                 \
+  case BinaryOp::name:                                                                     \
+    if (same)                                                                              \
+      return zip(out, out.numel(), SameShape<functor::name>{}, out.data<T>(), a.data<T>(), \
+                 b.data<T>());                                                             \
+    return map(out, out.numel(),                                                           \
                Binary<T, functor::name>{walk, a.data<T>(), b.data<T>(), out.data<T>()});
 #include "tensor/binary.def"
 #undef BINARY
@@ -168,20 +182,20 @@ void CudaBackend::binary_backward(BinaryOp op, const Tensor& a, const Tensor& b,
 void CudaBackend::affine(double alpha, const Tensor& x, double beta, Tensor& y) {
   dispatch_floating(x.dtype(), "affine", [&](auto tag) {
     using T = decltype(tag);
-    map(y, y.numel(),
-        Affine<T>{static_cast<acc_t<T>>(alpha), static_cast<acc_t<T>>(beta), x.data<T>(),
-                  y.data<T>()});
+    using A = acc_t<T>;
+    zip(y, y.numel(), Affine<A>{static_cast<A>(alpha), static_cast<A>(beta)}, y.data<T>(),
+        x.data<T>());
   });
 }
 
 void CudaBackend::axpby(double alpha, const Tensor& x, double beta, Tensor& y) {
   dispatch_floating(x.dtype(), "axpby", [&](auto from_tag) {
     dispatch_floating(y.dtype(), "axpby", [&](auto to_tag) {
-      using Body = Axpby<decltype(from_tag), decltype(to_tag)>;
-      using Acc = typename Body::Acc;
-      map(y, y.numel(),
-          Body{static_cast<Acc>(alpha), static_cast<Acc>(beta), x.data<decltype(from_tag)>(),
-               y.data<decltype(to_tag)>()});
+      using From = decltype(from_tag);
+      using To = decltype(to_tag);
+      using A = std::common_type_t<acc_t<From>, acc_t<To>>;
+      zip(y, y.numel(), Axpby<A>{static_cast<A>(alpha), static_cast<A>(beta)}, y.data<To>(),
+          x.data<From>(), std::as_const(y).data<To>());
     });
   });
 }
@@ -191,10 +205,12 @@ void CudaBackend::cast(const Tensor& src, Tensor& dst) {
     dispatch_any(dst.dtype(), [&](auto to_tag) {
       using From = decltype(from_tag);
       using To = decltype(to_tag);
-      if constexpr (!std::is_same_v<From, To>)
-        map(dst, dst.numel(), Cast<From, To>{src.data<From>(), dst.data<To>()});
-      else
+      if constexpr (std::is_same_v<From, To>)
         copy(src, dst);
+      else if constexpr (is_floating(dtype_of<From>()) && is_floating(dtype_of<To>()))
+        zip(dst, dst.numel(), Convert{}, dst.data<To>(), src.data<From>());
+      else
+        map(dst, dst.numel(), Cast<From, To>{src.data<From>(), dst.data<To>()});
     });
   });
 }

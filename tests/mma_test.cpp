@@ -1,0 +1,287 @@
+// The emulated tensor cores and asynchronous copies: layouts as the PTX ISA documents them, written
+// down here a second time, and that mistakes with copies are seen.
+#include "cuda/mma.cuh"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cuda/emu/error.h"
+#include "cuda/emu/runtime.h"
+#include "tensor/random.h"
+#include "tests/device_array.h"
+
+namespace facet {
+namespace {
+
+using cuda::launch;
+using test::DeviceArray;
+
+class MmaTest : public testing::Test {
+ protected:
+  void TearDown() override {
+    emu::reset();
+    emu::set_schedule({});
+  }
+  template <typename F>
+  static void for_each_schedule(F f) {
+    for (const char* text : {"greedy", "reverse", "random:1", "random:2"}) {
+      SCOPED_TRACE(text);
+      emu::set_schedule(emu::Schedule::parse(text));
+      f();
+    }
+  }
+};
+
+std::vector<bf16> random_bf16(size_t n, uint64_t seed) {
+  RandomSequence random(RandomKey{seed, 0});
+  std::vector<bf16> values(n);
+  for (bf16& v : values) v = bf16(random.uniform(-1.0, 1.0));
+  return values;
+}
+std::vector<float> counting(size_t n) {
+  std::vector<float> values(n);
+  for (size_t i = 0; i < n; ++i) values[i] = static_cast<float>(i);
+  return values;
+}
+unsigned pack(bf16 low, bf16 high) {
+  return low.bits | static_cast<unsigned>(high.bits) << 16;
+}
+
+// d (16, 8) += a (16, 16) b (16, 8)
+void expect_product(const std::vector<bf16>& a, const std::vector<bf16>& b,
+                    const std::vector<float>& before, const std::vector<float>& d) {
+  for (size_t row = 0; row < 16; ++row)
+    for (size_t col = 0; col < 8; ++col) {
+      double want = static_cast<double>(before[row * 8 + col]), size = std::fabs(want);
+      for (size_t k = 0; k < 16; ++k) {
+        const double term = static_cast<double>(float(a[row * 16 + k])) *
+                            static_cast<double>(float(b[k * 8 + col]));
+        want += term;
+        size += std::fabs(term);
+      }
+      ASSERT_NEAR(static_cast<double>(d[row * 8 + col]), want, 17 * 0x1p-24 * size)
+          << row << " " << col;
+    }
+}
+
+// grid 1, block 32: fragments straight from row-major memory. Element i of lane's fragment of a
+// stands at row `lane / 4`, 8 lower for i = 2, 3, 6, 7, and column 2 (lane % 4) + i % 2, 8 further
+// for i >= 4; of b at row 2 (lane % 4) + i % 2, 8 lower for i >= 2, and column lane / 4.
+__global__ void fragment_kernel(const bf16* a, const bf16* b, float* d) {
+  const unsigned lane = threadIdx.x, group = lane >> 2, member = lane & 3;
+  bf16 of_a[8], of_b[4];
+  for (unsigned i = 0; i < 8; ++i) {
+    const bool lower = (i >= 2 && i < 4) || i >= 6;
+    of_a[i] = a[(group + (lower ? 8 : 0)) * 16 + member * 2 + (i & 1) + (i >= 4 ? 8 : 0)];
+  }
+  for (unsigned i = 0; i < 4; ++i)
+    of_b[i] = b[(member * 2 + (i & 1) + (i >= 2 ? 8 : 0)) * 8 + group];
+  float* const cells[4] = {&d[group * 8 + 2 * member], &d[group * 8 + 2 * member + 1],
+                           &d[(group + 8) * 8 + 2 * member], &d[(group + 8) * 8 + 2 * member + 1]};
+  float sums[4];
+  for (unsigned i = 0; i < 4; ++i) sums[i] = *cells[i];
+  cuda::mma(sums,
+            {pack(of_a[0], of_a[1]), pack(of_a[2], of_a[3]), pack(of_a[4], of_a[5]),
+             pack(of_a[6], of_a[7])},
+            {pack(of_b[0], of_b[1]), pack(of_b[2], of_b[3])});
+  for (unsigned i = 0; i < 4; ++i) *cells[i] = sums[i];
+}
+
+TEST_F(MmaTest, FragmentsLieAsDocumented) {
+  for_each_schedule([] {
+    const std::vector<bf16> a = random_bf16(256, 1), b = random_bf16(128, 2);
+    const std::vector<float> before = counting(128);
+    DeviceArray<bf16> to_a(a), to_b(b);
+    DeviceArray<float> d(before);
+    launch<fragment_kernel>(1, 32, 0, nullptr, to_a, to_b, d);
+    expect_product(a, b, before, d.host());
+  });
+}
+
+// grid 1, block 32: words of both loads of 32 rows of 8; out is (2, 4, 32)
+__global__ void matrices_kernel(const bf16* rows, unsigned* out) {
+  SHARED_ARRAY(bf16, tile, 32 * 8);
+  for (unsigned i = 0; i < 8; ++i) tile[threadIdx.x * 8 + i] = rows[threadIdx.x * 8 + i];
+  __syncwarp();
+  unsigned plain[4], transposed[4];
+  cuda::load_matrices(plain, tile + threadIdx.x * 8);
+  cuda::load_matrices_transposed(transposed, tile + threadIdx.x * 8);
+  for (unsigned i = 0; i < 4; ++i) {
+    out[i * 32 + threadIdx.x] = plain[i];
+    out[(4 + i) * 32 + threadIdx.x] = transposed[i];
+  }
+}
+
+TEST_F(MmaTest, MatricesAreLoadedAsDocumented) {
+  for_each_schedule([] {
+    const std::vector<bf16> rows = random_bf16(256, 3);
+    DeviceArray<bf16> from(rows);
+    DeviceArray<unsigned> to(std::vector<unsigned>(256));
+    launch<matrices_kernel>(1, 32, 0, nullptr, from, to);
+    const std::vector<unsigned> got = to.host();
+    const auto at = [&](size_t matrix, size_t row, size_t col) {
+      return rows[matrix * 64 + row * 8 + col];
+    };
+    for (size_t i = 0; i < 4; ++i)
+      for (size_t lane = 0; lane < 32; ++lane) {
+        const size_t row = lane / 4, col = lane % 4 * 2;
+        ASSERT_EQ(got[i * 32 + lane], pack(at(i, row, col), at(i, row, col + 1)));
+        ASSERT_EQ(got[(4 + i) * 32 + lane], pack(at(i, col, row), at(i, col + 1, row)));
+      }
+  });
+}
+
+// grid 1, block 32: a as rows of k or of m, b as rows of k: copied, loaded as matrices, multiplied
+template <bool Transposed>
+__global__ void product_kernel(const bf16* a, const bf16* b, float* d) {
+  SHARED_ARRAY(bf16, tile_a, 256);
+  SHARED_ARRAY(bf16, tile_b, 256);  // 16 rows of 8, each followed by 8 that are not looked at
+  const unsigned lane = threadIdx.x, half = lane / 16;
+  cuda::copy_async(tile_a + lane * 8, a + lane * 8, true);
+  cuda::copy_async(tile_b + lane * 8, b + lane % 16 * 8, half == 0);
+  cuda::commit_copies();
+  cuda::wait_copies<0>();
+  __syncwarp();
+  unsigned of_a[4], of_b[4];
+  if (Transposed)
+    cuda::load_matrices_transposed(of_a, tile_a + (lane % 8 + half * 8) * 16 + lane / 8 % 2 * 8);
+  else
+    cuda::load_matrices(of_a, tile_a + lane % 16 * 16 + half * 8);
+  cuda::load_matrices_transposed(of_b, tile_b + lane % 16 * 8);
+  float sums[4] = {};
+  cuda::mma(sums, of_a, {of_b[0], of_b[1]});
+  for (unsigned i = 0; i < 4; ++i) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+TEST_F(MmaTest, AWarpMultiplies) {
+  for_each_schedule([] {
+    const std::vector<bf16> a = random_bf16(256, 4), b = random_bf16(128, 5);
+    std::vector<bf16> columns(256);
+    for (size_t i = 0; i < 256; ++i) columns[i % 16 * 16 + i / 16] = a[i];
+    const std::vector<float> zeros(128);
+    DeviceArray<bf16> to_a(a), to_columns(columns), to_b(b);
+    DeviceArray<float> d(zeros);
+    launch<product_kernel<false>>(1, 32, 0, nullptr, to_a, to_b, d);
+    expect_product(a, b, zeros, d.host());
+    launch<product_kernel<true>>(1, 32, 0, nullptr, to_columns, to_b, d);
+    expect_product(a, b, zeros, d.host());
+  });
+}
+
+// ---- copies
+
+// grid 1, block 64; thread i brings x[4 i ... 4 i + 3] and reads what thread 63 - i brought.
+template <bool Wait>
+__global__ void reverse_kernel(const float* x, float* y, int n) {
+  SHARED_ARRAY(float, tile, 256);
+  const int i = static_cast<int>(threadIdx.x);
+  cuda::copy_async(tile + 4 * i, x + 4 * i, 4 * i < n);
+  cuda::commit_copies();
+  if (Wait) cuda::wait_copies<0>();
+  __syncthreads();
+  for (int k = 0; k < 4; ++k) y[4 * i + k] = tile[4 * (63 - i) + k];
+}
+
+TEST_F(MmaTest, CopiesArriveAtTheWait) {
+  for_each_schedule([] {
+    DeviceArray<float> x(counting(256)), y(counting(256));
+    launch<reverse_kernel<true>>(1, 64, 0, nullptr, x, y, 200);
+    const std::vector<float> got = y.host();
+    for (size_t i = 0; i < 256; ++i) {
+      const size_t from = 4 * (63 - i / 4) + i % 4;
+      ASSERT_EQ(got[i], from < 200 ? static_cast<float>(from) : 0.0f) << i;
+    }
+    launch<reverse_kernel<false>>(1, 64, 0, nullptr, x, y, 200);
+    for (const float v : y.host()) ASSERT_TRUE(std::isnan(v)) << "nobody waited";
+  });
+}
+
+// grid 1, block 32; y is (3, 32): groups 0 to 2 as seen with `Pending` of them under way
+template <int Pending>
+__global__ void groups_kernel(const float* x, float* y) {
+  SHARED_ARRAY(float, tile, 3 * 128);
+  const unsigned i = threadIdx.x;
+  for (unsigned group = 0; group < 3; ++group) {
+    cuda::copy_async(tile + group * 128 + 4 * i, x + 4 * i, true);
+    cuda::commit_copies();
+  }
+  cuda::wait_copies<Pending>();
+  for (unsigned group = 0; group < 3; ++group) y[group * 32 + i] = tile[group * 128 + 4 * i];
+}
+
+TEST_F(MmaTest, TheNewestGroupsStayUnderWay) {
+  DeviceArray<float> x(counting(128)), y(counting(96));
+  const auto arrived = [&] {
+    size_t n = 0;
+    for (const float v : y.host()) n += std::isnan(v) ? 0 : 1;
+    return n;
+  };
+  launch<groups_kernel<2>>(1, 32, 0, nullptr, x, y);
+  EXPECT_EQ(arrived(), 32u);
+  launch<groups_kernel<1>>(1, 32, 0, nullptr, x, y);
+  EXPECT_EQ(arrived(), 64u);
+  EXPECT_TRUE(std::isnan(y.host()[95]));
+  EXPECT_EQ(y.host()[63], 124.0f);
+  launch<groups_kernel<0>>(1, 32, 0, nullptr, x, y);
+  EXPECT_EQ(arrived(), 96u);
+}
+
+// grid 1, block 64: fetches the next tile while a slow warp may still read this one.
+template <bool Barrier>
+__global__ void overwriting_kernel(const float* x, float* y) {
+  SHARED_ARRAY(float, tile, 256);
+  const unsigned i = threadIdx.x;
+  float sum = 0;
+  for (unsigned round = 0; round < 3; ++round) {
+    cuda::copy_async(tile + 4 * i, x + 4 * i, true);
+    cuda::commit_copies();
+    if (round > 0) __syncthreads();  // what else there is to do
+    cuda::wait_copies<0>();
+    __syncthreads();
+    sum += tile[4 * (63 - i)];
+    if (Barrier) __syncthreads();
+  }
+  y[i] = sum;
+}
+
+#if !defined(__SANITIZE_THREAD__)  // a race on purpose
+TEST_F(MmaTest, ACopyOverWhatIsStillReadGivesNaN) {
+  DeviceArray<float> x(counting(256)), y(counting(64));
+  const auto nans = [&] {
+    size_t n = 0;
+    for (const float v : y.host()) n += std::isnan(v) ? 1 : 0;
+    return n;
+  };
+  size_t seen = 0;
+  for_each_schedule([&] {
+    launch<overwriting_kernel<true>>(1, 64, 0, nullptr, x, y);
+    EXPECT_EQ(nans(), 0u);
+    launch<overwriting_kernel<false>>(1, 64, 0, nullptr, x, y);
+    seen += nans();
+  });
+  EXPECT_GT(seen, 0u);
+}
+#endif
+
+__global__ void misaligned_kernel(const float* x, float* y) {
+  SHARED_ARRAY(float, tile, 256);
+  cuda::copy_async(tile + 4 * threadIdx.x, x + 1, true);
+  y[threadIdx.x] = 0;
+}
+
+TEST_F(MmaTest, AMisalignedCopyIsNamed) {
+  DeviceArray<float> x(counting(256)), y(counting(64));
+  launch<misaligned_kernel>(1, 32, 0, nullptr, x, y);
+  try {
+    cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    FAIL() << "it was accepted";
+  } catch (const cuda::CudaError& e) {
+    const std::string text = e.what();
+    EXPECT_NE(text.find("multiple of 16"), std::string::npos) << text;
+    EXPECT_NE(text.find("mma_test.cpp:"), std::string::npos) << text;
+  }
+}
+
+}  // namespace
+}  // namespace facet
