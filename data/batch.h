@@ -2,19 +2,32 @@
 
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "tensor/ops.h"
 
 namespace facet {
+
+// Views that are yet to be made, of pictures that lie in Batch::pixels.
+struct PlannedViews {
+  std::vector<ViewPlan> plans;  // B
+  ChannelScale scale;
+};
 
 // One batch as the loader delivers it.
 struct Batch {
   TensorList views;  // each (B, H, W, 3) f32, normalised; one for supervised training
   Tensor labels;     // i64 (B); (B, classes) f32 0/1 for multi-label tasks
   Tensor indices;    // i64 (B), positions in the dataset; stays on the host
+  // Instead of views where a device is to make them.
+  Tensor pixels = {};  // u8
+  std::vector<PlannedViews> planned = {};
 
   Batch to(Device device) const {
     Batch moved{{}, labels.to(device), indices};
     for (const Tensor& view : views) moved.views.push_back(view.to(device));
+    if (planned.empty()) return moved;
+    const Tensor there = pixels.to(device);
+    for (const PlannedViews& view : planned)
+      moved.views.push_back(ops::augment(there, view.plans, view.scale));
     return moved;
   }
 };

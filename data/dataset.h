@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/image.h"
+#include "tensor/image.h"
 #include "tensor/tensor.h"
 
 namespace facet {

@@ -1,11 +1,38 @@
 #include "data/loader.h"
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 
 #include "tensor/ops.h"
 
 namespace facet {
+namespace {
+
+// Puts the part of a picture that the last plans need behind the pixels of a batch.
+void pack(const Image& image, std::vector<PlannedViews>& views, std::vector<uint8_t>& pixels) {
+  int top = image.height, left = image.width, bottom = 0, right = 0;
+  for (const PlannedViews& view : views) {
+    const Rectangle& w = view.plans.back().window;
+    top = std::min(top, w.top);
+    left = std::min(left, w.left);
+    bottom = std::max(bottom, w.top + w.height);
+    right = std::max(right, w.left + w.width);
+  }
+  for (PlannedViews& view : views) {
+    ViewPlan& plan = view.plans.back();
+    plan.offset = static_cast<int64_t>(pixels.size());
+    plan.height = bottom - top;
+    plan.width = right - left;
+    plan.window.top -= top;
+    plan.window.left -= left;
+  }
+  for (int y = top; y < bottom; ++y)
+    pixels.insert(pixels.end(), image.at(y, left),
+                  image.at(y, left) + static_cast<size_t>(right - left) * 3);
+}
+
+}  // namespace
 
 DataLoader::DataLoader(DatasetPtr dataset, LoaderOptions options)
     : dataset_(std::move(dataset)), options_(std::move(options)) {
@@ -26,6 +53,11 @@ DataLoader::~DataLoader() {
 int64_t DataLoader::batches() const {
   const int64_t samples = (dataset_->size() + options_.world - 1) / options_.world;
   return (samples + (options_.drop_last ? 0 : options_.batch_size - 1)) / options_.batch_size;
+}
+
+bool DataLoader::leaves_views() const {
+  return options_.views_on_device && std::all_of(options_.views.begin(), options_.views.end(),
+                                                 [](const Pipeline& p) { return p.on_devices(); });
 }
 
 void DataLoader::start(int64_t epoch, int64_t first) {
@@ -112,22 +144,34 @@ Batch DataLoader::make(int64_t batch) const {
   result.labels = ops::gather_rows(dataset_->labels(), result.indices);
   const RandomKey key =
       random_key(options_.seed, RandomPurpose::augment).child(static_cast<uint64_t>(epoch_));
+  const bool leaves = leaves_views();
   for (const Pipeline& pipeline : options_.views)
-    result.views.push_back(Tensor::empty({end - begin, pipeline.size(), pipeline.size(), 3}));
+    if (leaves)
+      result.planned.push_back({{}, pipeline.scale()});
+    else
+      result.views.push_back(Tensor::empty({end - begin, pipeline.size(), pipeline.size(), 3}));
+  std::vector<uint8_t> pixels;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t index = order_[static_cast<size_t>(i)];
     try {
       const Image image = dataset_->image(index);
       for (size_t v = 0; v < options_.views.size(); ++v) {
+        const RandomSequence random(key.child(static_cast<uint64_t>(index)).child(v));
+        if (leaves) {
+          result.planned[v].plans.push_back(
+              options_.views[v].plan(image.height, image.width, random));
+          continue;
+        }
         const int64_t numel = result.views[v].numel() / (end - begin);
-        options_.views[v](image, RandomSequence(key.child(static_cast<uint64_t>(index)).child(v)),
-                          result.views[v].data<float>() + (i - begin) * numel);
+        options_.views[v](image, random, result.views[v].data<float>() + (i - begin) * numel);
       }
+      if (leaves) pack(image, result.planned, pixels);
     } catch (const Error& e) {
       throw Error(fmt::format("{} sample {}: {}", dataset_->name(), index, e.what()),
                   e.exit_code());
     }
   }
+  if (leaves) result.pixels = Tensor::from(pixels, {static_cast<int64_t>(pixels.size())});
   return result;
 }
 

@@ -7,31 +7,86 @@
 
 namespace facet {
 namespace {
-const char* name(Filter filter) {
-  return filter == Filter::bilinear ? "bilinear" : "bicubic";
+std::string name(std::optional<Filter> filter) {
+  if (!filter) return "bilinear or bicubic";
+  return *filter == Filter::bilinear ? "bilinear" : "bicubic";
+}
+
+void set_geometry(ViewPlan& plan, const Rectangle& window, int resized_height, int resized_width,
+                  const Rectangle& view, Filter filter) {
+  const auto is_whole = [&](int h, int w) { return h == plan.height && w == plan.width; };
+  FACET_CHECK(plan.count == 0 && is_whole(plan.window.height, plan.window.width) &&
+                  is_whole(plan.resized_height, plan.resized_width) &&
+                  is_whole(plan.view.height, plan.view.width),
+              "pipeline", "expected one step that crops or resizes, before all others");
+  plan.window = window;
+  plan.resized_height = resized_height;
+  plan.resized_width = resized_width;
+  plan.view = view;
+  plan.filter = filter;
+}
+
+PipelineStep with_chance(std::string text, double probability, ImageOp op) {
+  return {std::move(text), [=](ViewPlan& plan, RandomSequence& random) {
+            if (random.bernoulli(probability)) add(plan, op);
+          }};
+}
+
+ImageOp op(ImageOpKind kind, float value = 0) {
+  return {.kind = kind, .value = value};
 }
 }  // namespace
 
-PipelineStep random_resized_crop(int size, double low, double high, Filter filter) {
+void add(ViewPlan& plan, const ImageOp& op) {
+  FACET_CHECK(plan.count < ViewPlan::kMaxOps, "pipeline", "expected at most {} operations a view",
+              ViewPlan::kMaxOps);
+  plan.ops[plan.count++] = op;
+}
+
+Rectangle random_resized_window(int height, int width, double low, double high,
+                                RandomSequence& random) {
+  constexpr double kLowAspect = 3.0 / 4.0, kHighAspect = 4.0 / 3.0;
+  const double area = static_cast<double>(height) * width;
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double target = area * random.uniform(low, high);
+    const double aspect = std::exp(random.uniform(std::log(kLowAspect), std::log(kHighAspect)));
+    const int w = static_cast<int>(std::nearbyint(std::sqrt(target * aspect)));
+    const int h = static_cast<int>(std::nearbyint(std::sqrt(target / aspect)));
+    if (w <= 0 || w > width || h <= 0 || h > height) continue;
+    const int top = static_cast<int>(random.below(static_cast<uint64_t>(height - h + 1)));
+    const int left = static_cast<int>(random.below(static_cast<uint64_t>(width - w + 1)));
+    return {top, left, h, w};
+  }
+  const double aspect = static_cast<double>(width) / height;
+  int w = width, h = height;
+  if (aspect < kLowAspect)
+    h = static_cast<int>(std::nearbyint(w / kLowAspect));
+  else if (aspect > kHighAspect)
+    w = static_cast<int>(std::nearbyint(h * kHighAspect));
+  return {(height - h) / 2, (width - w) / 2, h, w};
+}
+
+PipelineStep random_resized_crop(int size, double low, double high, std::optional<Filter> filter) {
   return {fmt::format("RandomResizedCrop({}, area {}-{}, {})", size, low, high, name(filter)),
-          [=](Image& image, RandomSequence& random) {
-            const Window w = random_resized_window(image.height, image.width, low, high, random);
-            image = resize(crop(image, w.top, w.left, w.height, w.width), size, size, filter);
+          [=](ViewPlan& plan, RandomSequence& random) {
+            const Rectangle w = random_resized_window(plan.height, plan.width, low, high, random);
+            const Filter with = filter                 ? *filter
+                                : random.below(2) != 0 ? Filter::bicubic
+                                                       : Filter::bilinear;
+            set_geometry(plan, w, size, size, {0, 0, size, size}, with);
           }};
 }
 
 PipelineStep random_flip(double probability) {
-  return {fmt::format("HorizontalFlip(p {})", probability),
-          [=](Image& image, RandomSequence& random) {
-            if (random.bernoulli(probability)) flip_horizontal(image);
-          }};
+  return with_chance(fmt::format("HorizontalFlip(p {})", probability), probability,
+                     op(ImageOpKind::flip));
 }
 
 PipelineStep color_jitter(double brightness, double contrast, double saturation, double hue,
                           double probability) {
   return {fmt::format("ColorJitter({}, {}, {}, {}, p {})", brightness, contrast, saturation, hue,
                       probability),
-          [=](Image& image, RandomSequence& random) {
+          [=](ViewPlan& plan, RandomSequence& random) {
             if (!random.bernoulli(probability)) return;
             std::array<int, 4> order{0, 1, 2, 3};
             random.shuffle(order);
@@ -40,53 +95,60 @@ PipelineStep color_jitter(double brightness, double contrast, double saturation,
             };
             const float b = factor(brightness), c = factor(contrast), s = factor(saturation);
             const double h = random.uniform(-hue, hue);
-            for (const int op : order) {
-              if (op == 0 && brightness > 0) adjust_brightness(image, b);
-              if (op == 1 && contrast > 0) adjust_contrast(image, c);
-              if (op == 2 && saturation > 0) adjust_saturation(image, s);
-              if (op == 3 && hue > 0) adjust_hue(image, h);
+            for (const int which : order) {
+              if (which == 0 && brightness > 0) add(plan, op(ImageOpKind::brightness, b));
+              if (which == 1 && contrast > 0) add(plan, op(ImageOpKind::contrast, c));
+              if (which == 2 && saturation > 0) add(plan, op(ImageOpKind::saturation, s));
+              if (which == 3 && hue > 0) add(plan, op(ImageOpKind::hue, hue_turn(h)));
             }
           }};
 }
 
 PipelineStep random_gray(double probability) {
-  return {fmt::format("Gray(p {})", probability), [=](Image& image, RandomSequence& random) {
-            if (random.bernoulli(probability)) to_gray(image);
-          }};
+  return with_chance(fmt::format("Gray(p {})", probability), probability, op(ImageOpKind::gray));
 }
 
 PipelineStep random_blur(double probability, double low, double high) {
   return {fmt::format("GaussianBlur(sigma {}-{}, p {})", low, high, probability),
-          [=](Image& image, RandomSequence& random) {
+          [=](ViewPlan& plan, RandomSequence& random) {
             if (!random.bernoulli(probability)) return;
-            gaussian_blur(image, static_cast<float>(random.uniform(low, high)));
+            const auto sigma = static_cast<float>(random.uniform(low, high));
+            add(plan, op(ImageOpKind::blur, blur_radius(sigma)));
           }};
 }
 
 PipelineStep random_solarize(double probability, int threshold) {
-  return {fmt::format("Solarize({}, p {})", threshold, probability),
-          [=](Image& image, RandomSequence& random) {
-            if (random.bernoulli(probability)) solarize(image, threshold);
-          }};
+  return with_chance(fmt::format("Solarize({}, p {})", threshold, probability), probability,
+                     op(ImageOpKind::solarize, static_cast<float>(threshold)));
 }
 
 PipelineStep resize_and_center_crop(int size_to, int size, Filter filter) {
   return {fmt::format("Resize({}), CenterCrop({}), {}", size_to, size, name(filter)),
-          [=](Image& image, RandomSequence&) {
-            const int h = image.height, w = image.width, shorter = std::min(h, w);
-            image = resize(image, static_cast<int>(static_cast<int64_t>(size_to) * h / shorter),
-                           static_cast<int>(static_cast<int64_t>(size_to) * w / shorter), filter);
+          [=](ViewPlan& plan, RandomSequence&) {
+            const int h = plan.height, w = plan.width, shorter = std::min(h, w);
+            const auto resized = [&](int side) {
+              return static_cast<int>(static_cast<int64_t>(size_to) * side / shorter);
+            };
             // torchvision rounds halves to even
             const auto offset = [&](int extent) {
               return static_cast<int>(std::nearbyint((extent - size) / 2.0));
             };
-            image = crop(image, offset(image.height), offset(image.width), size, size);
+            set_geometry(plan, plan.window, resized(h), resized(w),
+                         {offset(resized(h)), offset(resized(w)), size, size}, filter);
           }};
 }
 
 PipelineStep resize_to(int size, Filter filter) {
   return {fmt::format("Resize({} x {}, {})", size, size, name(filter)),
-          [=](Image& image, RandomSequence&) { image = resize(image, size, size, filter); }};
+          [=](ViewPlan& plan, RandomSequence&) {
+            set_geometry(plan, plan.window, size, size, {0, 0, size, size}, filter);
+          }};
+}
+
+void PipelineStep::apply(Image& image, RandomSequence& random) const {
+  ViewPlan plan = ViewPlan::whole(image.height, image.width);
+  draw(plan, random);
+  image = make_view(plan, image.pixels.data());
 }
 
 std::string Pipeline::describe() const {
@@ -96,31 +158,39 @@ std::string Pipeline::describe() const {
                             fmt::join(normalization_.std, ", "));
 }
 
-Image Pipeline::view(Image image, RandomSequence random) const {
-  for (const PipelineStep& step : steps_) step.apply(image, random);
-  FACET_CHECK(image.height == size_ && image.width == size_, "pipeline",
-              "expected {0}x{0} after the last step, got {1}x{2}", size_, image.height,
-              image.width);
-  return image;
+ViewPlan Pipeline::plan(int height, int width, RandomSequence random) const {
+  ViewPlan plan = ViewPlan::whole(height, width);
+  for (const PipelineStep& step : steps_) step.draw(plan, random);
+  FACET_CHECK(plan.view.height == size_ && plan.view.width == size_, "pipeline",
+              "expected {0}x{0} after the last step, got {1}x{2}", size_, plan.view.height,
+              plan.view.width);
+  return plan;
 }
 
-void Pipeline::operator()(Image image, RandomSequence random, float* out) const {
-  const Image final_image = view(std::move(image), random);
-  float scale[3], shift[3];
+bool Pipeline::on_devices() const {
+  return std::all_of(steps_.begin(), steps_.end(),
+                     [](const PipelineStep& step) { return step.on_devices; });
+}
+
+ChannelScale Pipeline::scale() const {
+  ChannelScale result;
   for (size_t c = 0; c < 3; ++c) {
-    scale[c] = 1.0f / (255.0f * normalization_.std[c]);
-    shift[c] = -normalization_.mean[c] / normalization_.std[c];
+    result.scale[c] = 1.0f / (255.0f * normalization_.std[c]);
+    result.shift[c] = -normalization_.mean[c] / normalization_.std[c];
   }
-  for (size_t i = 0; i < final_image.pixels.size(); i += 3)
-    for (size_t c = 0; c < 3; ++c)
-      out[i + c] = static_cast<float>(final_image.pixels[i + c]) * scale[c] + shift[c];
+  return result;
+}
+
+Image Pipeline::view(const Image& image, RandomSequence random) const {
+  return make_view(plan(image.height, image.width, random), image.pixels.data());
+}
+
+void Pipeline::operator()(const Image& image, RandomSequence random, float* out) const {
+  normalize(view(image, random), scale(), out);
 }
 
 Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {
-  return {size,
-          n,
-          {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
-           color_jitter(.8, .8, .8, .2, .8), random_gray(.2), random_blur(.5, .1, 2)}};
+  return swav_pipeline(size, n, min_area, 1);
 }
 
 Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area) {
@@ -135,6 +205,40 @@ Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area)
           n,
           {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
            color_jitter(.8, .8, 0, 0, .8)}};
+}
+
+Pipeline moco_v2_pipeline(int size, const Normalization& n) {
+  return {size,
+          n,
+          {random_resized_crop(size, .2, 1, Filter::bilinear), color_jitter(.4, .4, .4, .1, .8),
+           random_gray(.2), random_blur(.5, .1, 2), random_flip()}};
+}
+
+Pipeline swav_pipeline(int size, const Normalization& n, double low, double high) {
+  return {size,
+          n,
+          {random_resized_crop(size, low, high, Filter::bilinear), random_flip(),
+           color_jitter(.8, .8, .8, .2, .8), random_gray(.2), random_blur(.5, .1, 2)}};
+}
+
+Pipeline dino_pipeline(int size, const Normalization& n, DinoView view, double low, double high) {
+  const double blur = view == DinoView::global1 ? 1 : view == DinoView::global2 ? .1 : .5;
+  std::vector<PipelineStep> steps = {random_resized_crop(size, low, high, Filter::bicubic),
+                                     random_flip(), color_jitter(.4, .4, .2, .1, .8),
+                                     random_gray(.2), random_blur(blur, .1, 2)};
+  if (view == DinoView::global2) steps.push_back(random_solarize(.2));
+  return {size, n, std::move(steps)};
+}
+
+Pipeline mae_pipeline(int size, const Normalization& n) {
+  return {size, n, {random_resized_crop(size, .2, 1, Filter::bicubic), random_flip()}};
+}
+
+Pipeline supcon_pipeline(int size, const Normalization& n) {
+  return {size,
+          n,
+          {random_resized_crop(size, .2, 1, Filter::bilinear), random_flip(),
+           color_jitter(.4, .4, .4, .1, .8), random_gray(.2)}};
 }
 
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area) {

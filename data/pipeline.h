@@ -3,10 +3,12 @@
 
 #include <array>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "data/image.h"
+#include "tensor/image.h"
+#include "tensor/random.h"
 
 namespace facet {
 
@@ -22,13 +24,23 @@ inline constexpr Normalization kFashionMnistNormalization{{.2860f, .2860f, .2860
                                                           {.3530f, .3530f, .3530f}};
 inline constexpr Normalization kHalfNormalization{{.5f, .5f, .5f}, {.5f, .5f, .5f}};
 
-// One operation with its own chance and factors, all drawn from `random`.
+// One step: appends its operations, with its own chance and factors drawn from `random`, to the
+// plan of a view. At most one step crops or resizes, and it is the first.
 struct PipelineStep {
   std::string text;  // for the configuration: "RandomResizedCrop(224, 0.2-1, bilinear)"
-  std::function<void(Image& image, RandomSequence& random)> apply;
-};
+  std::function<void(ViewPlan& plan, RandomSequence& random)> draw;
+  bool on_devices = true;  // false: some of its operations run on the CPU alone
 
-PipelineStep random_resized_crop(int size, double low, double high, Filter filter);
+  void apply(Image& image, RandomSequence& random) const;
+};
+void add(ViewPlan& plan, const ImageOp& op);
+
+// The window of torchvision's RandomResizedCrop: up to ten draws of area in [low, high] of the
+// image and log-uniform aspect in [3/4, 4/3], else the largest central window of that range.
+Rectangle random_resized_window(int height, int width, double low, double high,
+                                RandomSequence& random);
+// Without a filter: bilinear or bicubic, drawn after the window (as timm).
+PipelineStep random_resized_crop(int size, double low, double high, std::optional<Filter> filter);
 PipelineStep random_flip(double probability = 0.5);
 // Brightness, contrast, saturation in [max(0, 1 - x), 1 + x] and hue in [-h, h], in a random order;
 // the order and all four factors are drawn on every call.
@@ -49,9 +61,13 @@ class Pipeline {
 
   int size() const { return size_; }
   std::string describe() const;
-  // Writes (size, size, 3) f32, normalised: (v / 255 - mean) / std.
-  void operator()(Image image, RandomSequence random, float* out) const;
-  Image view(Image image, RandomSequence random) const;  // before normalisation
+  // What is to be done to a picture of height x width; its offset is left to the caller.
+  ViewPlan plan(int height, int width, RandomSequence random) const;
+  bool on_devices() const;     // every operation that a plan may hold runs on devices
+  ChannelScale scale() const;  // the normalisation: (v / 255 - mean) / std
+  // Writes (size, size, 3) f32, normalised.
+  void operator()(const Image& image, RandomSequence random, float* out) const;
+  Image view(const Image& image, RandomSequence random) const;  // before normalisation
 
  private:
   int size_ = 0;
@@ -69,6 +85,18 @@ Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area
 // brightness and contrast at strength 1 (measured on Fashion-MNIST after one epoch of 30,000: kNN
 // 80.0 % against 78.6 % at strength .5 and 66.4 % without, where brightness gives the pair away).
 Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area = .3);
+// MoCo v2: crop (.2, 1) bilinear, jitter (.4, .4, .4, .1) p .8, grey p .2, blur p .5, flip.
+Pipeline moco_v2_pipeline(int size, const Normalization& n);
+// SwAV: as SimCLR with the area of one kind of crop, (.14, 1) for 224 and (.05, .14) for 96.
+Pipeline swav_pipeline(int size, const Normalization& n, double low, double high);
+// DINO: crop bicubic, flip, jitter (.4, .4, .2, .1) p .8, grey p .2, blur p 1, .1, .5 and, in the
+// second global view alone, solarize p .2. Areas (.4, 1) and (.05, .4) for ViT.
+enum class DinoView : uint8_t { global1, global2, local };
+Pipeline dino_pipeline(int size, const Normalization& n, DinoView view, double low, double high);
+// MAE pretraining: crop (.2, 1) bicubic, flip.
+Pipeline mae_pipeline(int size, const Normalization& n);
+// SupCon: crop (.2, 1) bilinear, flip, jitter (.4, .4, .4, .1) p .8, grey p .2.
+Pipeline supcon_pipeline(int size, const Normalization& n);
 // Supervised training: crop (.08, 1) on photographs, (min_area, 1) where given; flip.
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area = 0.08);
 // Evaluation: the shorter side to size / crop_ratio and the centre; ratio 1 squashes to size x

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "tensor/parallel.h"
+#include "tensor/random.h"
 
 namespace facet {
 namespace {

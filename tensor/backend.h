@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "tensor/augment.h"
 #include "tensor/random.h"
 #include "tensor/tensor.h"
 

@@ -789,4 +789,76 @@ Tensor random_normal(const Shape& shape, const RandomKey& key, double mean, doub
   return y;
 }
 
+// ---- images
+
+namespace {
+bool holds(int64_t height, int64_t width, const Rectangle& w) {
+  return w.top >= 0 && w.left >= 0 && w.height >= 0 && w.width >= 0 &&
+         int64_t{w.top} + w.height <= height && int64_t{w.left} + w.width <= width;
+}
+void check_images(const Tensor& x, const char* op) {
+  check_floating(x, op);
+  FACET_CHECK(x.rank() == 4, op, "expected images (N, H, W, C), got {}", x.str());
+}
+void check_plan(const ViewPlan& p, int64_t bytes, bool on_device) {
+  FACET_CHECK(p.height > 0 && p.width > 0 && p.offset >= 0 &&
+                  p.offset + int64_t{p.height} * p.width * 3 <= bytes,
+              "augment", "expected a {}x{} picture at byte {} within {} bytes", p.height, p.width,
+              p.offset, bytes);
+  FACET_CHECK(holds(p.height, p.width, p.window) && p.window.height > 0 && p.window.width > 0,
+              "augment", "the {}x{} window at ({}, {}) leaves the {}x{} picture", p.window.height,
+              p.window.width, p.window.top, p.window.left, p.height, p.width);
+  FACET_CHECK(holds(p.resized_height, p.resized_width, p.view), "augment",
+              "the {}x{} view at ({}, {}) leaves the picture resized to {}x{}", p.view.height,
+              p.view.width, p.view.top, p.view.left, p.resized_height, p.resized_width);
+  FACET_CHECK(p.count >= 0 && p.count <= ViewPlan::kMaxOps, "augment",
+              "expected at most {} operations, got {}", ViewPlan::kMaxOps, p.count);
+  for (int i = 0; on_device && i < p.count; ++i)
+    FACET_CHECK(runs_on_devices(p.ops[i].kind), "augment",
+                "operation {} of a plan runs on the CPU alone", i);
+}
+}  // namespace
+
+Tensor augment(const Tensor& pixels, std::span<const ViewPlan> plans, const ChannelScale& scale,
+               DType dtype) {
+  FACET_CHECK(pixels.defined() && pixels.dtype() == DType::u8 && pixels.rank() == 1, "augment",
+              "expected a u8 vector of pixels, got {}", pixels.str());
+  FACET_CHECK(is_floating(dtype) || dtype == DType::u8, "augment",
+              "expected views of a floating type or u8, got {}", name(dtype));
+  FACET_CHECK(!plans.empty(), "augment", "expected at least one plan");
+  const Rectangle& first = plans[0].view;
+  for (const ViewPlan& plan : plans) {
+    check_plan(plan, pixels.numel(), !pixels.device().is_cpu());
+    FACET_CHECK(plan.view.height == first.height && plan.view.width == first.width &&
+                    first.height > 0 && first.width > 0,
+                "augment", "expected views of one size, got {}x{} and {}x{}", first.height,
+                first.width, plan.view.height, plan.view.width);
+  }
+  Tensor out = Tensor::empty({static_cast<int64_t>(plans.size()), first.height, first.width, 3},
+                             dtype, pixels.device());
+  out.backend().augment(pixels, plans, scale, out);
+  return out;
+}
+
+Tensor mix_reversed(const Tensor& x, double weight, const Rectangle& box) {
+  check_images(x, "mix_reversed");
+  FACET_CHECK(weight >= 0 && weight <= 1, "mix_reversed", "expected a weight in [0, 1], got {}",
+              weight);
+  FACET_CHECK(holds(x.dim(1), x.dim(2), box), "mix_reversed",
+              "the {}x{} box at ({}, {}) leaves the images of {}", box.height, box.width, box.top,
+              box.left, x.shape());
+  Tensor y = Tensor::empty_like(x);
+  if (x.numel() > 0) x.backend().mix_reversed(x, weight, box, y);
+  return y;
+}
+
+void erase_(Tensor& x, std::span<const EraseBox> boxes, EraseFill fill, const RandomKey& key) {
+  check_images(x, "erase_");
+  for (const EraseBox& e : boxes)
+    FACET_CHECK(e.image >= 0 && e.image < x.dim(0) && holds(x.dim(1), x.dim(2), e.box), "erase_",
+                "the {}x{} box at ({}, {}) of image {} leaves the images of {}", e.box.height,
+                e.box.width, e.box.top, e.box.left, e.image, x.shape());
+  if (!boxes.empty() && x.numel() > 0) x.backend().erase(boxes, fill, key, x);
+}
+
 }  // namespace facet::ops

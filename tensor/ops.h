@@ -149,4 +149,11 @@ Tensor random_uniform(const Shape& shape, const RandomKey& key, double low = 0.0
 Tensor random_normal(const Shape& shape, const RandomKey& key, double mean = 0.0,
                      double stddev = 1.0, DType dtype = DType::f32, Device device = {});
 
+// ---- images, see backend.def
+// Views of one size; dtype u8: before normalisation.
+Tensor augment(const Tensor& pixels, std::span<const ViewPlan> plans, const ChannelScale& scale,
+               DType dtype = DType::f32);
+Tensor mix_reversed(const Tensor& x, double weight, const Rectangle& box);
+void erase_(Tensor& x, std::span<const EraseBox> boxes, EraseFill fill, const RandomKey& key = {});
+
 }  // namespace facet::ops

@@ -37,7 +37,8 @@ enum class RandomPurpose : uint64_t {
   queue,
   synthetic,
   split,
-  bootstrap
+  bootstrap,
+  mix
 };
 inline RandomKey random_key(uint64_t seed, RandomPurpose purpose) {
   return RandomKey{seed, 0}.child(static_cast<uint64_t>(purpose));
@@ -79,6 +80,15 @@ FACET_HD inline void normal_from_bits(uint32_t a, uint32_t b, double out[2]) {
   const double radius = std::sqrt(-2.0 * std::log(u));
   out[0] = radius * std::cos(angle);
   out[1] = radius * std::sin(angle);
+}
+
+// Standard normal number i of a key: element i of ops::random_normal.
+FACET_HD inline double normal_at(const RandomKey& key, int64_t i) {
+  const Philox4 bits = philox(key, static_cast<uint64_t>(i) / 4);
+  const int half = static_cast<int>(i % 4) / 2 * 2;
+  double pair[2];
+  normal_from_bits(bits.v[half], bits.v[half + 1], pair);
+  return pair[i % 2];
 }
 
 // A small sequential generator over one key, for host code (augmentation, sampling, splits).

@@ -7,10 +7,13 @@
 #include <cmath>
 
 #include "data/pipeline.h"
+#include "tests/pictures.h"
 
 namespace facet {
 namespace {
 
+using test::hash;
+using test::scrambled;
 using Rows = std::vector<std::vector<int>>;
 
 Image gray_image(const Rows& rows) {
@@ -111,21 +114,7 @@ TEST(Blur, PillowsExtendedBox) {
             (std::vector<int>{1, 15, 75, 179, 240, 254}));
 }
 
-// A picture that any program can make, and FNV-1a hashes of what Pillow 9.4 and torchvision 0.14
-// make of it.
-Image scrambled() {
-  Image image(37, 53);
-  for (uint32_t k = 0; k < image.pixels.size(); ++k)
-    image.pixels[k] = static_cast<uint8_t>(k * 2654435761u >> 13);
-  return image;
-}
-
-uint64_t hash(const Image& image) {
-  uint64_t h = 14695981039346656037ull;
-  for (const uint8_t v : image.pixels) h = (h ^ v) * 1099511628211ull;
-  return h;
-}
-
+// Hashes of what Pillow 9.4 and torchvision 0.14 make of the scrambled picture.
 template <typename Change>
 uint64_t hash_after(Change change) {
   Image image = scrambled();
@@ -155,7 +144,7 @@ TEST(Crop, StaysInsideAndHasTheRightStatistics) {
   double area = 0;
   constexpr int kDraws = 10000;
   for (int i = 0; i < kDraws; ++i) {
-    const Window w = random_resized_window(100, 100, .2, .6, random);
+    const Rectangle w = random_resized_window(100, 100, .2, .6, random);
     ASSERT_TRUE(w.top >= 0 && w.left >= 0 && w.top + w.height <= 100 && w.left + w.width <= 100);
     const double aspect = static_cast<double>(w.width) / w.height;
     ASSERT_TRUE(aspect > .7 && aspect < 1.43);
@@ -167,7 +156,7 @@ TEST(Crop, StaysInsideAndHasTheRightStatistics) {
 TEST(Crop, FallsBackToTheCentre) {
   RandomSequence random({1, 2});
   // A strip so narrow that no window of half its area fits the aspect range.
-  const Window w = random_resized_window(10, 1000, .9, 1, random);
+  const Rectangle w = random_resized_window(10, 1000, .9, 1, random);
   EXPECT_EQ(w.height, 10);
   EXPECT_EQ(w.width, 13);
   EXPECT_EQ(w.left, (1000 - 13) / 2);

@@ -77,6 +77,7 @@ void add_attention_cases(OpTable& table);
 void add_loss_cases(OpTable& table);
 void add_shape_cases(OpTable& table);
 void add_optim_cases(OpTable& table);
+void add_image_cases(OpTable& table);
 
 // Inputs as f64 and i64: reals are exact in f32, and drawn from the row's name.
 TensorList draw_inputs(const OpCase& op, const std::vector<Input>& inputs);

@@ -75,6 +75,7 @@ const OpTable& op_cases() {
     add_loss_cases(all);
     add_shape_cases(all);
     add_optim_cases(all);
+    add_image_cases(all);
     return all;
   }();
   return table;

@@ -1,0 +1,119 @@
+#include "data/policy.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "tensor/check.h"
+
+namespace facet {
+namespace {
+
+using enum ImageOpKind;
+
+bool is_geometric(ImageOpKind kind) {
+  return kind >= rotate && kind <= translate_y;
+}
+
+// What a level of 0 to 10 means for an operation. Increasing: a higher level changes more;
+// otherwise AutoAugment's own scales.
+double value_at(ImageOpKind kind, double level, bool increasing, RandomSequence& random) {
+  const auto either_sign = [&](double v) { return random.uniform() > .5 ? -v : v; };
+  switch (kind) {
+    case rotate: return either_sign(level / 10 * 30);
+    case shear_x:
+    case shear_y: return either_sign(level / 10 * .3);
+    case translate_x:
+    case translate_y: return either_sign(level / 10 * .45);
+    case posterize: {
+      const int bits = static_cast<int>(level / 10 * 4);
+      return increasing ? 4 - bits : 4 + bits;
+    }
+    case ImageOpKind::solarize: {
+      const int threshold = std::min(256, static_cast<int>(level / 10 * 256));
+      return increasing ? 256 - threshold : threshold;
+    }
+    case solarize_add: return std::min(128, static_cast<int>(level / 10 * 110));
+    case saturation:
+    case contrast:
+    case brightness:
+    case sharpness:
+      return increasing ? std::max(.1, 1 + either_sign(level / 10 * .9)) : level / 10 * 1.8 + .1;
+    default: return 0;  // equalize, autocontrast, invert
+  }
+}
+
+void add_policy_op(ViewPlan& plan, ImageOpKind kind, double level, bool increasing,
+                   const PolicyOptions& options, RandomSequence& random) {
+  ImageOp op{.kind = kind, .value = static_cast<float>(value_at(kind, level, increasing, random))};
+  if (is_geometric(kind)) {
+    op.filter = options.filter         ? *options.filter
+                : random.below(2) != 0 ? Filter::bicubic
+                                       : Filter::bilinear;
+    std::copy(options.fill.begin(), options.fill.end(), op.fill);
+  }
+  add(plan, op);
+}
+
+constexpr std::array kRandAugmentOps = {
+    autocontrast, equalize,    invert,     rotate,     posterize, ImageOpKind::solarize,
+    solarize_add, saturation,  contrast,   brightness, sharpness, shear_x,
+    shear_y,      translate_x, translate_y};
+
+struct PolicyOp {
+  ImageOpKind kind;
+  double probability, level;
+};
+constexpr auto solarized = ImageOpKind::solarize;
+constexpr PolicyOp kAutoAugmentPolicy[25][2] = {
+    {{posterize, .4, 8}, {rotate, .6, 9}},     {{solarized, .6, 5}, {autocontrast, .6, 5}},
+    {{equalize, .8, 8}, {equalize, .6, 3}},    {{posterize, .6, 7}, {posterize, .6, 6}},
+    {{equalize, .4, 7}, {solarized, .2, 4}},   {{equalize, .4, 4}, {rotate, .8, 8}},
+    {{solarized, .6, 3}, {equalize, .6, 7}},   {{posterize, .8, 5}, {equalize, 1, 2}},
+    {{rotate, .2, 3}, {solarized, .6, 8}},     {{equalize, .6, 8}, {posterize, .4, 6}},
+    {{rotate, .8, 8}, {saturation, .4, 0}},    {{rotate, .4, 9}, {equalize, .6, 2}},
+    {{equalize, 0, 7}, {equalize, .8, 8}},     {{invert, .6, 4}, {equalize, 1, 8}},
+    {{saturation, .6, 4}, {contrast, 1, 8}},   {{rotate, .8, 8}, {saturation, 1, 2}},
+    {{saturation, .8, 8}, {solarized, .8, 7}}, {{sharpness, .4, 7}, {invert, .6, 8}},
+    {{shear_x, .6, 5}, {equalize, 1, 9}},      {{saturation, .4, 0}, {equalize, .6, 3}},
+    {{equalize, .4, 7}, {solarized, .2, 4}},   {{solarized, .6, 5}, {autocontrast, .6, 5}},
+    {{invert, .6, 4}, {equalize, 1, 8}},       {{saturation, .6, 4}, {contrast, 1, 8}},
+    {{equalize, .8, 8}, {equalize, .6, 3}},
+};
+
+}  // namespace
+
+PipelineStep rand_augment(double magnitude, double deviation, int layers,
+                          const PolicyOptions& options) {
+  return {fmt::format("RandAugment({} of 15, magnitude {} +- {}, increasing)", layers, magnitude,
+                      deviation),
+          [=](ViewPlan& plan, RandomSequence& random) {
+            std::vector<ImageOpKind> chosen;
+            for (int i = 0; i < layers; ++i)
+              chosen.push_back(kRandAugmentOps[random.below(kRandAugmentOps.size())]);
+            for (const ImageOpKind kind : chosen) {
+              if (!random.bernoulli(.5)) continue;
+              const double level = std::clamp(magnitude + deviation * random.normal(), 0.0, 10.0);
+              add_policy_op(plan, kind, level, true, options, random);
+            }
+          },
+          false};
+}
+
+PipelineStep auto_augment(const PolicyOptions& options) {
+  return {"AutoAugment(ImageNet)",
+          [=](ViewPlan& plan, RandomSequence& random) {
+            for (const PolicyOp& op : kAutoAugmentPolicy[random.below(25)])
+              if (random.bernoulli(op.probability))
+                add_policy_op(plan, op.kind, op.level, false, options, random);
+          },
+          false};
+}
+
+Pipeline rand_augment_pipeline(int size, const Normalization& n, std::optional<Filter> filter) {
+  return {size,
+          n,
+          {random_resized_crop(size, .08, 1, filter), random_flip(),
+           rand_augment(9, .5, 2, {.filter = filter})}};
+}
+
+}  // namespace facet

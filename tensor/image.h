@@ -1,0 +1,78 @@
+// 8-bit RGB images and the operations on them, with Pillow's integer arithmetic, so that what a
+// network sees is what torchvision would have shown it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "tensor/augment.h"
+
+namespace facet {
+
+struct Image {
+  int height = 0, width = 0;
+  std::vector<uint8_t> pixels;  // height x width x 3
+
+  Image() = default;
+  Image(int h, int w) : height(h), width(w), pixels(static_cast<size_t>(h) * w * 3) {}
+  uint8_t* at(int y, int x) { return &pixels[(static_cast<size_t>(y) * width + x) * 3]; }
+  const uint8_t* at(int y, int x) const {
+    return &pixels[(static_cast<size_t>(y) * width + x) * 3];
+  }
+};
+
+// Pillow's resampling: the filter's support grows with the shrink factor (antialiasing), a
+// horizontal and a vertical pass in 22-bit fixed point, 8 bits between them.
+Image resize(const Image& image, int height, int width, Filter filter);
+Image crop(const Image& image, int top, int left, int height, int width);  // inside the image
+
+// Runs one operation in place.
+void apply(const ImageOp& op, Image& image);
+// The view that a plan describes; `picture`: the plan's height x width x 3 bytes.
+Image make_view(const ViewPlan& plan, const uint8_t* picture);
+// Writes height x width x 3 values v * scale[c] + shift[c]; as u8: the pixels themselves.
+template <typename T>
+void normalize(const Image& image, const ChannelScale& scale, T* out);
+
+// ---- the value of an operation from what a user gives
+
+// shift in [-0.5, 0.5] of a turn
+float hue_turn(double shift);
+// ImageFilter.GaussianBlur(radius = sigma): three passes of an extended box blur along each axis
+// (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering").
+float blur_radius(float sigma);
+
+// ---- operations by name
+uint8_t luma(const uint8_t* rgb);  // ITU-R 601-2, (19595 R + 38470 G + 7471 B + 32768) >> 16
+inline void flip_horizontal(Image& i) {
+  apply({.kind = ImageOpKind::flip}, i);
+}
+inline void to_gray(Image& i) {
+  apply({.kind = ImageOpKind::gray}, i);
+}
+// Enhancements: blend(a, image, factor) = a + factor (image - a), truncated and clipped, with a =
+// black, the grey of the mean luma, the grey image.
+inline void adjust_brightness(Image& i, float factor) {
+  apply({.kind = ImageOpKind::brightness, .value = factor}, i);
+}
+inline void adjust_contrast(Image& i, float factor) {
+  apply({.kind = ImageOpKind::contrast, .value = factor}, i);
+}
+inline void adjust_saturation(Image& i, float factor) {
+  apply({.kind = ImageOpKind::saturation, .value = factor}, i);
+}
+inline void adjust_hue(Image& i, double shift) {
+  apply({.kind = ImageOpKind::hue, .value = hue_turn(shift)}, i);
+}
+inline void solarize(Image& i, int threshold = 128) {
+  apply({.kind = ImageOpKind::solarize, .value = static_cast<float>(threshold)}, i);
+}
+inline void gaussian_blur(Image& i, float sigma) {
+  apply({.kind = ImageOpKind::blur, .value = blur_radius(sigma)}, i);
+}
+
+// ---- operations that only the CPU has, image_policy.cpp
+void apply_policy(const ImageOp& op, Image& image);
+
+}  // namespace facet

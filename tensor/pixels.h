@@ -1,0 +1,186 @@
+// Pillow's arithmetic on 8-bit RGB, one value or pixel at a time: shared by the CPU loops and the
+// CUDA kernels. Who includes this is compiled without fused multiply-adds (CMakeLists.txt): Pillow
+// rounds products on their own, and so every compiler gives the same bits.
+#pragma once
+
+#include <cmath>
+
+#include "tensor/augment.h"
+#include "tensor/dtype.h"
+
+namespace facet::pixels {
+
+struct Rgb {
+  uint8_t r, g, b;
+};
+
+FACET_HD inline uint8_t clip8(int v) {
+  return static_cast<uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v);
+}
+
+// ---- resampling: the filter's support grows with the shrink factor (antialiasing); weights in
+// 22-bit fixed point, 8 bits between the horizontal and the vertical pass.
+
+constexpr int kPrecision = 32 - 8 - 2;
+
+struct Resampling {
+  double scale, shrink, support;
+  int in;
+  Filter filter;
+
+  FACET_HD Resampling(int from, int to, Filter with)
+      : scale(static_cast<double>(from) / to),
+        shrink(scale > 1.0 ? scale : 1.0),
+        support((with == Filter::bilinear ? 1.0 : 2.0) * shrink),
+        in(from),
+        filter(with) {}
+
+  FACET_HD int max_taps() const { return static_cast<int>(std::ceil(support)) * 2 + 1; }
+  FACET_HD double centre(int out) const { return (out + 0.5) * scale; }
+  // The inputs [first, last) of an output.
+  FACET_HD int first(int out) const {
+    const int at = static_cast<int>(centre(out) - support + 0.5);
+    return at > 0 ? at : 0;
+  }
+  FACET_HD int last(int out) const {
+    const int at = static_cast<int>(centre(out) + support + 0.5);
+    return at < in ? at : in;
+  }
+  FACET_HD double weight(int out, int at) const {
+    const double x = std::fabs((at - centre(out) + 0.5) / shrink);
+    constexpr double a = -0.5;
+    if (filter == Filter::bilinear) return x < 1.0 ? 1.0 - x : 0.0;
+    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+    if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
+    return 0.0;
+  }
+  // Writes the fixed-point weights of an output; they add up to about 1.
+  FACET_HD void weights(int out, int* to) const {
+    double sum = 0;
+    const int begin = first(out), end = last(out);
+    for (int i = begin; i < end; ++i) sum += weight(out, i);
+    for (int i = begin; i < end; ++i) {
+      const double w = weight(out, i) / sum * (1 << kPrecision);
+      to[i - begin] = static_cast<int>(w < 0 ? w - 0.5 : w + 0.5);
+    }
+  }
+};
+
+// ---- colour
+
+// ITU-R 601-2
+FACET_HD inline uint8_t luma(Rgb p) {
+  return static_cast<uint8_t>((19595 * p.r + 38470 * p.g + 7471 * p.b + 32768) >> 16);
+}
+// The mean luma of `count` pixels as contrast takes it.
+FACET_HD inline uint8_t mean_luma(uint64_t sum, int64_t count) {
+  return static_cast<uint8_t>(static_cast<double>(sum) / static_cast<double>(count) + 0.5);
+}
+
+// base + factor (v - base), truncated and clipped
+FACET_HD inline uint8_t blend(int base, int v, float factor) {
+  const float x = static_cast<float>(base) + factor * static_cast<float>(v - base);
+  return x <= 0.0f ? 0 : x >= 255.0f ? 255 : static_cast<uint8_t>(x);
+}
+
+// Operations that treat every value by itself. `mean`: the picture's mean luma, for contrast.
+FACET_HD constexpr bool is_value_op(ImageOpKind kind) {
+  return kind >= ImageOpKind::brightness && kind <= ImageOpKind::invert;
+}
+FACET_HD inline uint8_t value_op(ImageOpKind kind, float value, int v, int mean) {
+  switch (kind) {
+    case ImageOpKind::brightness: return blend(0, v, value);
+    case ImageOpKind::contrast: return blend(mean, v, value);
+    case ImageOpKind::solarize:
+      return static_cast<uint8_t>(v < static_cast<int>(value) ? v : 255 - v);
+    case ImageOpKind::solarize_add: return clip8(v < 128 ? v + static_cast<int>(value) : v);
+    case ImageOpKind::posterize:
+      return static_cast<uint8_t>(v & (0xff00 >> static_cast<int>(value)));
+    default: return static_cast<uint8_t>(255 - v);  // invert
+  }
+}
+
+FACET_HD inline Rgb saturate(Rgb p, float factor) {
+  const int gray = luma(p);
+  return {blend(gray, p.r, factor), blend(gray, p.g, factor), blend(gray, p.b, factor)};
+}
+
+FACET_HD inline uint8_t round8(double v) {
+  return clip8(static_cast<int>(std::round(v)));
+}
+FACET_HD inline Rgb turn_hue(Rgb p, uint8_t turn) {
+  const int high = p.r > p.g ? (p.r > p.b ? p.r : p.b) : (p.g > p.b ? p.g : p.b);
+  const int low = p.r < p.g ? (p.r < p.b ? p.r : p.b) : (p.g < p.b ? p.g : p.b);
+  if (high == low) return p;  // saturation 0: any hue gives the same grey
+  const float range = static_cast<float>(high - low);
+  const float rc = static_cast<float>(high - p.r) / range;
+  const float gc = static_cast<float>(high - p.g) / range;
+  const float bc = static_cast<float>(high - p.b) / range;
+  const float h = p.r == high   ? bc - gc
+                  : p.g == high ? static_cast<float>(2.0 + rc - bc)
+                                : static_cast<float>(4.0 + gc - rc);
+  const double cycle = h / 6.0 + 1.0;  // in [5/6, 11/6]
+  const float around = static_cast<float>(cycle < 1.0 ? cycle : cycle - 1.0);
+  const uint8_t saturation = clip8(static_cast<int>(range / static_cast<float>(high) * 255.0));
+  const auto hue = static_cast<uint8_t>(clip8(static_cast<int>(around * 255.0)) + turn);
+  const auto top = static_cast<uint8_t>(high);
+  if (saturation == 0) return {top, top, top};
+  const float sector = static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0);
+  const int index = static_cast<int>(sector);
+  const float f =
+      static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0 - static_cast<float>(index));
+  const float s = static_cast<float>(saturation / 255.0), v = static_cast<float>(high);
+  const uint8_t a = round8(v * (1.0 - s));
+  const uint8_t q = round8(v * (1.0 - s * f));
+  const uint8_t t = round8(v * (1.0 - s * (1.0 - f)));
+  switch (index % 6) {
+    case 0: return {top, t, a};
+    case 1: return {q, top, a};
+    case 2: return {a, top, t};
+    case 3: return {a, q, top};
+    case 4: return {t, a, top};
+    default: return {top, a, q};
+  }
+}
+
+// Every operation that treats each pixel by itself; the others leave it alone.
+FACET_HD inline Rgb pixel_op(ImageOpKind kind, float value, Rgb p, int mean) {
+  if (is_value_op(kind))
+    return {value_op(kind, value, p.r, mean), value_op(kind, value, p.g, mean),
+            value_op(kind, value, p.b, mean)};
+  if (kind == ImageOpKind::saturation) return saturate(p, value);
+  if (kind == ImageOpKind::hue) return turn_hue(p, static_cast<uint8_t>(value));
+  if (kind == ImageOpKind::gray) return {luma(p), luma(p), luma(p)};
+  return p;
+}
+
+// ---- extended box blur: weight 1 within `reach`, a share of it one further
+
+struct Box {
+  int reach;
+  uint32_t weight, far;  // 24-bit fixed point
+
+  FACET_HD explicit Box(float radius)
+      : reach(static_cast<int>(radius)),
+        weight(static_cast<uint32_t>(static_cast<float>(1 << 24) / (radius * 2 + 1))),
+        far(((1u << 24) - static_cast<uint32_t>(reach * 2 + 1) * weight) / 2) {}
+  // `sum`: of the 2 reach + 1 inner values; `ends`: of the two beyond
+  FACET_HD uint8_t operator()(uint32_t sum, uint32_t ends) const {
+    return static_cast<uint8_t>((sum * weight + ends * far + (1u << 23)) >> 24);
+  }
+};
+constexpr int kBoxPasses = 3;  // along each axis
+
+// ---- what the network sees
+
+template <typename T>
+FACET_HD T normalised(uint8_t v, float scale, float shift) {
+  return static_cast<T>(std::fma(static_cast<acc_t<T>>(v), static_cast<acc_t<T>>(scale),
+                                 static_cast<acc_t<T>>(shift)));
+}
+template <>
+FACET_HD inline uint8_t normalised<uint8_t>(uint8_t v, float, float) {
+  return v;
+}
+
+}  // namespace facet::pixels
