@@ -25,6 +25,7 @@ constexpr size_t kShownAllocations = 5;
 
 std::atomic<KernelChoice> choice{KernelChoice::vendor};
 std::atomic<int64_t> choices{0};
+std::atomic<int64_t> blocks_enough{kEnoughBlocks}, blocks_asked{0};
 
 // Calls take(i) where the environment's variable `name` is the i-th of `values`.
 template <typename Take>
@@ -286,6 +287,17 @@ void set_kernel_choice(KernelChoice wanted) {
 }
 int64_t kernel_choices() {
   return choices;
+}
+
+int64_t enough_blocks() {
+  ++blocks_asked;
+  return blocks_enough;
+}
+int64_t enough_blocks_asked() {
+  return blocks_asked;
+}
+void set_enough_blocks(int64_t blocks) {
+  blocks_enough = blocks;
 }
 
 int device_count() {

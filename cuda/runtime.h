@@ -47,6 +47,14 @@ KernelChoice kernel_choice();
 void set_kernel_choice(KernelChoice choice);
 int64_t kernel_choices();  // made so far, so that a test knows whether there was one
 
+// Blocks that fill a device: kernels choose tiles and split sums by it. Two for each multiprocessor
+// of an H100, whatever the device, so that sums are everywhere the same; tests set fewer, so that
+// small tensors are treated like large ones.
+constexpr int64_t kEnoughBlocks = 264;
+int64_t enough_blocks();
+int64_t enough_blocks_asked();  // how often, as kernel_choices()
+void set_enough_blocks(int64_t blocks);
+
 // ---- memory. Blocks that are released are kept for the next tensor of about that size: in a
 // training step every size comes again. All work of a device is in one stream, so a block may be
 // handed out again before the work that used it has ended.

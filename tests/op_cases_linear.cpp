@@ -291,6 +291,10 @@ void add_linear_cases(OpTable& table) {
       add_matmul(table, {3, 5, 33, 7, trans_a, trans_b});
       add_matmul_into(table, {0, 7, 31, 33, trans_a, trans_b}, 0.5, 0.0);
       add_matmul_into(table, {3, 5, 33, 7, trans_a, trans_b}, -1.5, 0.75);
+      // Tensor cores: several tiles, tails of all sides, long sums in parts, batches.
+      add_matmul(table, {0, 136, 40, 200, trans_a, trans_b});
+      add_matmul(table, {0, 72, 520, 80, trans_a, trans_b});
+      add_matmul(table, {3, 72, 16, 8, trans_a, trans_b});
     }
   add_matmul(table, {0, 1, 1, 1, false, false});
   add_matmul(table, {0, 1, 1025, 1, false, true});

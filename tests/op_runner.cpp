@@ -179,22 +179,33 @@ std::string check_errors(const OpCase& op) {
 }
 
 // f() in every way in which a device may compute: the emulator's schedules, the vendors' libraries,
-// tuned kernels and their naive twins, as far as f has that choice. Schedules must agree bit for
-// bit.
+// tuned kernels, as for a device that few blocks fill, too, and their naive twins, as far as f has
+// that choice. Schedules must agree bit for bit.
 #if defined(FACET_CUDA)
 template <typename F>
 std::string in_every_way(const F& f) {
   using cuda::KernelChoice;
+  struct Way {
+    KernelChoice choice;
+    int64_t enough_blocks;
+    const char* name;
+  };
   const KernelChoice before = cuda::kernel_choice();
   const int64_t choices = cuda::kernel_choices(), calls = cuda::vendor::calls();
-  const std::pair<KernelChoice, const char*> ways[] = {{KernelChoice::vendor, "vendor"},
-                                                       {KernelChoice::tuned, "tuned"},
-                                                       {KernelChoice::naive, "naive"}};
+  const int64_t asked = cuda::enough_blocks_asked();
   std::string failure;
-  for (const auto& [choice, name] : ways) {
-    if (choice == KernelChoice::tuned && cuda::vendor::calls() == calls) continue;  // was just run
+  for (const auto& [choice, blocks, name] :
+       {Way{KernelChoice::vendor, cuda::kEnoughBlocks, "vendor"},
+        Way{KernelChoice::tuned, cuda::kEnoughBlocks, "tuned"},
+        Way{KernelChoice::tuned, 4, "tuned for a small device"},
+        Way{KernelChoice::naive, cuda::kEnoughBlocks, "naive"}}) {
+    const bool small = blocks != cuda::kEnoughBlocks;
+    if (choice == KernelChoice::tuned && !small && cuda::vendor::calls() == calls)
+      continue;  // was just run
     if (choice == KernelChoice::naive && cuda::kernel_choices() == choices) break;
+    if (small && cuda::enough_blocks_asked() == asked) continue;
     cuda::set_kernel_choice(choice);
+    cuda::set_enough_blocks(blocks);
     OpResult first;
 #if defined(FACET_CUDA_EMULATED)
     for (const char* schedule : {"greedy", "reverse"}) {
@@ -225,6 +236,7 @@ std::string in_every_way(const F& f) {
   emu::set_schedule({});
 #endif
   cuda::set_kernel_choice(before);
+  cuda::set_enough_blocks(cuda::kEnoughBlocks);
   return failure;
 }
 #endif

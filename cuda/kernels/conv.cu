@@ -1,6 +1,7 @@
 // Convolution of NHWC tensors as implicit GEMM: the window of an output element is gathered while
 // its tile is loaded, nothing is unfolded in memory. x (N, H, W, Cin), w (Cout, kh, kw, Cin /
 // groups), y (N, P, Q, Cout); the groups are the batch of the products.
+#include "cuda/kernels/conv_chunks.cuh"
 #include "cuda/kernels/gemm.cuh"
 #include "cuda/vendor/dnn.h"
 
@@ -9,12 +10,6 @@ namespace facet {
 using namespace cuda;
 
 namespace {
-
-struct ConvShape {
-  int64_t h, w, p, q, c_in, c_out;  // of one image; channels of all groups
-  int64_t group_in, group_out;      // channels of one group
-  int kh, kw, stride, padding;
-};
 
 ConvShape conv_shape(const Tensor& x, const Tensor& w, const Tensor& y, const ConvArgs& args) {
   return {x.dim(1),
@@ -43,6 +38,11 @@ struct Window {
     if (r < 0 || r >= s.h || c < 0 || c >= s.w) return acc_t<T>(0);
     return widen(x[((n * s.h + r) * s.w + c) * s.c_in + group * s.group_in + ci]);
   }
+  bool in_chunks() const { return aligned(x) && s.group_in % kChunk == 0 && s.is_small(); }
+  template <typename F>
+  void with_chunks(F f) const {
+    f(WindowChunks<true>(x, s));
+  }
 };
 // The same, as the right factor of the weights' gradient: k (n, p, q), column (i, j, ci).
 template <typename T>
@@ -50,6 +50,11 @@ struct WindowTransposed {
   Window<T> window;
   __device__ acc_t<T> operator()(int64_t group, int64_t k, int64_t col) const {
     return window(group, k, col);
+  }
+  bool in_chunks() const { return window.in_chunks(); }
+  template <typename F>
+  void with_chunks(F f) const {
+    f(WindowChunks<false>(window.x, window.s));
   }
 };
 // k (i, j, ci), column co
@@ -59,6 +64,12 @@ struct Weight {
   ConvShape s;
   __device__ acc_t<T> operator()(int64_t group, int64_t k, int64_t co) const {
     return widen(w[(group * s.group_out + co) * s.kh * s.kw * s.group_in + k]);
+  }
+  int64_t depth() const { return s.kh * s.kw * s.group_in; }
+  bool in_chunks() const { return aligned(w) && s.group_in % kChunk == 0; }
+  template <typename F>
+  void with_chunks(F f) const {
+    f(MatrixChunks<true>{w, s.group_out * depth(), depth()});
   }
 };
 // Row (n, h, w), k (i, j, co): dy where the kernel's element (i, j) lay over (h, w).
@@ -75,6 +86,11 @@ struct OutputGradient {
     if (p >= s.p || q >= s.q) return acc_t<T>(0);
     return widen(dy[((n * s.p + p) * s.q + q) * s.c_out + group * s.group_out + co]);
   }
+  bool in_chunks() const { return aligned(dy) && s.group_out % kChunk == 0 && s.is_small(); }
+  template <typename F>
+  void with_chunks(F f) const {
+    f(OutputGradientChunks(dy, s));
+  }
 };
 // k (i, j, co), column ci
 template <typename T>
@@ -85,6 +101,11 @@ struct WeightTransposed {
     const int64_t co = k % s.group_out, ij = k / s.group_out;
     return widen(w[((group * s.group_out + co) * s.kh * s.kw + ij) * s.group_in + ci]);
   }
+  bool in_chunks() const { return aligned(w) && s.group_in % kChunk == 0 && s.is_small(); }
+  template <typename F>
+  void with_chunks(F f) const {
+    f(WeightTransposedChunks(w, s));
+  }
 };
 // Row co, k (n, p, q)
 template <typename T>
@@ -94,24 +115,10 @@ struct GradientRows {
   __device__ acc_t<T> operator()(int64_t group, int64_t co, int64_t k) const {
     return widen(dy[k * s.c_out + group * s.group_out + co]);
   }
-};
-
-// (row, column) of group g to data[row * pitch + g * width + column]
-template <typename A, typename T>
-struct StoreChannels {
-  T* data;
-  int64_t pitch, width;
-  __device__ void operator()(int64_t group, int64_t row, int64_t col, A sum) const {
-    data[row * pitch + group * width + col] = static_cast<T>(sum);
-  }
-};
-// Row co of group g, column (i, j, ci)
-template <typename A>
-struct StoreWeights {
-  A* data;
-  int64_t group_out, cols;
-  __device__ void operator()(int64_t group, int64_t co, int64_t col, A sum) const {
-    data[(group * group_out + co) * cols + col] = sum;
+  bool in_chunks() const { return aligned(dy) && s.group_out % kChunk == 0; }
+  template <typename F>
+  void with_chunks(F f) const {
+    f(MatrixChunks<false>{dy, s.group_out, s.c_out});
   }
 };
 
@@ -122,10 +129,9 @@ void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
   const ConvShape s = conv_shape(x, w, y, args);
   dispatch_floating(x.dtype(), "conv2d", [&](auto tag) {
     using T = decltype(tag);
-    using A = acc_t<T>;
-    gemm<A>(y, {x.dim(0) * s.p * s.q, s.group_out, s.kh * s.kw * s.group_in, args.groups},
-            Window<T>{x.data<T>(), s}, Weight<T>{w.data<T>(), s},
-            StoreChannels<A, T>{y.data<T>(), s.c_out, s.group_out});
+    gemm(y, {x.dim(0) * s.p * s.q, s.group_out, s.kh * s.kw * s.group_in, args.groups},
+         Window<T>{x.data<T>(), s}, Weight<T>{w.data<T>(), s},
+         Output<T>{y.raw(), false, s.group_out, s.c_out});
   });
 }
 
@@ -136,10 +142,9 @@ void CudaBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const
   const ConvShape s = conv_shape(dx, w, dy, args);
   dispatch_floating(dy.dtype(), "conv2d_backward_input", [&](auto tag) {
     using T = decltype(tag);
-    using A = acc_t<T>;
-    gemm<A>(dx, {dx.dim(0) * s.h * s.w, s.group_in, s.kh * s.kw * s.group_out, args.groups},
-            OutputGradient<T>{dy.data<T>(), s}, WeightTransposed<T>{w.data<T>(), s},
-            StoreChannels<A, T>{dx.data<T>(), s.c_in, s.group_in});
+    gemm(dx, {dx.dim(0) * s.h * s.w, s.group_in, s.kh * s.kw * s.group_out, args.groups},
+         OutputGradient<T>{dy.data<T>(), s}, WeightTransposed<T>{w.data<T>(), s},
+         Output<T>{dx.raw(), false, s.group_in, s.c_in});
   });
 }
 
@@ -150,11 +155,10 @@ void CudaBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, cons
   const ConvShape s = conv_shape(x, dw, dy, args);
   dispatch_floating(x.dtype(), "conv2d_backward_weight", [&](auto tag) {
     using T = decltype(tag);
-    using A = acc_t<T>;
     const int64_t cols = s.kh * s.kw * s.group_in;
-    gemm<A>(dw, {s.group_out, cols, x.dim(0) * s.p * s.q, args.groups},
-            GradientRows<T>{dy.data<T>(), s}, WindowTransposed<T>{{x.data<T>(), s}},
-            StoreWeights<A>{dw.data<A>(), s.group_out, cols});
+    gemm(dw, {s.group_out, cols, x.dim(0) * s.p * s.q, args.groups},
+         GradientRows<T>{dy.data<T>(), s}, WindowTransposed<T>{{x.data<T>(), s}},
+         Output<T>{dw.raw(), true, s.group_out * cols, cols});
   });
 }
 

@@ -13,31 +13,27 @@ template <typename T>
 struct Matrix {
   const T* data;
   int64_t batch_stride, row_stride, col_stride;
+  bool depth_contiguous;  // k, not rows of the left factor or columns of the right one
   __device__ acc_t<T> operator()(int64_t batch, int64_t row, int64_t col) const {
     return widen(data[batch * batch_stride + row * row_stride + col * col_stride]);
   }
-};
-// out = alpha sum + beta out + bias; with beta = 0 the old out is not read.
-template <typename A, typename Bias, typename Out>
-struct Scaled {
-  Out* out;
-  int64_t m, n;
-  A alpha, beta;
-  const Bias* bias;
-  __device__ void operator()(int64_t batch, int64_t row, int64_t col, A sum) const {
-    Out& to = out[(batch * m + row) * n + col];
-    A value = alpha * sum;
-    if (beta != A(0)) value += beta * widen(to);
-    if (bias) value += widen(bias[col]);
-    to = static_cast<Out>(value);
+  int64_t pitch() const { return std::max(row_stride, col_stride); }
+  bool in_chunks() const { return aligned(data) && pitch() % kChunk == 0; }
+  template <typename F>
+  void with_chunks(F f) const {
+    if (depth_contiguous)
+      f(MatrixChunks<true>{data, batch_stride, pitch()});
+    else
+      f(MatrixChunks<false>{data, batch_stride, pitch()});
   }
 };
 
 template <typename T>
-Matrix<T> matrix(const Tensor& t, bool transposed) {
+Matrix<T> matrix(const Tensor& t, bool transposed, bool depth_contiguous) {
   const bool batched = t.rank() == 3;
   const int64_t rows = t.dim(batched ? 1 : 0), cols = t.dim(batched ? 2 : 1);
-  return {t.data<T>(), batched ? rows * cols : 0, transposed ? 1 : cols, transposed ? cols : 1};
+  return {t.data<T>(), batched ? rows * cols : 0, transposed ? 1 : cols, transposed ? cols : 1,
+          depth_contiguous};
 }
 
 }  // namespace
@@ -51,17 +47,12 @@ void CudaBackend::matmul(const Tensor& a, const Tensor& b, const Tensor& bias,
   dispatch_floating(a.dtype(), "matmul", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const auto into = [&](auto out_tag) {
-      using Out = decltype(out_tag);
-      gemm<A>(
-          out, s, matrix<T>(a, args.trans_a), matrix<T>(b, args.trans_b),
-          Scaled<A, T, Out>{out.data<Out>(), s.m, s.n, static_cast<A>(args.alpha),
-                            static_cast<A>(args.beta), bias.defined() ? bias.data<T>() : nullptr});
-    };
-    if (out.dtype() == a.dtype())
-      into(T{});
-    else
-      into(A{});
+    Output<T> to{out.raw(), out.dtype() != a.dtype(), s.m * s.n, s.n};
+    to.alpha = static_cast<A>(args.alpha);
+    to.beta = static_cast<A>(args.beta);
+    if (bias.defined()) to.bias = bias.data<T>();
+    gemm(out, s, matrix<T>(a, args.trans_a, !args.trans_a),
+         matrix<T>(b, args.trans_b, args.trans_b), to);
   });
 }
 

@@ -1,50 +1,45 @@
 // Matrix products out of two loaders: plain matrices (gemm.cu) and convolutions as implicit GEMM
 // (conv.cu) share these kernels. A loader gives element (row, k) or (k, column) of one factor, 0
-// outside of it; the epilogue takes the finished sums.
+// outside of it. One for bf16 also says whether the factor can be read 8 elements at a time
+// (in_chunks), and then hands f the loader that does so (with_chunks): tensor cores take those.
 #pragma once
 
-#include "cuda/kernels/common.cuh"
+#include "cuda/kernels/mma_gemm.cuh"
 
 namespace facet::cuda {
 
-struct GemmShape {
-  int64_t m, n, k, batch;
-};
-
 // The naive twin: a thread for each element of the product. Sums run in the order of k.
-template <typename A, typename LoadA, typename LoadB, typename Store>
+template <typename T, typename LoadA, typename LoadB>
 struct NaiveGemm {
   GemmShape s;
   LoadA a;
   LoadB b;
-  Store store;
+  Output<T> out;
   __device__ void operator()(int64_t i) const {
     const int64_t col = i % s.n, row = i / s.n % s.m, batch = i / (s.n * s.m);
-    A sum = 0;
+    acc_t<T> sum = 0;
     for (int64_t k = 0; k < s.k; ++k) sum += a(batch, row, k) * b(batch, k, col);
-    store(batch, row, col, sum);
+    out.store(batch, row, col, Vec<acc_t<T>, 1>{sum});
   }
 };
 
-constexpr int kTile = 64;               // rows and columns of a block's product
-constexpr int kTileDepth = 16;          // of k in shared memory at once
-constexpr int kPerThread = 4;           // rows and columns of a thread's product
-constexpr int64_t kEnoughBlocks = 264;  // two for each multiprocessor of an H100
-constexpr int64_t kLeastDepth = 256;    // of k, that a block sums
+constexpr int kTile = 64;       // rows and columns of a block's product
+constexpr int kTileDepth = 16;  // of k in shared memory at once
+constexpr int kPerThread = 4;   // rows and columns of a thread's product
 
-// Grid (tiles of m, tiles of n, batch * splits), block 256. A block sums k in
-// [split * depth, (split + 1) * depth) of its 64 x 64 tile; each thread holds 4 x 4 sums. Shared:
-// two tiles of 16 x 64, the one of A transposed, a column more so that banks differ.
-template <typename A, typename LoadA, typename LoadB, typename Store>
+// Grid and splits as split_gemm says, block 256; each thread holds 4 x 4 sums of the 64 x 64 tile.
+// Shared: two tiles of 16 x 64, the one of A transposed, 4 columns more so that banks differ.
+template <typename T, typename LoadA, typename LoadB>
 __global__ void tiled_gemm_kernel(const __grid_constant__ GemmShape s,
                                   const __grid_constant__ LoadA load_a,
                                   const __grid_constant__ LoadB load_b, int splits, int64_t depth,
-                                  const __grid_constant__ Store store) {
+                                  const __grid_constant__ Output<T> out) {
+  using A = acc_t<T>;
   constexpr int kPitch = kTile + 4;
   SHARED_ARRAY(A, tile_a, kTileDepth * kPitch);
   SHARED_ARRAY(A, tile_b, kTileDepth * kPitch);
-  const int64_t left = static_cast<int64_t>(blockIdx.y) * kTile;
-  const int64_t top = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t across = (s.n + kTile - 1) / kTile;
+  const int64_t top = blockIdx.x / across * kTile, left = blockIdx.x % across * kTile;
   const int64_t batch = blockIdx.z / splits, split = blockIdx.z % splits;
   const int64_t end = min((split + 1) * depth, s.k);
   const int thread = static_cast<int>(threadIdx.x);
@@ -69,60 +64,29 @@ __global__ void tiled_gemm_kernel(const __grid_constant__ GemmShape s,
   for (int r = 0; r < kPerThread; ++r)
     for (int c = 0; c < kPerThread; ++c)
       if (top + row + r < s.m && left + col + c < s.n)
-        store(static_cast<int64_t>(blockIdx.z), top + row + r, left + col + c, sums[r][c]);
+        out.store(static_cast<int64_t>(blockIdx.z), top + row + r, left + col + c,
+                  Vec<A, 1>{sums[r][c]});
 }
 
-// Sums of one split into (batch * splits, m, n).
-template <typename A>
-struct StorePartial {
-  A* to;
-  int64_t m, n;
-  __device__ void operator()(int64_t z, int64_t row, int64_t col, A sum) const {
-    to[(z * m + row) * n + col] = sum;
-  }
-};
-template <typename A, typename Store>
-struct AddSplits {
-  const A* from;
-  GemmShape s;
-  int splits;
-  Store store;
-  __device__ void operator()(int64_t i) const {
-    const int64_t area = s.m * s.n, batch = i / area, at = i % area;
-    A sum = 0;
-    for (int k = 0; k < splits; ++k) sum += from[(batch * splits + k) * area + at];
-    store(batch, at / s.n, at % s.n, sum);
-  }
-};
-
-// store(batch, row, column, sum over k of a(batch, row, k) * b(batch, k, column)) for all of them,
-// on the device of `where`. Where there are too few tiles to fill a device, k is split, by the
-// shape alone: sums are the same every time.
-template <typename A, typename LoadA, typename LoadB, typename Store>
-void gemm(const Tensor& where, const GemmShape& s, LoadA a, LoadB b, Store store) {
+// Sums over k of a(batch, row, k) * b(batch, k, column) go to `out`, on the device of `where`. bf16
+// factors that allow it go to the tensor cores.
+template <typename T, typename LoadA, typename LoadB>
+void gemm(const Tensor& where, const GemmShape& s, const LoadA& a, const LoadB& b,
+          const Output<T>& out) {
   const int64_t count = s.m * s.n * s.batch;
   if (count == 0) return;
   if (kernel_choice() == KernelChoice::naive)
-    return map(where, count, NaiveGemm<A, LoadA, LoadB, Store>{s, a, b, store});
-  const auto cut = [](int64_t length, int64_t piece) { return (length + piece - 1) / piece; };
-  const int64_t tiles_m = cut(s.m, kTile), tiles_n = cut(s.n, kTile);
-  const int64_t wanted = cut(kEnoughBlocks, tiles_m * tiles_n * s.batch);
-  const int64_t pieces = std::clamp<int64_t>(cut(s.k, kLeastDepth), 1, wanted);
-  const int64_t depth = cut(std::max<int64_t>(s.k, 1), pieces * kTileDepth) * kTileDepth;
-  const int64_t splits = std::max<int64_t>(1, cut(s.k, depth));
-  const dim3 grid(static_cast<unsigned>(tiles_m), static_cast<unsigned>(tiles_n),
-                  static_cast<unsigned>(s.batch * splits));
-  FACET_CHECK(grid.y <= 65535 && grid.z <= 65535, "gemm",
-              "{} x {} x {} is too large for one launch", s.m, s.n, s.batch);
-  if (splits == 1)
-    return launch_for<tiled_gemm_kernel<A, LoadA, LoadB, Store>>(where, grid, kThreads, 0, s, a, b,
-                                                                 1, s.k, store);
-  constexpr DType kType = dtype_of<A>();
-  Tensor partial = Tensor::empty({s.batch * splits, s.m, s.n}, kType, where.device());
-  launch_for<tiled_gemm_kernel<A, LoadA, LoadB, StorePartial<A>>>(
-      where, grid, kThreads, 0, s, a, b, static_cast<int>(splits), depth,
-      StorePartial<A>{partial.data<A>(), s.m, s.n});
-  map(where, count, AddSplits<A, Store>{partial.data<A>(), s, static_cast<int>(splits), store});
+    return map(where, count, NaiveGemm<T, LoadA, LoadB>{s, a, b, out});
+  if constexpr (std::is_same_v<T, bf16>)
+    if (fits_mma(s) && a.in_chunks() && b.in_chunks())
+      return a.with_chunks([&](const auto& chunks_a) {
+        b.with_chunks([&](const auto& chunks_b) { mma_gemm(where, s, chunks_a, chunks_b, out); });
+      });
+  split_gemm(where, s, kTile, kTile, kTileDepth, out,
+             [&](dim3 grid, int splits, int64_t depth, const Output<T>& to) {
+               launch_for<tiled_gemm_kernel<T, LoadA, LoadB>>(where, grid, kThreads, 0, s, a, b,
+                                                              splits, depth, to);
+             });
 }
 
 }  // namespace facet::cuda

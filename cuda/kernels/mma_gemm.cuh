@@ -1,0 +1,222 @@
+// Products of bf16 matrices on tensor cores, with f32 sums.
+//
+// A block's tile of the product wants, for 32 of k at a time, a tile of each factor in shared
+// memory. Asynchronous copies of 16 bytes (a chunk: 8 neighbours along the factor's contiguous
+// axis) fill them three steps ahead, in a ring of four. A tile lies as its factor does: rows of
+// lines (the product's rows or columns) where k is contiguous, rows of k where lines are; ldmatrix
+// brings both into the same fragments, plain or transposed. Chunks are swizzled: chunk c of row r
+// lies where c ^ (r's place among the rows that span the 32 banks) would, so that the 8 rows that
+// one matrix of ldmatrix reads, and the 8 neighbouring chunks that a quarter of a warp copies, are
+// in different banks.
+//
+// A loader of chunks has kDepthContiguous, a Line and a Depth that it makes once a tile,
+// line(batch, line), and once a step, depth(k), and find(line, depth, from): where their chunk
+// begins, false where it is zeros. Lines and k beyond the factor may be asked for; what they find
+// is not read.
+#pragma once
+
+#include "cuda/kernels/product.cuh"
+#include "cuda/mma.cuh"
+
+namespace facet::cuda {
+
+constexpr int kChunk = 8;      // elements of 16 bytes
+constexpr int kMmaDepth = 32;  // of k in one step
+constexpr int kMmaStages = 4;
+
+// Rows and columns of a block's product, and its warps in both directions.
+struct LargeTile {
+  static constexpr int m = 128, n = 128, warps_m = 2, warps_n = 4;
+};
+struct SmallTile {
+  static constexpr int m = 64, n = 64, warps_m = 2, warps_n = 2;
+};
+template <typename Tile>
+constexpr int kMmaThreads = kWarp* Tile::warps_m* Tile::warps_n;
+
+// Where chunk `chunk` of row `row` begins in a tile whose rows are kChunks chunks long.
+template <int kChunks>
+__device__ __forceinline__ int swizzled(int row, int chunk) {
+  constexpr int kSpan = kChunks < 8 ? kChunks : 8;  // 8 chunks span the banks
+  return (row * kChunks + (chunk ^ (row / (8 / kSpan) % kSpan))) * kChunk;
+}
+
+// One factor as a block with kWorkers threads sees it: kLines lines from `first` on.
+template <typename Load, int kLines, int kWorkers>
+struct Factor {
+  static constexpr bool kRowsAreLines = Load::kDepthContiguous;
+  static constexpr int kChunks = (kRowsAreLines ? kMmaDepth : kLines) / kChunk;  // of a row
+  static constexpr int kCopies = kLines * kMmaDepth / kChunk / kWorkers;         // of a thread
+  static constexpr int kRowsBetween = kWorkers / kChunks;                        // two copies
+
+  const Load& load;
+  const int chunk, row;  // of the thread's first copy
+  typename Load::Line lines[kRowsAreLines ? kCopies : 1];
+  bool inside[kRowsAreLines ? kCopies : 1];
+
+  __device__ Factor(const Load& from, int64_t batch, int first, int count)
+      : load(from),
+        chunk(static_cast<int>(threadIdx.x) % kChunks),
+        row(static_cast<int>(threadIdx.x) / kChunks) {
+    for (int i = 0; i < (kRowsAreLines ? kCopies : 1); ++i) {
+      const int line = first + (kRowsAreLines ? row + i * kRowsBetween : chunk * kChunk);
+      lines[i] = load.line(batch, line);
+      inside[i] = line < count;
+    }
+  }
+
+  // Begins to copy k in [k0, k0 + 32), as far as it is less than `end`.
+  __device__ __forceinline__ void copy(bf16* tile, int k0, int end) const {
+    for (int i = 0; i < kCopies; ++i) {
+      const int to = row + i * kRowsBetween, line = kRowsAreLines ? i : 0;
+      const int k = k0 + (kRowsAreLines ? chunk * kChunk : to);
+      const bf16* from = nullptr;
+      const bool there = load.find(lines[line], load.depth(k), from);
+      copy_async(tile + swizzled<kChunks>(to, chunk), from, there && inside[line] && k < end);
+    }
+  }
+
+  // The four matrices of 16 lines and 16 of k, as mma() takes them of its left factor: (lines 0-7,
+  // k 0-7), (lines 8-15, k 0-7), (lines 0-7, k 8-15), (lines 8-15, k 8-15).
+  __device__ __forceinline__ static void fragment(unsigned (&to)[4], const bf16* tile, int line,
+                                                  int k) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    if (kRowsAreLines)
+      load_matrices(to, tile + swizzled<kChunks>(line + lane % 16, k / kChunk + lane / 16));
+    else
+      load_matrices_transposed(
+          to, tile + swizzled<kChunks>(k + lane % 8 + lane / 16 * 8, line / kChunk + lane / 8 % 2));
+  }
+};
+
+template <typename Tile>
+constexpr int kMmaPitch = Tile::n + 8;  // of the sums in shared memory: f32 pairs in all banks
+// The ring of tiles, or afterwards the sums: 68 KiB for the large tile, 32 KiB for the small one.
+template <typename Tile>
+constexpr size_t kMmaShared = std::max(kMmaStages*(Tile::m + Tile::n) * kMmaDepth * sizeof(bf16),
+                                       Tile::m* kMmaPitch<Tile> * sizeof(float));
+
+// Grid and splits as split_gemm says; block: kMmaThreads<Tile>, dynamic shared: kMmaShared<Tile>.
+// A warp multiplies 64 x 32 of the large tile, 32 x 32 of the small one. `by_four`: out.takes(4).
+template <typename Tile, typename LoadA, typename LoadB>
+__global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
+    mma_gemm_kernel(const __grid_constant__ GemmShape s, const __grid_constant__ LoadA load_a,
+                    const __grid_constant__ LoadB load_b, int splits, int depth, bool by_four,
+                    const __grid_constant__ Output<bf16> out) {
+  constexpr int kRows = Tile::m / Tile::warps_m, kCols = Tile::n / Tile::warps_n;  // of a warp
+  constexpr int kDown = kRows / 16, kAcross = kCols / 8;
+  constexpr int kTileA = Tile::m * kMmaDepth, kStage = (Tile::m + Tile::n) * kMmaDepth;
+  using FactorA = Factor<LoadA, Tile::m, kMmaThreads<Tile>>;
+  using FactorB = Factor<LoadB, Tile::n, kMmaThreads<Tile>>;
+
+  const int m = static_cast<int>(s.m), n = static_cast<int>(s.n);
+  const unsigned across = (static_cast<unsigned>(n) + Tile::n - 1) / Tile::n;
+  const int top = static_cast<int>(blockIdx.x / across) * Tile::m;
+  const int left = static_cast<int>(blockIdx.x % across) * Tile::n;
+  const int begin = static_cast<int>(blockIdx.z) % splits * depth;
+  const int end = min(begin + depth, static_cast<int>(s.k));
+  const int steps = (end - begin + kMmaDepth - 1) / kMmaDepth;
+  const FactorA a(load_a, blockIdx.z / splits, top, m);
+  const FactorB b(load_b, blockIdx.z / splits, left, n);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int row = warp / Tile::warps_n * kRows, col = warp % Tile::warps_n * kCols;
+
+  bf16* const ring = dynamic_shared<bf16>();
+  const auto fetch = [&](int step) {
+    bf16* const tile = ring + step % kMmaStages * kStage;
+    if (step < steps) {
+      a.copy(tile, begin + step * kMmaDepth, end);
+      b.copy(tile + kTileA, begin + step * kMmaDepth, end);
+    }
+    commit_copies();  // an empty group counts, too
+  };
+  for (int step = 0; step < kMmaStages - 1; ++step) fetch(step);
+
+  float sums[kDown][kAcross][4] = {};
+  for (int step = 0; step < steps; ++step) {
+    wait_copies<kMmaStages - 2>();
+    __syncthreads();  // this step's tiles are there, and the last one's are read
+    fetch(step + kMmaStages - 1);
+    const bf16* const tile = ring + step % kMmaStages * kStage;
+    for (int k = 0; k < kMmaDepth; k += 16) {
+      unsigned of_a[kDown][4], of_b[kAcross / 2][4];
+      for (int i = 0; i < kDown; ++i) FactorA::fragment(of_a[i], tile, row + i * 16, k);
+      for (int j = 0; j < kAcross / 2; ++j)
+        FactorB::fragment(of_b[j], tile + kTileA, col + j * 16, k);
+      for (int i = 0; i < kDown; ++i)
+        for (int j = 0; j < kAcross; ++j)
+          mma(sums[i][j], of_a[i], {of_b[j / 2][j % 2], of_b[j / 2][j % 2 + 2]});
+    }
+  }
+
+  // By way of shared memory, so that neighbouring threads write neighbouring columns.
+  wait_copies<0>();
+  __syncthreads();
+  float* const rows = dynamic_shared<float>();
+  for (int i = 0; i < kDown; ++i)
+    for (int j = 0; j < kAcross; ++j)
+      for (int h = 0; h < 2; ++h)
+        Vec<float, 2>{sums[i][j][2 * h], sums[i][j][2 * h + 1]}.store(
+            rows + (row + i * 16 + h * 8 + lane / 4) * kMmaPitch<Tile> + col + j * 8 +
+            lane % 4 * 2);
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x) * 4; i < Tile::m * Tile::n;
+       i += 4 * kMmaThreads<Tile>) {
+    const int r = i / Tile::n, c = i % Tile::n;
+    if (top + r >= m || left + c >= n) continue;
+    const auto four = Vec<float, 4>::load(rows + r * kMmaPitch<Tile> + c);
+    if (by_four) {
+      out.store(blockIdx.z, top + r, left + c, four);
+    } else {
+      for (int h = 0; h < min(4, n - left - c); ++h)
+        out.store(blockIdx.z, top + r, left + c + h, Vec<float, 1>{four[h]});
+    }
+  }
+}
+
+// Chunks of batched matrices: line i begins at data + batch * batch_stride + i * pitch where k is
+// contiguous; else k does so at k * pitch.
+template <bool DepthContiguous>
+struct MatrixChunks {
+  static constexpr bool kDepthContiguous = DepthContiguous;
+  using Line = const bf16*;
+  using Depth = int;
+  const bf16* data;
+  int64_t batch_stride, pitch;
+  __device__ Line line(int64_t batch, int at) const {
+    return data + batch * batch_stride + (DepthContiguous ? at * pitch : at);
+  }
+  __device__ Depth depth(int k) const { return k; }
+  __device__ bool find(Line line, Depth k, const bf16*& from) const {
+    from = line + (DepthContiguous ? k : k * pitch);
+    return true;
+  }
+};
+
+// Whether the kernel's 32-bit indices reach everything.
+inline bool fits_mma(const GemmShape& s) {
+  return std::max({s.m, s.n, s.k}) < (int64_t{1} << 31) - 128;
+}
+
+template <typename LoadA, typename LoadB>
+void mma_gemm(const Tensor& where, const GemmShape& s, const LoadA& a, const LoadB& b,
+              const Output<bf16>& out) {
+  const auto run = [&]<typename Tile>(Tile) {
+    split_gemm(where, s, Tile::m, Tile::n, kMmaDepth, out,
+               [&](dim3 grid, int splits, int64_t depth, const Output<bf16>& to) {
+                 launch_for<mma_gemm_kernel<Tile, LoadA, LoadB>>(
+                     where, grid, kMmaThreads<Tile>, kMmaShared<Tile>, s, a, b, splits,
+                     static_cast<int>(depth), s.n % 4 == 0 && to.takes(4), to);
+               });
+  };
+  // Large tiles read a factor half as often; small ones leave fewer multiprocessors idle.
+  const int64_t large = pieces_of(s.m, LargeTile::m) * pieces_of(s.n, LargeTile::n) * s.batch *
+                        std::max<int64_t>(1, pieces_of(s.k, kLeastDepth));
+  if (s.m > SmallTile::m && s.n > SmallTile::n && large >= enough_blocks() / 2)
+    run(LargeTile{});
+  else
+    run(SmallTile{});
+}
+
+}  // namespace facet::cuda
