@@ -8,6 +8,8 @@
 
 #include "cuda/emu/error.h"
 #include "cuda/emu/runtime.h"
+#include "cuda/runtime.h"
+#include "tensor/ops.h"
 #include "tensor/random.h"
 #include "tests/device_array.h"
 
@@ -167,6 +169,70 @@ TEST_F(MmaTest, AWarpMultiplies) {
     launch<product_kernel<true>>(1, 32, 0, nullptr, to_columns, to_b, d);
     expect_product(a, b, zeros, d.host());
   });
+}
+
+// Small whole numbers: every sum is exact, whatever its order. Tensor cores must agree with the
+// naive kernels bit for bit, for a device that these shapes fill and for one that they do not.
+Tensor whole_numbers(const Shape& shape, uint64_t seed) {
+  RandomSequence random(RandomKey{seed, 0});
+  std::vector<double> values(static_cast<size_t>(shape.numel()));
+  for (double& v : values) v = static_cast<double>(random.below(9)) - 4.0;
+  return Tensor::from(values, shape).cast(DType::bf16).to(Device{DeviceType::cuda, 0});
+}
+template <typename F>
+void expect_exact(F product) {
+  cuda::set_kernel_choice(cuda::KernelChoice::naive);
+  const std::vector<double> want = product().template to_vector<double>();
+  cuda::set_kernel_choice(cuda::KernelChoice::tuned);
+  for (const int64_t blocks : {cuda::kEnoughBlocks, int64_t{4}}) {
+    cuda::set_enough_blocks(blocks);
+    EXPECT_EQ(product().template to_vector<double>(), want) << blocks << " blocks fill the device";
+  }
+  cuda::set_enough_blocks(cuda::kEnoughBlocks);
+}
+
+TEST_F(MmaTest, MatrixProductsAreExactOnWholeNumbers) {
+  cuda::install();
+  struct Case {
+    int64_t batch, m, n, k;
+  };
+  for (const bool trans_a : {false, true})
+    for (const bool trans_b : {false, true})
+      for (const auto& [batch, m, n, k] : {Case{1, 8, 8, 8}, Case{2, 136, 200, 104},
+                                           Case{1, 72, 264, 536}, Case{3, 64, 128, 32}}) {
+        SCOPED_TRACE(fmt::format("{} x {} x {} x {}, {} {}", batch, m, n, k, trans_a, trans_b));
+        const Tensor a = whole_numbers(trans_a ? Shape{batch, k, m} : Shape{batch, m, k}, 1);
+        const Tensor b = whole_numbers(trans_b ? Shape{batch, n, k} : Shape{batch, k, n}, 2);
+        for (const DType dtype : {DType::bf16, DType::f32})
+          expect_exact([&] {
+            Tensor out = Tensor::full({batch, m, n}, 2.0, dtype, a.device());
+            ops::matmul_into(a, b, {trans_a, trans_b, 0.5, -1.0}, out);
+            return out;
+          });
+      }
+}
+
+TEST_F(MmaTest, ConvolutionsAreExactOnWholeNumbers) {
+  cuda::install();
+  struct Case {
+    int64_t n, h, w, c_in, c_out, kh, kw;
+    ConvArgs args;
+  };
+  for (const auto& [n, h, w, c_in, c_out, kh, kw, args] :
+       {Case{2, 17, 16, 8, 8, 3, 3, {.padding = 1}}, Case{1, 9, 11, 72, 80, 3, 3, {.padding = 1}},
+        Case{3, 8, 7, 16, 136, 1, 1, {.stride = 2}},
+        Case{1, 15, 14, 8, 24, 7, 7, {.stride = 3, .padding = 3}},
+        Case{2, 9, 8, 160, 192, 3, 2, {.stride = 2, .padding = 1, .groups = 2}}}) {
+    SCOPED_TRACE(fmt::format("{} channels to {}", c_in, c_out));
+    const ConvArgs& how = args;
+    const Shape x_shape{n, h, w, c_in}, w_shape{c_out, kh, kw, c_in / args.groups};
+    const Tensor x = whole_numbers(x_shape, 3), weights = whole_numbers(w_shape, 4);
+    const Shape y_shape = ops::conv2d(x, weights, args).shape();
+    const Tensor dy = whole_numbers(y_shape, 5);
+    expect_exact([&] { return ops::conv2d(x, weights, how); });
+    expect_exact([&] { return ops::conv2d_backward_input(dy, weights, x_shape, how); });
+    expect_exact([&] { return ops::conv2d_backward_weight(x, dy, w_shape, how); });
+  }
 }
 
 // ---- copies

@@ -172,8 +172,15 @@ void add_conv_cases(OpTable& table) {
       {1, 1, 1, 1, 1, 1, 1, {}},
       {3, 4, 4, 31, 33, 3, 3, {.padding = 1}},
       {1, 8, 8, 64, 64, 3, 3, {.padding = 1}},
-      {2, 7, 9, 64, 80, 3, 3, {.padding = 1}},
+      {2, 7, 9, 72, 80, 3, 3, {.padding = 1}},
       {2, 17, 16, 3, 5, 3, 3, {.padding = 1}},  // sums over 544 places, in parts on CUDA
+      // Channels by 8, for tensor cores, and where only one side's are.
+      {2, 17, 16, 8, 8, 3, 3, {.padding = 1}},
+      {2, 6, 5, 8, 12, 3, 3, {.padding = 1}},
+      {2, 6, 5, 12, 8, 3, 3, {.padding = 1}},
+      {1, 10, 11, 8, 16, 5, 5, {.stride = 3, .padding = 2}},
+      {1, 6, 9, 16, 8, 3, 2, {.padding = 1}},
+      {2, 7, 7, 32, 48, 3, 3, {.padding = 1, .groups = 2}},
   };
   for (const Conv& conv : convs) add_conv(table, conv);
   add_conv_errors(table.back());

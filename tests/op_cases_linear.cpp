@@ -72,6 +72,24 @@ void add_matmul(OpTable& table, const Product& p) {
   table.push_back(op);
 }
 
+// A factor that does not begin at a multiple of 16 bytes.
+void add_unaligned(OpTable& table) {
+  const Product p{0, 8, 8, 16, false, false};
+  OpCase op{.name = "matmul_unaligned",
+            .inputs = {real({65}), real(p.b())},
+            .run = one_output([](const VariableList& in) {
+              return matmul(reshape(narrow(in[0], 1, 64), {8, 8}), in[1]);
+            }),
+            .reference = one_tensor([p](const TensorList& in) {
+              const double *a = in[0].data<double>() + 1, *b = in[1].data<double>();
+              return tabulate(p.out(), [=](int64_t i) { return p.at(a, b, i); });
+            }),
+            .terms = 8,
+            .grad_terms = 16,
+            .threads_agree = false};
+  table.push_back(op);
+}
+
 void add_linear(OpTable& table, int64_t rows, int64_t in_features, int64_t out_features,
                 bool bias) {
   const Product p{0, rows, in_features, out_features, false, true};
@@ -301,8 +319,10 @@ void add_linear_cases(OpTable& table) {
   add_matmul(table, {0, 33, 1, 31, false, false});
   add_matmul(table, {0, 31, 1023, 5, true, false});
   add_matmul(table, {1, 4, 6, 5, false, false});
+  add_unaligned(table);
   for (const bool bias : {false, true}) {
     add_linear(table, 1, 7, 1, bias);
+    add_linear(table, 33, 72, 80, bias);
     add_linear(table, 31, 33, 7, bias);
     add_linear(table, 7, 1025, 33, bias);
   }

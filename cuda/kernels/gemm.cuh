@@ -56,10 +56,12 @@ __global__ void tiled_gemm_kernel(const __grid_constant__ GemmShape s,
           left + cb < s.n && k0 + kb < end ? load_b(batch, k0 + kb, left + cb) : A(0);
     }
     __syncthreads();
-    for (int k = 0; k < kTileDepth; ++k)
+    for (int k = 0; k < kTileDepth; ++k) {
+      const auto of_a = Vec<A, kPerThread>::load(tile_a + k * kPitch + row);
+      const auto of_b = Vec<A, kPerThread>::load(tile_b + k * kPitch + col);
       for (int r = 0; r < kPerThread; ++r)
-        for (int c = 0; c < kPerThread; ++c)
-          sums[r][c] += tile_a[k * kPitch + row + r] * tile_b[k * kPitch + col + c];
+        for (int c = 0; c < kPerThread; ++c) sums[r][c] += of_a[r] * of_b[c];
+    }
   }
   for (int r = 0; r < kPerThread; ++r)
     for (int c = 0; c < kPerThread; ++c)

@@ -52,7 +52,7 @@ struct Factor {
   const Load& load;
   const int chunk, row;  // of the thread's first copy
   typename Load::Line lines[kRowsAreLines ? kCopies : 1];
-  bool inside[kRowsAreLines ? kCopies : 1];
+  unsigned inside = 0;  // a bit for each line
 
   __device__ Factor(const Load& from, int64_t batch, int first, int count)
       : load(from),
@@ -61,7 +61,7 @@ struct Factor {
     for (int i = 0; i < (kRowsAreLines ? kCopies : 1); ++i) {
       const int line = first + (kRowsAreLines ? row + i * kRowsBetween : chunk * kChunk);
       lines[i] = load.line(batch, line);
-      inside[i] = line < count;
+      if (line < count) inside |= 1u << i;
     }
   }
 
@@ -72,7 +72,8 @@ struct Factor {
       const int k = k0 + (kRowsAreLines ? chunk * kChunk : to);
       const bf16* from = nullptr;
       const bool there = load.find(lines[line], load.depth(k), from);
-      copy_async(tile + swizzled<kChunks>(to, chunk), from, there && inside[line] && k < end);
+      copy_async(tile + swizzled<kChunks>(to, chunk), from,
+                 there && inside >> line & 1u && k < end);
     }
   }
 
@@ -115,7 +116,6 @@ __global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
   const int left = static_cast<int>(blockIdx.x % across) * Tile::n;
   const int begin = static_cast<int>(blockIdx.z) % splits * depth;
   const int end = min(begin + depth, static_cast<int>(s.k));
-  const int steps = (end - begin + kMmaDepth - 1) / kMmaDepth;
   const FactorA a(load_a, blockIdx.z / splits, top, m);
   const FactorB b(load_b, blockIdx.z / splits, left, n);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -123,30 +123,33 @@ __global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
   const int row = warp / Tile::warps_n * kRows, col = warp % Tile::warps_n * kCols;
 
   bf16* const ring = dynamic_shared<bf16>();
-  const auto fetch = [&](int step) {
-    bf16* const tile = ring + step % kMmaStages * kStage;
-    if (step < steps) {
-      a.copy(tile, begin + step * kMmaDepth, end);
-      b.copy(tile + kTileA, begin + step * kMmaDepth, end);
+  const auto stage = [&](int k) { return ring + k / kMmaDepth % kMmaStages * kStage; };
+  const auto fetch = [&](int k) {
+    if (k < end) {
+      a.copy(stage(k), k, end);
+      b.copy(stage(k) + kTileA, k, end);
     }
     commit_copies();  // an empty group counts, too
   };
-  for (int step = 0; step < kMmaStages - 1; ++step) fetch(step);
+  constexpr int kAhead = (kMmaStages - 1) * kMmaDepth;
+  for (int k = begin; k < begin + kAhead; k += kMmaDepth) fetch(k);
 
   float sums[kDown][kAcross][4] = {};
-  for (int step = 0; step < steps; ++step) {
+  for (int k0 = begin; k0 < end; k0 += kMmaDepth) {
     wait_copies<kMmaStages - 2>();
     __syncthreads();  // this step's tiles are there, and the last one's are read
-    fetch(step + kMmaStages - 1);
-    const bf16* const tile = ring + step % kMmaStages * kStage;
+    fetch(k0 + kAhead);
+    const bf16* const tile = stage(k0);
     for (int k = 0; k < kMmaDepth; k += 16) {
-      unsigned of_a[kDown][4], of_b[kAcross / 2][4];
-      for (int i = 0; i < kDown; ++i) FactorA::fragment(of_a[i], tile, row + i * 16, k);
+      unsigned of_b[kAcross / 2][4];
       for (int j = 0; j < kAcross / 2; ++j)
         FactorB::fragment(of_b[j], tile + kTileA, col + j * 16, k);
-      for (int i = 0; i < kDown; ++i)
+      for (int i = 0; i < kDown; ++i) {
+        unsigned of_a[4];
+        FactorA::fragment(of_a, tile, row + i * 16, k);
         for (int j = 0; j < kAcross; ++j)
-          mma(sums[i][j], of_a[i], {of_b[j / 2][j % 2], of_b[j / 2][j % 2 + 2]});
+          mma(sums[i][j], of_a, {of_b[j / 2][j % 2], of_b[j / 2][j % 2 + 2]});
+      }
     }
   }
 
@@ -196,7 +199,7 @@ struct MatrixChunks {
 
 // Whether the kernel's 32-bit indices reach everything.
 inline bool fits_mma(const GemmShape& s) {
-  return std::max({s.m, s.n, s.k}) < (int64_t{1} << 31) - 128;
+  return std::max({s.m, s.n, s.k}) < int64_t{1} << 30;
 }
 
 template <typename LoadA, typename LoadB>
