@@ -69,7 +69,7 @@ struct Weight {
   bool in_chunks() const { return aligned(w) && s.group_in % kChunk == 0; }
   template <typename F>
   void with_chunks(F f) const {
-    f(MatrixChunks<true>{w, s.group_out * depth(), depth()});
+    f(MatrixChunks<true>{w, s.group_out * depth(), static_cast<int>(depth())});
   }
 };
 // Row (n, h, w), k (i, j, co): dy where the kernel's element (i, j) lay over (h, w).
@@ -118,7 +118,7 @@ struct GradientRows {
   bool in_chunks() const { return aligned(dy) && s.group_out % kChunk == 0; }
   template <typename F>
   void with_chunks(F f) const {
-    f(MatrixChunks<false>{dy, s.group_out, s.c_out});
+    f(MatrixChunks<false>{dy, s.group_out, static_cast<int>(s.c_out)});
   }
 };
 
@@ -131,7 +131,7 @@ void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
     using T = decltype(tag);
     gemm(y, {x.dim(0) * s.p * s.q, s.group_out, s.kh * s.kw * s.group_in, args.groups},
          Window<T>{x.data<T>(), s}, Weight<T>{w.data<T>(), s},
-         Output<T>{y.raw(), false, s.group_out, s.c_out});
+         Output<T>{y.raw(), false, s.group_out, static_cast<int>(s.c_out)});
   });
 }
 

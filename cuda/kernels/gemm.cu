@@ -22,9 +22,9 @@ struct Matrix {
   template <typename F>
   void with_chunks(F f) const {
     if (depth_contiguous)
-      f(MatrixChunks<true>{data, batch_stride, pitch()});
+      f(MatrixChunks<true>{data, batch_stride, static_cast<int>(pitch())});
     else
-      f(MatrixChunks<false>{data, batch_stride, pitch()});
+      f(MatrixChunks<false>{data, batch_stride, static_cast<int>(pitch())});
   }
 };
 

@@ -77,16 +77,24 @@ struct Factor {
     }
   }
 
-  // The four matrices of 16 lines and 16 of k, as mma() takes them of its left factor: (lines 0-7,
-  // k 0-7), (lines 8-15, k 0-7), (lines 0-7, k 8-15), (lines 8-15, k 8-15).
-  __device__ __forceinline__ static void fragment(unsigned (&to)[4], const bf16* tile, int line,
-                                                  int k) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  // Where the calling lane reads for fragment(line, 0). Of the four matrices of 8 lines and 8 of k,
+  // mma() takes those with the second lines before those with the second k of its left factor, and
+  // the other way round of its right one.
+  __device__ static int fragments_at(bool left, int line) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, matrix = lane / 8;
+    const int second_line = left ? matrix % 2 : matrix / 2;
+    const int second_k = left ? matrix / 2 : matrix % 2;
+    return kRowsAreLines ? swizzled<kChunks>(line + second_line * 8 + lane % 8, second_k)
+                         : swizzled<kChunks>(second_k * 8 + lane % 8, line / kChunk + second_line);
+  }
+  // 16 lines, `lines` beyond those of `at`, and 16 of k from k on; both multiples of 16 of which
+  // `at` has no bits. Along its rows the swizzle adds as XOR does.
+  __device__ __forceinline__ static void fragment(unsigned (&to)[4], const bf16* ring, int at,
+                                                  int lines, int k) {
     if (kRowsAreLines)
-      load_matrices(to, tile + swizzled<kChunks>(line + lane % 16, k / kChunk + lane / 16));
+      load_matrices(to, ring + (at ^ k) + lines * kChunks * kChunk);
     else
-      load_matrices_transposed(
-          to, tile + swizzled<kChunks>(k + lane % 8 + lane / 16 * 8, line / kChunk + lane / 8 % 2));
+      load_matrices_transposed(to, ring + (at ^ lines) + k * kChunks * kChunk);
   }
 };
 
@@ -123,32 +131,35 @@ __global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
   const int row = warp / Tile::warps_n * kRows, col = warp % Tile::warps_n * kCols;
 
   bf16* const ring = dynamic_shared<bf16>();
-  const auto stage = [&](int k) { return ring + k / kMmaDepth % kMmaStages * kStage; };
+  const auto stage = [&](int k) {
+    return static_cast<int>(static_cast<unsigned>(k) / kMmaDepth % kMmaStages) * kStage;
+  };
   const auto fetch = [&](int k) {
     if (k < end) {
-      a.copy(stage(k), k, end);
-      b.copy(stage(k) + kTileA, k, end);
+      a.copy(ring + stage(k), k, end);
+      b.copy(ring + stage(k) + kTileA, k, end);
     }
     commit_copies();  // an empty group counts, too
   };
   constexpr int kAhead = (kMmaStages - 1) * kMmaDepth;
   for (int k = begin; k < begin + kAhead; k += kMmaDepth) fetch(k);
 
+  const int at_a = FactorA::fragments_at(true, row);
+  const int at_b = FactorB::fragments_at(false, col) + kTileA;
   float sums[kDown][kAcross][4] = {};
   for (int k0 = begin; k0 < end; k0 += kMmaDepth) {
     wait_copies<kMmaStages - 2>();
     __syncthreads();  // this step's tiles are there, and the last one's are read
     fetch(k0 + kAhead);
-    const bf16* const tile = stage(k0);
     for (int k = 0; k < kMmaDepth; k += 16) {
       unsigned of_b[kAcross / 2][4];
       for (int j = 0; j < kAcross / 2; ++j)
-        FactorB::fragment(of_b[j], tile + kTileA, col + j * 16, k);
+        FactorB::fragment(of_b[j], ring, stage(k0) + at_b, j * 16, k);
       for (int i = 0; i < kDown; ++i) {
         unsigned of_a[4];
-        FactorA::fragment(of_a, tile, row + i * 16, k);
+        FactorA::fragment(of_a, ring, stage(k0) + at_a, i * 16, k);
         for (int j = 0; j < kAcross; ++j)
-          mma(sums[i][j], of_a, {of_b[j / 2][j % 2], of_b[j / 2][j % 2 + 2]});
+          mma(sums[i][j], of_a, {of_b[j / 2][j % 2 * 2], of_b[j / 2][j % 2 * 2 + 1]});
       }
     }
   }
@@ -186,13 +197,14 @@ struct MatrixChunks {
   using Line = const bf16*;
   using Depth = int;
   const bf16* data;
-  int64_t batch_stride, pitch;
+  int64_t batch_stride;
+  int pitch;
   __device__ Line line(int64_t batch, int at) const {
-    return data + batch * batch_stride + (DepthContiguous ? at * pitch : at);
+    return data + batch * batch_stride + (DepthContiguous ? int64_t{at} * pitch : at);
   }
   __device__ Depth depth(int k) const { return k; }
   __device__ bool find(Line line, Depth k, const bf16*& from) const {
-    from = line + (DepthContiguous ? k : k * pitch);
+    from = line + (DepthContiguous ? k : int64_t{k} * pitch);
     return true;
   }
 };
