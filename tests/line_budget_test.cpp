@@ -1,4 +1,4 @@
-// facet stays small enough to be read: 800 lines a source file at most, 30,000 in all without the
+// facet stays small enough to be read: 800 lines a source file at most, 32,000 in all without the
 // tests, and 13,000 of tests.
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kFileLimit = 800;
-constexpr int64_t kTotalLimit = 30'000, kTestsLimit = 13'000;
+constexpr int64_t kTotalLimit = 32'000, kTestsLimit = 13'000;
 
 TEST(LineBudget, FilesAndTotal) {
   const fs::path root = FACET_SOURCE_DIR;
