@@ -79,12 +79,16 @@ void launch(void (*)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
   constexpr size_t kWithoutAsking = size_t{48} << 10;
   if (shared_bytes > kWithoutAsking) {
     // All that the device has: 163 KiB on sm_80, 227 KiB on sm_90.
+    static thread_local int allowed_on = -1;
     int device = 0, most = 0;
     check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          "cudaDeviceGetAttribute");
-    check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
-          "cudaFuncSetAttribute");
+    if (device != allowed_on) {
+      check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            "cudaDeviceGetAttribute");
+      check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+            "cudaFuncSetAttribute");
+      allowed_on = device;
+    }
   }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

@@ -1,13 +1,15 @@
 // The emulated tensor cores and asynchronous copies: layouts as the PTX ISA documents them, written
 // down here a second time, and that mistakes with copies are seen.
-#include "cuda/mma.cuh"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <set>
 
 #include "cuda/emu/error.h"
 #include "cuda/emu/runtime.h"
+#include "cuda/kernels/conv_chunks.cuh"
+#include "cuda/kernels/mma_gemm.cuh"
 #include "cuda/runtime.h"
 #include "tensor/ops.h"
 #include "tensor/random.h"
@@ -232,6 +234,53 @@ TEST_F(MmaTest, ConvolutionsAreExactOnWholeNumbers) {
     expect_exact([&] { return ops::conv2d(x, weights, how); });
     expect_exact([&] { return ops::conv2d_backward_input(dy, weights, x_shape, how); });
     expect_exact([&] { return ops::conv2d_backward_weight(x, dy, w_shape, how); });
+  }
+}
+
+// What the emulator cannot show: the 8 rows of a matrix at one chunk, and the 8 chunks that
+// neighbouring threads copy, are in different banks.
+template <int kChunks>
+void expect_no_bank_conflicts() {
+  const auto bank = [](int row, int chunk) {
+    return static_cast<unsigned>(cuda::swizzled<kChunks>(row, chunk) / cuda::kChunk % 8);
+  };
+  for (int row = 0; row < 32; row += 8)
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      unsigned banks = 0;
+      for (int i = 0; i < 8; ++i) banks |= 1u << bank(row + i, chunk);
+      EXPECT_EQ(banks, 0xffu) << kChunks << " chunks, rows from " << row << ", chunk " << chunk;
+    }
+  for (int first = 0; first < 32 * kChunks; first += 8) {
+    unsigned banks = 0;
+    for (int i = first; i < first + 8; ++i) banks |= 1u << bank(i / kChunks, i % kChunks);
+    EXPECT_EQ(banks, 0xffu) << kChunks << " chunks, copies from " << first;
+  }
+  std::set<int> places;
+  for (int i = 0; i < 32 * kChunks; ++i)
+    places.insert(cuda::swizzled<kChunks>(i / kChunks, i % kChunks));
+  EXPECT_EQ(places.size(), size_t{32} * kChunks);
+  EXPECT_EQ(*places.rbegin(), (32 * kChunks - 1) * cuda::kChunk);
+}
+
+TEST_F(MmaTest, TheSwizzleSpreadsOverTheBanks) {
+  expect_no_bank_conflicts<4>();
+  expect_no_bank_conflicts<8>();
+  expect_no_bank_conflicts<16>();
+}
+
+TEST_F(MmaTest, DivisorsDivide) {
+  for (int64_t d = 1; d < 3000; d = d < 70 ? d + 1 : d * 5 / 4) {
+    const cuda::Divisor divisor(d);
+    const auto expect_quotient = [&](int64_t n) {
+      int rest;
+      ASSERT_EQ(divisor.divide(static_cast<int>(n), rest), n / d) << n << " / " << d;
+      ASSERT_EQ(rest, n % d);
+    };
+    for (int64_t n = 0; n < 1000; ++n) {
+      expect_quotient(n);
+      expect_quotient(std::numeric_limits<int>::max() - n);
+      expect_quotient(std::max<int64_t>(0, (1 + n * 2000000) / d * d - n % 2));
+    }
   }
 }
 

@@ -24,15 +24,20 @@ constexpr int kChunk = 8;      // elements of 16 bytes
 constexpr int kMmaDepth = 32;  // of k in one step
 constexpr int kMmaStages = 4;
 
-// Rows and columns of a block's product, and its warps in both directions.
-struct LargeTile {
-  static constexpr int m = 128, n = 128, warps_m = 2, warps_n = 4;
+// A block's rows and columns of the product, and how many warps share each.
+template <int M, int N, int WarpsM, int WarpsN>
+struct MmaTile {
+  static constexpr int m = M, n = N, warps_m = WarpsM, warps_n = WarpsN;
+  static constexpr int threads = kWarp * WarpsM * WarpsN;
+  static constexpr int stage = (M + N) * kMmaDepth;  // elements of both factors' tiles
+  // Of the sums in shared memory: 8 columns more, so that a warp's pairs of f32 meet all banks.
+  static constexpr int pitch = N + 8;
+  // The ring of tiles, and afterwards the sums.
+  static constexpr size_t shared_bytes =
+      std::max(kMmaStages * stage * sizeof(bf16), M* pitch * sizeof(float));
 };
-struct SmallTile {
-  static constexpr int m = 64, n = 64, warps_m = 2, warps_n = 2;
-};
-template <typename Tile>
-constexpr int kMmaThreads = kWarp* Tile::warps_m* Tile::warps_n;
+struct LargeTile : MmaTile<128, 128, 2, 4> {};
+struct SmallTile : MmaTile<64, 64, 2, 2> {};
 
 // Where chunk `chunk` of row `row` begins in a tile whose rows are kChunks chunks long.
 template <int kChunks>
@@ -87,8 +92,9 @@ struct Factor {
     return kRowsAreLines ? swizzled<kChunks>(line + second_line * 8 + lane % 8, second_k)
                          : swizzled<kChunks>(second_k * 8 + lane % 8, line / kChunk + second_line);
   }
-  // 16 lines, `lines` beyond those of `at`, and 16 of k from k on; both multiples of 16 of which
-  // `at` has no bits. Along its rows the swizzle adds as XOR does.
+  // 16 lines, `lines` beyond the one of `at`, and 16 of k from k on. `lines` and k are multiples of
+  // 16 that have no bit in common with that line and with 0: along a row they are added by XOR,
+  // which leaves the swizzle as it is.
   __device__ __forceinline__ static void fragment(unsigned (&to)[4], const bf16* ring, int at,
                                                   int lines, int k) {
     if (kRowsAreLines)
@@ -98,25 +104,20 @@ struct Factor {
   }
 };
 
-template <typename Tile>
-constexpr int kMmaPitch = Tile::n + 8;  // of the sums in shared memory: f32 pairs in all banks
-// The ring of tiles, or afterwards the sums: 68 KiB for the large tile, 32 KiB for the small one.
-template <typename Tile>
-constexpr size_t kMmaShared = std::max(kMmaStages*(Tile::m + Tile::n) * kMmaDepth * sizeof(bf16),
-                                       Tile::m* kMmaPitch<Tile> * sizeof(float));
-
-// Grid and splits as split_gemm says; block: kMmaThreads<Tile>, dynamic shared: kMmaShared<Tile>.
-// A warp multiplies 64 x 32 of the large tile, 32 x 32 of the small one. `by_four`: out.takes(4).
+// Grid and splits as split_gemm says, block Tile::threads, dynamic shared Tile::shared_bytes (68
+// KiB for the large tile, 32 KiB for the small one). A warp multiplies 64 x 32 of the large tile,
+// 32 x 32 of the small one. At most 128 registers a thread and none spilled, so that two large or
+// four small blocks share a multiprocessor. `by_four`: out.takes(4), and n is a multiple of it.
 template <typename Tile, typename LoadA, typename LoadB>
-__global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
+__global__ void __launch_bounds__(Tile::threads, 512 / Tile::threads)
     mma_gemm_kernel(const __grid_constant__ GemmShape s, const __grid_constant__ LoadA load_a,
                     const __grid_constant__ LoadB load_b, int splits, int depth, bool by_four,
                     const __grid_constant__ Output<bf16> out) {
   constexpr int kRows = Tile::m / Tile::warps_m, kCols = Tile::n / Tile::warps_n;  // of a warp
   constexpr int kDown = kRows / 16, kAcross = kCols / 8;
-  constexpr int kTileA = Tile::m * kMmaDepth, kStage = (Tile::m + Tile::n) * kMmaDepth;
-  using FactorA = Factor<LoadA, Tile::m, kMmaThreads<Tile>>;
-  using FactorB = Factor<LoadB, Tile::n, kMmaThreads<Tile>>;
+  constexpr int kTileA = Tile::m * kMmaDepth;
+  using FactorA = Factor<LoadA, Tile::m, Tile::threads>;
+  using FactorB = Factor<LoadB, Tile::n, Tile::threads>;
 
   const int m = static_cast<int>(s.m), n = static_cast<int>(s.n);
   const unsigned across = (static_cast<unsigned>(n) + Tile::n - 1) / Tile::n;
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
 
   bf16* const ring = dynamic_shared<bf16>();
   const auto stage = [&](int k) {
-    return static_cast<int>(static_cast<unsigned>(k) / kMmaDepth % kMmaStages) * kStage;
+    return static_cast<int>(static_cast<unsigned>(k) / kMmaDepth % kMmaStages) * Tile::stage;
   };
   const auto fetch = [&](int k) {
     if (k < end) {
@@ -172,14 +173,12 @@ __global__ void __launch_bounds__(kMmaThreads<Tile>, 512 / kMmaThreads<Tile>)
     for (int j = 0; j < kAcross; ++j)
       for (int h = 0; h < 2; ++h)
         Vec<float, 2>{sums[i][j][2 * h], sums[i][j][2 * h + 1]}.store(
-            rows + (row + i * 16 + h * 8 + lane / 4) * kMmaPitch<Tile> + col + j * 8 +
-            lane % 4 * 2);
+            rows + (row + i * 16 + h * 8 + lane / 4) * Tile::pitch + col + j * 8 + lane % 4 * 2);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x) * 4; i < Tile::m * Tile::n;
-       i += 4 * kMmaThreads<Tile>) {
+  for (int i = static_cast<int>(threadIdx.x) * 4; i < Tile::m * Tile::n; i += 4 * Tile::threads) {
     const int r = i / Tile::n, c = i % Tile::n;
     if (top + r >= m || left + c >= n) continue;
-    const auto four = Vec<float, 4>::load(rows + r * kMmaPitch<Tile> + c);
+    const auto four = Vec<float, 4>::load(rows + r * Tile::pitch + c);
     if (by_four) {
       out.store(blockIdx.z, top + r, left + c, four);
     } else {
@@ -221,7 +220,7 @@ void mma_gemm(const Tensor& where, const GemmShape& s, const LoadA& a, const Loa
     split_gemm(where, s, Tile::m, Tile::n, kMmaDepth, out,
                [&](dim3 grid, int splits, int64_t depth, const Output<bf16>& to) {
                  launch_for<mma_gemm_kernel<Tile, LoadA, LoadB>>(
-                     where, grid, kMmaThreads<Tile>, kMmaShared<Tile>, s, a, b, splits,
+                     where, grid, Tile::threads, Tile::shared_bytes, s, a, b, splits,
                      static_cast<int>(depth), s.n % 4 == 0 && to.takes(4), to);
                });
   };
