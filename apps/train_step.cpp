@@ -8,6 +8,7 @@
 namespace facet {
 namespace {
 
+// On the device, where views that are only planned are made, and in the precision asked for.
 Batch prepared(const Batch& batch, const StepOptions& options) {
   Batch moved = batch.to(options.device);
   for (Tensor& view : moved.views) view = view.cast(options.precision);
@@ -49,7 +50,7 @@ bool TrainStep::can_record() const {
 
 void TrainStep::record(const Batch& batch, int64_t step) {
   auto next = std::make_unique<Recording>(options_.device.index);
-  next->inputs = prepared(batch, options_);
+  next->inputs = batch;
   for (Tensor& view : next->inputs.views) view = view.clone();
   next->inputs.labels = next->inputs.labels.clone();
   for (const NamedTensor& buffer : buffers(objective_))
@@ -79,12 +80,13 @@ void TrainStep::record(const Batch& batch, int64_t step) {
   recording_ = std::move(next);
 }
 
-double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
+double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
+  const Batch batch = prepared(given, options_);
   replayed_ = false;
   if (can_record() && (!recording_ || !same_shapes(recording_->inputs, batch))) record(batch, step);
   if (!can_record() || !recording_) {
     warm_ = true;  // the optimiser's state and the libraries' plans exist from now on
-    return objective_.train_step(prepared(batch, options_), optimizer_, lr, step, options_.clip);
+    return objective_.train_step(batch, optimizer_, lr, step, options_.clip);
   }
   for (size_t v = 0; v < batch.views.size(); ++v) recording_->inputs.views[v].copy_(batch.views[v]);
   recording_->inputs.labels.copy_(batch.labels);

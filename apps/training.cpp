@@ -114,7 +114,8 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
   BatchStream stream(dataset, {.views = std::move(views),
                                .batch_size = options.batch_size,
                                .seed = options.seed,
-                               .workers = static_cast<int>(options.workers)});
+                               .workers = static_cast<int>(options.workers),
+                               .views_on_device = !device.is_cpu()});
   const int64_t per_epoch = stream.steps_per_epoch(), total = per_epoch * options.epochs;
   const auto warmup =
       static_cast<int64_t>(std::llround(options.warmup_epochs * static_cast<double>(per_epoch)));
