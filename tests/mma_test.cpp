@@ -200,8 +200,8 @@ TEST_F(MmaTest, MatrixProductsAreExactOnWholeNumbers) {
   };
   for (const bool trans_a : {false, true})
     for (const bool trans_b : {false, true})
-      for (const auto& [batch, m, n, k] : {Case{1, 8, 8, 8}, Case{2, 136, 200, 104},
-                                           Case{1, 72, 264, 536}, Case{3, 64, 128, 32}}) {
+      for (const auto& [batch, m, n, k] :
+           {Case{1, 8, 8, 8}, Case{1, 136, 72, 72}, Case{1, 72, 80, 520}, Case{3, 24, 40, 32}}) {
         SCOPED_TRACE(fmt::format("{} x {} x {} x {}, {} {}", batch, m, n, k, trans_a, trans_b));
         const Tensor a = whole_numbers(trans_a ? Shape{batch, k, m} : Shape{batch, m, k}, 1);
         const Tensor b = whole_numbers(trans_b ? Shape{batch, n, k} : Shape{batch, k, n}, 2);
