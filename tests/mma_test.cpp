@@ -229,8 +229,7 @@ TEST_F(MmaTest, ConvolutionsAreExactOnWholeNumbers) {
     const ConvArgs& how = args;
     const Shape x_shape{n, h, w, c_in}, w_shape{c_out, kh, kw, c_in / args.groups};
     const Tensor x = whole_numbers(x_shape, 3), weights = whole_numbers(w_shape, 4);
-    const Shape y_shape = ops::conv2d(x, weights, args).shape();
-    const Tensor dy = whole_numbers(y_shape, 5);
+    const Tensor dy = whole_numbers(ops::conv2d(x, weights, args).shape(), 5);
     expect_exact([&] { return ops::conv2d(x, weights, how); });
     expect_exact([&] { return ops::conv2d_backward_input(dy, weights, x_shape, how); });
     expect_exact([&] { return ops::conv2d_backward_weight(x, dy, w_shape, how); });
@@ -392,9 +391,8 @@ TEST_F(MmaTest, AMisalignedCopyIsNamed) {
     cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     FAIL() << "it was accepted";
   } catch (const cuda::CudaError& e) {
-    const std::string text = e.what();
-    EXPECT_NE(text.find("multiple of 16"), std::string::npos) << text;
-    EXPECT_NE(text.find("mma_test.cpp:"), std::string::npos) << text;
+    EXPECT_NE(std::string(e.what()).find("multiple of 16"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("mma_test.cpp:"), std::string::npos) << e.what();
   }
 }
 
