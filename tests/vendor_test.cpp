@@ -299,6 +299,10 @@ TEST(VendorStandIns, RefuseWhatTheVendorRefuses) {
                                            preference, 1, &result, &count),
             CUBLAS_STATUS_INVALID_VALUE);
   EXPECT_EQ(count, 0);
+  EXPECT_EQ(cublasLtMatmulPreferenceDestroy(preference), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(cublasLtMatmulDescDestroy(product), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(cublasLtMatrixLayoutDestroy(layout), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(cublasLtDestroy(handle), CUBLAS_STATUS_SUCCESS);
 
   cudnnBackendDescriptor_t tensor = nullptr;
   ASSERT_EQ(cudnnBackendCreateDescriptor(CUDNN_BACKEND_TENSOR_DESCRIPTOR, &tensor),
