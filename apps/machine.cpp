@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "apps/log.h"
+#include "tensor/check.h"
 #include "tensor/parallel.h"
 #if defined(FACET_CUDA)
 #include "cuda/runtime.h"
