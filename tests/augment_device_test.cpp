@@ -1,0 +1,229 @@
+// Views that a device makes are the CPU's, bit for bit: every operation and every named pipeline,
+// pictures of odd sizes, tuned kernels and naive ones; and the loader's batches.
+#include <gtest/gtest.h>
+
+#include "data/loader.h"
+#include "data/policy.h"
+#include "tests/op_runner.h"
+#include "tests/pictures.h"
+
+#if defined(FACET_CUDA)
+#include "cuda/runtime.h"
+#endif
+
+namespace facet {
+namespace {
+
+using Kind = ImageOpKind;
+
+const std::vector<std::pair<int, int>> kSizes = {{1, 1}, {7, 5}, {33, 31}, {375, 500}, {2000, 3}};
+
+struct Pictures {
+  std::vector<uint8_t> pixels;
+  std::vector<ViewPlan> plans;
+
+  void add(const Image& image, ViewPlan plan) {
+    plan.offset = static_cast<int64_t>(pixels.size());
+    pixels.insert(pixels.end(), image.pixels.begin(), image.pixels.end());
+    plans.push_back(plan);
+  }
+};
+
+// The views on every device and by every choice of kernels, as u8, f32 and bf16.
+void expect_equal(const Pictures& pictures, const ChannelScale& scale) {
+  const Tensor pixels =
+      Tensor::from(pictures.pixels, {static_cast<int64_t>(pictures.pixels.size())});
+  for (const DType dtype : {DType::u8, DType::f32, DType::bf16}) {
+    const Tensor want = ops::augment(pixels, pictures.plans, scale, dtype);
+    for (const Device device : test::other_devices()) {
+      const auto check = [&] {
+        const Tensor got = ops::augment(pixels.to(device), pictures.plans, scale, dtype);
+        EXPECT_EQ(got.to_vector<float>(), want.to_vector<float>()) << name(dtype);
+      };
+      check();
+#if defined(FACET_CUDA)
+      const cuda::KernelChoice before = cuda::kernel_choice();
+      cuda::set_kernel_choice(cuda::KernelChoice::naive);
+      check();
+      cuda::set_kernel_choice(before);
+#endif
+    }
+  }
+}
+
+TEST(AugmentDevice, EveryOperation) {
+  constexpr int kSize = 35;  // more than one block's rows
+  for (const auto& [height, width] : kSizes) {
+    SCOPED_TRACE(fmt::format("{}x{}", height, width));
+    const Image image = test::scrambled(height, width);
+    Pictures pictures;
+    const auto add_view = [&](Filter filter, std::initializer_list<ImageOp> ops) {
+      ViewPlan plan = ViewPlan::whole(height, width);
+      plan.resized_height = plan.resized_width = kSize;
+      plan.view = {0, 0, kSize, kSize};
+      plan.filter = filter;
+      for (const ImageOp& op : ops) add(plan, op);
+      pictures.add(image, plan);
+    };
+    add_view(Filter::bilinear, {});
+    add_view(Filter::bicubic, {});
+    for (int kind = 0; runs_on_devices(static_cast<Kind>(kind)); ++kind)
+      for (const float value : {0.f, .37f, 1.f, 1.71f, 6.f})
+        add_view(Filter::bilinear, {{.kind = static_cast<Kind>(kind), .value = value}});
+    for (const float sigma : {.1f, .7f, 1.9f, 12.f})
+      add_view(Filter::bicubic, {{.kind = Kind::blur, .value = blur_radius(sigma)}});
+    for (const float turn : {25.f, 101.f, 231.f})
+      add_view(Filter::bicubic, {{.kind = Kind::hue, .value = turn}});
+    expect_equal(pictures, Pipeline(kSize, kImagenetNormalization, {}).scale());
+  }
+}
+
+TEST(AugmentDevice, EveryPipeline) {
+  const Normalization n = kImagenetNormalization;
+  const std::vector<Pipeline> pipelines = {
+      simclr_pipeline(40, n),
+      simclr_small_pipeline(40, n),
+      simclr_gray_pipeline(40, n),
+      moco_v2_pipeline(40, n),
+      swav_pipeline(40, n, .05, .14),
+      dino_pipeline(40, n, DinoView::global1, .4, 1),
+      dino_pipeline(40, n, DinoView::global2, .4, 1),
+      dino_pipeline(40, n, DinoView::local, .05, .4),
+      mae_pipeline(40, n),
+      supcon_pipeline(40, n),
+      supervised_pipeline(40, n),
+      eval_pipeline(40, n),
+      eval_pipeline(40, n, .875),
+  };
+  for (const Pipeline& pipeline : pipelines) {
+    SCOPED_TRACE(pipeline.describe());
+    EXPECT_TRUE(pipeline.on_devices());
+    Pictures pictures;
+    for (const auto& [height, width] : kSizes)
+      for (uint64_t draw = 0; draw < 2; ++draw)
+        pictures.add(test::scrambled(height, width),
+                     pipeline.plan(height, width, RandomSequence({draw, 3})));
+    expect_equal(pictures, pipeline.scale());
+    // A plan is what the pipeline itself does.
+    const Image image = test::scrambled();
+    std::vector<float> want(40 * 40 * 3);
+    pipeline(image, RandomSequence({9, 3}), want.data());
+    Pictures one;
+    one.add(image, pipeline.plan(image.height, image.width, RandomSequence({9, 3})));
+    const Tensor pixels = Tensor::from(one.pixels, {static_cast<int64_t>(one.pixels.size())});
+    EXPECT_EQ(ops::augment(pixels, one.plans, pipeline.scale()).to_vector<float>(), want);
+  }
+}
+
+// Values computed with Pillow: a ramp resized, an impulse blurred, colours.
+TEST(AugmentDevice, PillowsGoldenValues) {
+  Pictures ramps;
+  Image ramp(8, 8);
+  for (int k = 0; k < 64; ++k) std::fill_n(ramp.at(k / 8, k % 8), 3, static_cast<uint8_t>(4 * k));
+  for (const Filter filter : {Filter::bilinear, Filter::bicubic}) {
+    ViewPlan plan = ViewPlan::whole(8, 8);
+    plan.resized_height = plan.resized_width = 3;
+    plan.view = {0, 0, 3, 3};
+    plan.filter = filter;
+    ramps.add(ramp, plan);
+  }
+  Pictures impulses;
+  for (const float sigma : {.5f, 1.f, 2.f}) {
+    Image impulse(21, 21);
+    std::fill_n(impulse.at(10, 10), 3, uint8_t{255});
+    ViewPlan plan = ViewPlan::whole(21, 21);
+    add(plan, {.kind = Kind::blur, .value = blur_radius(sigma)});
+    impulses.add(impulse, plan);
+  }
+  Pictures colours;
+  Image two(1, 2);
+  two.pixels = {200, 100, 50, 10, 20, 30};
+  for (const ImageOp& op : {ImageOp{.kind = Kind::contrast, .value = .6f},
+                            ImageOp{.kind = Kind::brightness, .value = 1.4f},
+                            ImageOp{.kind = Kind::saturation, .value = .6f},
+                            ImageOp{.kind = Kind::hue, .value = hue_turn(-.1)}}) {
+    ViewPlan plan = ViewPlan::whole(1, 2);
+    add(plan, op);
+    colours.add(two, plan);
+  }
+  std::vector<Device> devices = test::other_devices();
+  devices.emplace_back();
+  for (const Device device : devices) {
+    const auto views = [&](const Pictures& p) {
+      const Tensor pixels = Tensor::from(p.pixels, {static_cast<int64_t>(p.pixels.size())});
+      return ops::augment(pixels.to(device), p.plans, {}, DType::u8).to_vector<int32_t>();
+    };
+    const auto reds = [](const std::vector<int>& values, size_t first, size_t count) {
+      std::vector<int> red;
+      for (size_t i = first; i < first + count; ++i) red.push_back(values[3 * i]);
+      return red;
+    };
+    const std::vector<int> r = views(ramps), i = views(impulses), c = views(colours);
+    EXPECT_EQ(reds(r, 0, 9), (std::vector<int>{39, 49, 59, 116, 126, 136, 193, 203, 213}));
+    EXPECT_EQ(reds(r, 9, 9), (std::vector<int>{33, 43, 53, 116, 126, 136, 199, 209, 219}));
+    const size_t row = 10 * 21, all = 21 * 21;
+    EXPECT_EQ(reds(i, row + 8, 5), (std::vector<int>{1, 21, 154, 21, 1}));
+    EXPECT_EQ(reds(i, all + row + 7, 7), (std::vector<int>{1, 6, 24, 42, 24, 6, 1}));
+    EXPECT_EQ(reds(i, 2 * all + row + 5, 11), (std::vector<int>{1, 2, 4, 6, 8, 9, 8, 6, 4, 2, 1}));
+    EXPECT_EQ(std::vector<int>(c.begin(), c.begin() + 9),
+              (std::vector<int>{148, 88, 58, 34, 40, 46, 255, 140, 70}));
+    EXPECT_EQ(std::vector<int>(c.begin() + 12, c.begin() + 15), (std::vector<int>{169, 109, 79}));
+    EXPECT_EQ(std::vector<int>(c.begin() + 18, c.begin() + 21), (std::vector<int>{200, 50, 85}));
+  }
+}
+
+LoaderOptions loader_options(bool on_device) {
+  LoaderOptions options;
+  options.views = {simclr_pipeline(12, kHalfNormalization), mae_pipeline(20, kHalfNormalization)};
+  options.batch_size = 5;
+  options.workers = 1;
+  options.views_on_device = on_device;
+  return options;
+}
+
+TEST(AugmentDevice, LoaderLeavesTheViewsToTheDevice) {
+  const DatasetPtr dataset = open_dataset("shapes:train=12", Split::train);
+  DataLoader here(dataset, loader_options(false)), there(dataset, loader_options(true));
+  EXPECT_TRUE(there.leaves_views());
+  std::vector<Device> devices = test::other_devices();
+  devices.emplace_back();
+  while (const auto want = here.next()) {
+    const auto planned = there.next();
+    ASSERT_TRUE(planned && planned->views.empty());
+    for (const Device device : devices) {
+      const Batch got = planned->to(device);
+      ASSERT_EQ(got.views.size(), want->views.size());
+      for (size_t v = 0; v < got.views.size(); ++v)
+        EXPECT_EQ(got.views[v].to_vector<float>(), want->views[v].to_vector<float>());
+      EXPECT_EQ(got.labels.to_vector<int64_t>(), want->labels.to_vector<int64_t>());
+    }
+  }
+}
+
+TEST(AugmentDevice, StepsThatDevicesLackRunInTheLoader) {
+  LoaderOptions options = loader_options(true);
+  options.views[0] = rand_augment_pipeline(12, kHalfNormalization);
+  DataLoader loader(open_dataset("shapes:train=12", Split::train), options);
+  EXPECT_FALSE(loader.leaves_views());
+  EXPECT_EQ(loader.next()->views.size(), 2u);
+  for (const Device device : test::other_devices()) {
+    ViewPlan plan = ViewPlan::whole(1, 1);
+    add(plan, {.kind = Kind::equalize});
+    const Tensor pixels = Tensor::zeros({3}, DType::u8, device);
+    EXPECT_THROW(ops::augment(pixels, std::vector{plan}, {}), Error);
+  }
+}
+
+TEST(AugmentDevice, OneStepCropsAndComesFirst) {
+  const Pipeline twice(4, kHalfNormalization,
+                       {resize_to(6, Filter::bilinear), resize_to(4, Filter::bilinear)});
+  EXPECT_THROW(twice.plan(9, 9, RandomSequence({1, 1})), Error);
+  const Pipeline late(4, kHalfNormalization, {random_gray(1), resize_to(4, Filter::bilinear)});
+  EXPECT_THROW(late.plan(9, 9, RandomSequence({1, 1})), Error);
+  ViewPlan full = ViewPlan::whole(1, 1);
+  for (int i = 0; i < ViewPlan::kMaxOps; ++i) add(full, {});
+  EXPECT_THROW(add(full, {}), Error);
+}
+
+}  // namespace
+}  // namespace facet
