@@ -90,6 +90,7 @@ class BatchStream {
   BatchStream(DatasetPtr dataset, LoaderOptions options)
       : loader_(std::move(dataset), std::move(options)) {}
   int64_t steps_per_epoch() const { return loader_.batches(); }
+  bool leaves_views() const { return loader_.leaves_views(); }
 
   Batch operator()(int64_t step) {
     const int64_t in_epoch = step % steps_per_epoch();
@@ -116,6 +117,9 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
                                .seed = options.seed,
                                .workers = static_cast<int>(options.workers),
                                .views_on_device = !device.is_cpu()});
+  if (!device.is_cpu() && !stream.leaves_views())
+    log_info("{}: views are made on the CPU, with steps that {} lacks", options.output,
+             device.str());
   const int64_t per_epoch = stream.steps_per_epoch(), total = per_epoch * options.epochs;
   const auto warmup =
       static_cast<int64_t>(std::llround(options.warmup_epochs * static_cast<double>(per_epoch)));

@@ -70,6 +70,7 @@ TEST(AugmentDevice, EveryOperation) {
     for (int kind = 0; runs_on_devices(static_cast<Kind>(kind)); ++kind)
       for (const float value : {0.f, .37f, 1.f, 1.71f, 6.f})
         add_view(Filter::bilinear, {{.kind = static_cast<Kind>(kind), .value = value}});
+    add_view(Filter::bilinear, {{.kind = Kind::flip}, {.kind = Kind::gray}, {.kind = Kind::flip}});
     for (const float sigma : {.1f, .7f, 1.9f, 12.f})
       add_view(Filter::bicubic, {{.kind = Kind::blur, .value = blur_radius(sigma)}});
     for (const float turn : {25.f, 101.f, 231.f})
@@ -146,6 +147,11 @@ TEST(AugmentDevice, PillowsGoldenValues) {
     add(plan, op);
     colours.add(two, plan);
   }
+  // 3 of Pillow's rounded product, 2 of a fused one.
+  two.pixels = {0, 0, 0, 200, 200, 200};
+  ViewPlan rounded = ViewPlan::whole(1, 2);
+  add(rounded, {.kind = Kind::contrast, .value = .97f});
+  colours.add(two, rounded);
   std::vector<Device> devices = test::other_devices();
   devices.emplace_back();
   for (const Device device : devices) {
@@ -169,6 +175,7 @@ TEST(AugmentDevice, PillowsGoldenValues) {
               (std::vector<int>{148, 88, 58, 34, 40, 46, 255, 140, 70}));
     EXPECT_EQ(std::vector<int>(c.begin() + 12, c.begin() + 15), (std::vector<int>{169, 109, 79}));
     EXPECT_EQ(std::vector<int>(c.begin() + 18, c.begin() + 21), (std::vector<int>{200, 50, 85}));
+    EXPECT_EQ(c[24], 3);
   }
 }
 
