@@ -147,6 +147,7 @@ Plan make_plan(cublasLtHandle_t handle, const Tensor& a, const Tensor& b, const 
 
 struct BlasState {
   std::mutex mutex;
+  bool asked = false;  // for a handle
   cublasLtHandle_t handle = nullptr;
   Workspace workspace;  // always the same one, so that results are, too
   std::map<Key, Plan> plans;
@@ -163,10 +164,16 @@ bool matmul(const Tensor& a, const Tensor& b, const Tensor& bias, const MatmulAr
   const DeviceGuard guard(device.index);
   auto& state = state_of<BlasState>(device.index);
   const std::lock_guard lock(state.mutex);
-  if (!state.handle) {
+  if (!state.asked) {
     state.workspace = Workspace(kWorkspaceBytes, device);
-    check(lt().cublasLtCreate(&state.handle), "cublasLtCreate");
+    state.asked = true;
+    if (const cublasStatus_t status = lt().cublasLtCreate(&state.handle);
+        status != CUBLAS_STATUS_SUCCESS) {
+      state.handle = nullptr;
+      note_refusal(fmt::format("cublasLtCreate: {}", lt().cublasLtGetStatusName(status)));
+    }
   }
+  if (!state.handle) return false;
   const Key key = key_of(a, b, bias, args, out);
   auto found = state.plans.find(key);
   if (found == state.plans.end())

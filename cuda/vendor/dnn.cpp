@@ -171,7 +171,8 @@ struct Plan {
 };
 
 struct DnnState {
-  std::mutex mutex;  // a handle is for one thread at a time
+  std::mutex mutex;    // a handle is for one thread at a time
+  bool asked = false;  // for a handle
   cudnnHandle_t handle = nullptr;
   std::map<std::array<int64_t, 22>, Plan> plans;
 };
@@ -300,10 +301,18 @@ bool run(const Call& call) {
   const DeviceGuard guard(index);
   auto& state = state_of<DnnState>(index);
   const std::lock_guard lock(state.mutex);
-  if (!state.handle) {
-    check(dnn().cudnnCreate(&state.handle), "cudnnCreate");
-    check(dnn().cudnnSetStream(state.handle, stream(index)), "cudnnSetStream");
+  if (!state.asked) {
+    state.asked = true;
+    // Without a part of itself, or with a driver that is too old, cuDNN is as good as missing.
+    if (const cudnnStatus_t status = dnn().cudnnCreate(&state.handle);
+        status != CUDNN_STATUS_SUCCESS) {
+      state.handle = nullptr;
+      note_refusal(fmt::format("cudnnCreate: {}", dnn().cudnnGetErrorString(status)));
+    } else {
+      check(dnn().cudnnSetStream(state.handle, stream(index)), "cudnnSetStream");
+    }
   }
+  if (!state.handle) return false;
   const auto key = call.key();
   auto found = state.plans.find(key);
   if (found == state.plans.end())
