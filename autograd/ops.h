@@ -40,8 +40,8 @@ Variable mean(const Variable& x, int axis);
 // ---- shape
 Variable reshape(const Variable& x, const Shape& shape);
 Variable permute(const Variable& x, std::initializer_list<int> axes);
-Variable narrow(const Variable& x, int64_t start, int64_t length);  // rows of axis 0
-Variable concat(std::span<const Variable> parts);                   // along axis 0
+Variable narrow(const Variable& x, int64_t start, int64_t length, int axis = 0);
+Variable concat(std::span<const Variable> parts, int axis = 0);
 Variable gather_rows(const Variable& x, const Tensor& index);
 Variable scatter_add_rows(const Variable& x, const Tensor& index, const Shape& out_shape);
 // The rows of all ranks; every rank's use of them reaches their owner's gradient.

@@ -33,28 +33,31 @@ Variable permute(const Variable& x, std::initializer_list<int> axes) {
                           });
 }
 
-Variable narrow(const Variable& x, int64_t start, int64_t length) {
-  return Variable::result("narrow", x.value().narrow(start, length), {x},
-                          [shape = x.shape(), start](const Tensor& dy) -> TensorList {
-                            Tensor dx = Tensor::zeros(shape, dy.dtype(), dy.device());
-                            dx.narrow(start, dy.dim(0)).copy_(dy);
-                            return {dx};
+Variable narrow(const Variable& x, int64_t start, int64_t length, int axis) {
+  return Variable::result("narrow", ops::narrow(x.value(), start, length, axis), {x},
+                          [shape = x.shape(), start, axis](const Tensor& dy) -> TensorList {
+                            const auto zeros = [&](int64_t n) {
+                              Shape part = shape;
+                              part.set(axis, n);
+                              return Tensor::zeros(part, dy.dtype(), dy.device());
+                            };
+                            const int64_t after = shape[axis] - start - dy.dim(axis);
+                            return {ops::concat(TensorList{zeros(start), dy, zeros(after)}, axis)};
                           });
 }
 
-Variable concat(std::span<const Variable> parts) {
+Variable concat(std::span<const Variable> parts, int axis) {
   TensorList values;
-  std::vector<int64_t> rows;
-  for (const Variable& part : parts) {
-    values.push_back(part.value());
-    rows.push_back(part.value().rank() > 0 ? part.dim(0) : 0);
-  }
-  return Variable::result("concat", ops::concat(values), {parts.begin(), parts.end()},
-                          [rows](const Tensor& dy) -> TensorList {
+  for (const Variable& part : parts) values.push_back(part.value());
+  Tensor y = ops::concat(values, axis);
+  std::vector<int64_t> lengths;
+  for (const Variable& part : parts) lengths.push_back(part.dim(axis));
+  return Variable::result("concat", y, {parts.begin(), parts.end()},
+                          [lengths, axis](const Tensor& dy) -> TensorList {
                             TensorList gradients;
                             int64_t at = 0;
-                            for (const int64_t n : rows) {
-                              gradients.push_back(dy.narrow(at, n));
+                            for (const int64_t n : lengths) {
+                              gradients.push_back(ops::narrow(dy, at, n, axis));
                               at += n;
                             }
                             return gradients;

@@ -38,6 +38,14 @@ struct ConvArgs {
   bool operator==(const ConvArgs&) const = default;
 };
 
+// Rows of `width` elements, `pitch` apart, the first beginning at `first`: in a source and a
+// destination.
+struct BlockArgs {
+  int64_t rows = 0, width = 0;
+  int64_t from_first = 0, from_pitch = 0;
+  int64_t to_first = 0, to_pitch = 0;
+};
+
 struct PoolArgs {
   int kernel = 3;
   int stride = 2;

@@ -422,28 +422,69 @@ Tensor transpose(const Tensor& x) {
   return x.rank() == 2 ? permute(x, {1, 0}) : permute(x, {0, 2, 1});
 }
 
-Tensor concat(std::span<const Tensor> parts) {
-  FACET_CHECK(!parts.empty() && parts[0].rank() >= 1, "concat", "expected tensors with rows");
-  int64_t rows = 0;
+namespace {
+// Elements of one entry of `axis` and all axes after it.
+int64_t entries_after(const Shape& shape, int axis) {
+  int64_t n = 1;
+  for (int d = axis + 1; d < shape.rank(); ++d) n *= shape[d];
+  return n;
+}
+}  // namespace
+
+Tensor concat(std::span<const Tensor> parts, int axis) {
+  FACET_CHECK(!parts.empty() && axis >= 0 && axis < parts[0].rank(), "concat",
+              "expected tensors with an axis {}", axis);
+  int64_t length = 0;
   for (const Tensor& part : parts) {
     Shape same = part.shape();
     FACET_CHECK(part.rank() == parts[0].rank() && part.dtype() == parts[0].dtype(), "concat",
                 "expected {} parts like {}, got {}", name(parts[0].dtype()), parts[0].shape(),
                 part.str());
-    same.set(0, parts[0].dim(0));
+    same.set(axis, parts[0].dim(axis));
     check_shape(parts[0], same, "parts", "concat");
-    rows += part.dim(0);
+    length += part.dim(axis);
   }
   Shape shape = parts[0].shape();
-  shape.set(0, rows);
+  shape.set(axis, length);
   Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].device());
+  const int64_t inner = entries_after(shape, axis);
   int64_t at = 0;
   for (const Tensor& part : parts) {
-    Tensor slot = out.narrow(at, part.dim(0));
-    slot.copy_(part);
-    at += part.dim(0);
+    const int64_t width = part.dim(axis) * inner;
+    if (axis == 0) {
+      Tensor slot = out.narrow(at, part.dim(0));
+      slot.copy_(part);
+    } else if (part.numel() > 0) {
+      const BlockArgs block{.rows = part.numel() / width,
+                            .width = width,
+                            .from_pitch = width,
+                            .to_first = at * inner,
+                            .to_pitch = length * inner};
+      out.backend().copy_block(part, block, out);
+    }
+    at += part.dim(axis);
   }
   return out;
+}
+
+Tensor narrow(const Tensor& x, int64_t start, int64_t length, int axis) {
+  FACET_CHECK(
+      axis >= 0 && axis < x.rank() && start >= 0 && length >= 0 && start + length <= x.dim(axis),
+      "narrow", "entries {} to {} of axis {} of {}", start, start + length, axis, x.shape());
+  if (axis == 0) return x.narrow(start, length);
+  Shape shape = x.shape();
+  shape.set(axis, length);
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  const int64_t inner = entries_after(shape, axis), width = length * inner;
+  if (y.numel() > 0)
+    x.backend().copy_block(x,
+                           {.rows = y.numel() / width,
+                            .width = width,
+                            .from_first = start * inner,
+                            .from_pitch = x.dim(axis) * inner,
+                            .to_pitch = width},
+                           y);
+  return y;
 }
 
 // ---- random

@@ -140,8 +140,11 @@ Tensor gather_rows(const Tensor& x, const Tensor& index);  // along axis 0
 Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape);
 void scatter_add_rows_(Tensor& out, const Tensor& x, const Tensor& index);  // out[index[i]] += x[i]
 Tensor permute(const Tensor& x, std::initializer_list<int> axes);
-Tensor transpose(const Tensor& x);             // last two axes, rank 2 or 3
-Tensor concat(std::span<const Tensor> parts);  // along axis 0
+Tensor transpose(const Tensor& x);  // last two axes, rank 2 or 3
+// Parts of equal shape but for the axis, one after the other along it.
+Tensor concat(std::span<const Tensor> parts, int axis = 0);
+// Entries start ... start + length - 1 along an axis: a view for axis 0, else a copy.
+Tensor narrow(const Tensor& x, int64_t start, int64_t length, int axis);
 
 // ---- random
 Tensor random_uniform(const Shape& shape, const RandomKey& key, double low = 0.0, double high = 1.0,

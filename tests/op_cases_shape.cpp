@@ -104,6 +104,47 @@ void add_transpose_and_concat(OpTable& table) {
                      .differentiable = false,
                      .errors = {{"transpose", [] { ops::transpose(Tensor::zeros({3})); }}}});
   }
+  for (const int axis : {0, 1, 2})
+    table.push_back(
+        {.name = fmt::format("narrow_axis{}", axis),
+         .inputs = {real({5, 7, 9})},
+         .run = one_output([axis](const VariableList& in) { return narrow(in[0], 2, 3, axis); }),
+         .reference = one_tensor([axis](const TensorList& in) {
+           Shape shape = {5, 7, 9};
+           shape.set(axis, 3);
+           return tabulate(shape, [&](int64_t i) {
+             int64_t at[] = {i / shape[2] / shape[1], i / shape[2] % shape[1], i % shape[2]};
+             at[axis] += 2;
+             return in[0].data<double>()[(at[0] * 7 + at[1]) * 9 + at[2]];
+           });
+         }),
+         .errors = {{"narrow",
+                     [axis] {
+                       narrow(Variable(Tensor::zeros({2, 2, 2})), 1, 2, axis);
+                     }},
+                    {"narrow", [] {
+                       narrow(Variable(Tensor::zeros({2, 3})), 0, 1, 2);
+                     }}}});
+  table.push_back({.name = "concat_axis1",
+                   .inputs = {real({7, 1, 5}), real({7, 33, 5})},
+                   .run = one_output([](const VariableList& in) { return concat(in, 1); }),
+                   .reference = one_tensor([](const TensorList& in) {
+                     return tabulate({7, 34, 5}, [&](int64_t i) {
+                       const int64_t row = i / 170, rest = i % 170;
+                       return rest < 5 ? in[0].data<double>()[row * 5 + rest]
+                                       : in[1].data<double>()[row * 165 + rest - 5];
+                     });
+                   }),
+                   .errors = {{"concat",
+                               [] {
+                                 const Variable parts[] = {Variable(Tensor::zeros({2, 3, 4})),
+                                                           Variable(Tensor::zeros({3, 3, 4}))};
+                                 concat(parts, 1);
+                               }},
+                              {"concat", [] {
+                                 const Variable parts[] = {Variable(Tensor::zeros({2}))};
+                                 concat(parts, 1);
+                               }}}});
   table.push_back(
       {.name = "concat",
        .inputs = {real({7, 31}), real({1, 31}), real({33, 31})},
@@ -207,6 +248,8 @@ void add_shape_cases(OpTable& table) {
   add_gather_and_scatter(table, 70, 67, 1025);
   add_gather_and_scatter(table, 5000, 7, 3);  // more sources than a block sorts
   set_bench(table, "permute_0_2_3_1_of_6138", {real({32, 64, 56, 56})});
+  set_bench(table, "concat_axis1", {real({32, 1, 768}), real({32, 196, 768})});
+  set_bench(table, "narrow_axis1", {real({32, 197, 768})});
   set_bench(table, "gather_rows_31_of_1025_7", {real({65536, 128}), integers(4096, 0, 65536)});
   set_bench(table, "scatter_add_rows_33_to_7_31", {real({10000, 512}), integers(10000, 0, 7)});
 }

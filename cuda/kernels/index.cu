@@ -78,6 +78,18 @@ struct ScatterAdd {
   }
 };
 
+template <typename Word>
+struct CopyBlock {
+  const Word* x;
+  BlockArgs block;
+  Word* y;
+  __device__ void operator()(int64_t i) const {
+    const int64_t row = i / block.width, col = i % block.width;
+    y[row * block.to_pitch + block.to_first + col] =
+        x[row * block.from_pitch + block.from_first + col];
+  }
+};
+
 // y's axes with the strides at which they walk over x.
 struct PermuteWalk {
   int rank;
@@ -147,6 +159,14 @@ void CudaBackend::scatter_add_rows(const Tensor& x, const Tensor& index, Tensor&
       map(out, out.numel(),
           ScatterAdd<T>{x.data<T>(), sorted.data<int64_t>(), starts.data<int64_t>(), sources, cols,
                         out.data<T>()});
+  });
+}
+
+void CudaBackend::copy_block(const Tensor& x, const BlockArgs& block, Tensor& y) {
+  with_word(x.dtype(), [&](auto tag) {
+    using Word = decltype(tag);
+    map(y, block.rows * block.width,
+        CopyBlock<Word>{words<Word>(x), block, static_cast<Word*>(y.raw())});
   });
 }
 

@@ -21,6 +21,17 @@ void CpuBackend::gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
   });
 }
 
+void CpuBackend::copy_block(const Tensor& x, const BlockArgs& block, Tensor& y) {
+  const auto element = static_cast<int64_t>(size_of(x.dtype()));
+  const auto* from = static_cast<const std::byte*>(x.raw());
+  auto* to = static_cast<std::byte*>(y.raw());
+  for_each_row(block.rows, block.width, [&](int64_t row) {
+    std::memcpy(to + (row * block.to_pitch + block.to_first) * element,
+                from + (row * block.from_pitch + block.from_first) * element,
+                static_cast<size_t>(block.width * element));
+  });
+}
+
 void CpuBackend::scatter_add_rows(const Tensor& x, const Tensor& index, Tensor& out) {
   if (x.numel() == 0) return;
   const int64_t rows = out.dim(0), sources = index.numel(), cols = x.numel() / sources;
