@@ -39,6 +39,7 @@ Variable mean(const Variable& x, int axis);
 
 // ---- shape
 Variable reshape(const Variable& x, const Shape& shape);
+Variable broadcast_to(const Variable& x, const Shape& shape);
 Variable permute(const Variable& x, std::initializer_list<int> axes);
 Variable narrow(const Variable& x, int64_t start, int64_t length, int axis = 0);
 Variable concat(std::span<const Variable> parts, int axis = 0);

@@ -10,6 +10,12 @@ Variable reshape(const Variable& x, const Shape& shape) {
       [from = x.shape()](const Tensor& dy) -> TensorList { return {dy.reshape(from)}; });
 }
 
+Variable broadcast_to(const Variable& x, const Shape& shape) {
+  return Variable::result(
+      "broadcast_to", ops::broadcast_to(x.value(), shape), {x},
+      [from = x.shape()](const Tensor& dy) -> TensorList { return {ops::sum_to(dy, from)}; });
+}
+
 namespace {
 Tensor permute_by(const Tensor& x, std::span<const int> axes) {
   switch (axes.size()) {

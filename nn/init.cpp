@@ -49,10 +49,40 @@ void initialize(Module& module, uint64_t seed, bool zero_init_residual) {
       value.zero_();
     }
   }
-  if (!zero_init_residual) return;
-  for_each_module(module, [](Module& m) {
-    if (auto* net = dynamic_cast<ResNet*>(&m)) net->zero_residual_branches();
+  for_each_module(module, [&](Module& m) {
+    m.initialize(seed);
+    auto* net = dynamic_cast<ResNet*>(&m);
+    if (net && zero_init_residual) net->zero_residual_branches();
   });
+}
+
+void initialize_transformer(Module& module, uint64_t seed, bool xavier) {
+  constexpr double kStddev = 0.02;
+  double patch_bound = 0;  // of the patch embedding, whose bias follows it
+  for (NamedParameter& p : parameters(module)) {
+    Tensor& value = p.value.value();
+    if (!p.value.requires_grad()) continue;  // fixed position embeddings
+    const RandomKey key = key_of(seed, "transformer." + p.name);
+    const int64_t fan_out = value.rank() > 0 ? value.dim(0) : 1, fan_in = value.numel() / fan_out;
+    const auto uniform = [&](double bound) {
+      value.copy_(ops::random_uniform(value.shape(), key, -bound, bound));
+    };
+    const bool patches = p.name.find("patch_embed") != std::string::npos;
+    if (value.rank() == 1) {
+      if (patches && !xavier)
+        uniform(patch_bound);
+      else
+        value.fill_(p.name.ends_with("weight") ? 1.0 : 0.0);
+    } else if (value.rank() == 3) {
+      value.copy_(ops::random_normal(value.shape(), key, 0.0, kStddev));
+    } else if (xavier) {
+      uniform(std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
+    } else if (patches) {
+      uniform(patch_bound = linear_bound(fan_in));
+    } else {
+      value.copy_(ops::random_normal(value.shape(), key, 0.0, kStddev));
+    }
+  }
 }
 
 void initialize_normal(Linear& layer, uint64_t seed, double stddev) {

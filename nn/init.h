@@ -11,6 +11,10 @@ namespace facet {
 // and their biases U(+-1/sqrt(fan_in)). With zero_init_residual the last norm weight of every
 // residual block starts at 0.
 void initialize(Module& module, uint64_t seed, bool zero_init_residual = false);
+// The parameters of a transformer: tokens, learned position embeddings N(0, .02), norms weight 1,
+// biases 0, and linear layers N(0, .02), or with `xavier` U(+-sqrt(6 / (in + out))), as MAE.
+// Without it the patch embedding is drawn as PyTorch draws a convolution, U(+-1/sqrt(fan_in)).
+void initialize_transformer(Module& module, uint64_t seed, bool xavier);
 // Weight N(0, stddev), bias 0: the usual start of a classifier on a trained network.
 void initialize_normal(Linear& layer, uint64_t seed, double stddev);
 

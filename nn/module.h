@@ -38,6 +38,9 @@ class Module {
   virtual ~Module() = default;
   virtual void visit(ModuleVisitor& visitor) = 0;
 
+  // Draws parameters that do not follow the rules of nn/init.h, and their buffers.
+  virtual void initialize(uint64_t seed) { (void)seed; }
+
   // Training mode: batch statistics in batch norm, drop path on. Modules read it when they run.
   bool training() const { return training_; }
   void train(bool on = true);  // this module and its children

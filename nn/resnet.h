@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/encoder.h"
 #include "nn/layers.h"
 
 namespace facet {
@@ -25,14 +26,6 @@ struct ResNetOptions {
 
 class ResidualBlock;
 
-// An encoder maps images to one feature row an image.
-class Encoder : public Module {
- public:
-  // x (N, H, W, C) -> (N, feature_dim())
-  virtual Variable features(const Variable& x) = 0;
-  virtual int64_t feature_dim() const = 0;
-};
-
 class ResNet final : public Encoder {
  public:
   explicit ResNet(const ResNetOptions& options);
@@ -41,7 +34,7 @@ class ResNet final : public Encoder {
   Variable features(const Variable& x) override;
   Variable logits(const Variable& x);  // needs num_classes > 0
   // Outputs of the four stages (N, H, W, C), for CKA.
-  VariableList stages(const Variable& x);
+  VariableList stages(const Variable& x) override;
   int64_t feature_dim() const override { return feature_dim_; }
   // Weight 0 for the last norm of every block, so that each starts as its shortcut (Goyal et al.
   // 2017).

@@ -23,6 +23,10 @@ inline void fill(Module& module, DType dtype = DType::f64) {
       value = ops::affine(0.1, hashed(t.name, shape), 0.0);
     } else if (t.name.ends_with("running_var")) {
       value = ops::affine(0.5, hashed(t.name, shape), 1.0);
+    } else if (t.name.ends_with("_token") || t.name.ends_with("pos_embed")) {
+      value = ops::affine(0.02, hashed(t.name, shape), 0.0);
+    } else if (t.name.ends_with("weight_g")) {
+      value = Tensor::full(shape, 1.0, DType::f64);
     } else if (shape.rank() == 1) {
       value = ops::affine(0.1, hashed(t.name, shape), 1.0);
     } else {

@@ -1,0 +1,22 @@
+// Encoder: a network that maps images to one feature row an image.
+#pragma once
+
+#include "nn/module.h"
+
+namespace facet {
+
+class Encoder : public Module {
+ public:
+  // x (N, H, W, C) -> (N, feature_dim())
+  virtual Variable features(const Variable& x) = 0;
+  virtual int64_t feature_dim() const = 0;
+  // Activations after each stage or block, for CKA.
+  virtual VariableList stages(const Variable& x) = 0;
+
+  // Whether forwards in training draw random numbers (drop path).
+  virtual bool random() const { return false; }
+  // Where they come from until the next call: the same key, the same numbers.
+  virtual void set_random_key(const RandomKey& key) { (void)key; }
+};
+
+}  // namespace facet
