@@ -4,6 +4,7 @@
 
 #include "apps/options.h"
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "ssl/moco.h"
 #include "ssl/simclr.h"
 #include "ssl/supcon.h"

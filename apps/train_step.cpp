@@ -9,7 +9,12 @@ namespace facet {
 namespace {
 
 // On the device, where views that are only planned are made, and in the precision asked for.
-Batch prepared(const Batch& batch, const StepOptions& options) {
+Batch prepared(const Batch& given, Objective& objective, int64_t step, const StepOptions& options) {
+  Batch batch = given;
+  objective.prepare(batch, step);
+  set_random_key(
+      objective,
+      random_key(options.seed, RandomPurpose::drop_path).child(static_cast<uint64_t>(step)));
   Batch moved = batch.to(options.device);
   for (Tensor& view : moved.views) view = view.cast(options.precision);
   return moved;
@@ -45,13 +50,15 @@ struct TrainStep::Recording {
 TrainStep::~TrainStep() = default;
 
 bool TrainStep::can_record() const {
-  return options_.graph && warm_ && !options_.device.is_cpu() && objective_.replayable();
+  return options_.graph && warm_ && !options_.device.is_cpu() && objective_.replayable() &&
+         !draws_random_numbers(objective_);
 }
 
 void TrainStep::record(const Batch& batch, int64_t step) {
   auto next = std::make_unique<Recording>(options_.device.index);
   next->inputs = batch;
   for (Tensor& view : next->inputs.views) view = view.clone();
+  for (Tensor& tensor : next->inputs.extra) tensor = tensor.clone();
   next->inputs.labels = next->inputs.labels.clone();
   for (const NamedTensor& buffer : buffers(objective_))
     if (buffer.value.dtype() == DType::i64 && buffer.value.device().is_cpu())
@@ -81,7 +88,7 @@ void TrainStep::record(const Batch& batch, int64_t step) {
 }
 
 double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
-  const Batch batch = prepared(given, options_);
+  const Batch batch = prepared(given, objective_, step, options_);
   replayed_ = false;
   if (can_record() && (!recording_ || !same_shapes(recording_->inputs, batch))) record(batch, step);
   if (!can_record() || !recording_) {
@@ -89,6 +96,7 @@ double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
     return objective_.train_step(batch, optimizer_, lr, step, options_.clip);
   }
   for (size_t v = 0; v < batch.views.size(); ++v) recording_->inputs.views[v].copy_(batch.views[v]);
+  for (size_t i = 0; i < batch.extra.size(); ++i) recording_->inputs.extra[i].copy_(batch.extra[i]);
   recording_->inputs.labels.copy_(batch.labels);
   recording_->graph.replay();
   replayed_ = true;
@@ -107,7 +115,8 @@ struct TrainStep::Recording {};
 TrainStep::~TrainStep() = default;
 
 double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
-  return objective_.train_step(prepared(batch, options_), optimizer_, lr, step, options_.clip);
+  return objective_.train_step(prepared(batch, objective_, step, options_), optimizer_, lr, step,
+                               options_.clip);
 }
 
 #endif

@@ -11,6 +11,7 @@ namespace facet {
 struct StepOptions {
   Device device;                 // where the objective's networks are
   DType precision = DType::f32;  // of images and activations; parameters and statistics stay f32
+  uint64_t seed = 0;             // of what networks draw (drop path)
   double clip = 0.0;             // global gradient norm; 0: none
   bool graph = true;             // record steps where the device and the objective can
 };

@@ -84,8 +84,10 @@ Variable softmax(const Variable& x);
 Variable log_softmax(const Variable& x);
 // Mean over the rows whose label is not negative. Labels i64 (rows).
 Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoothing = 0.0);
-// Mean over rows of -sum_k target_k log softmax(logits)_k.
-Variable soft_cross_entropy(const Variable& logits, const Tensor& targets);
+// Mean over rows of -sum_k target_k log softmax(scale logits)_k, row i with the target
+// target_rows[i], or i.
+Variable soft_cross_entropy(const Variable& logits, const Tensor& targets, double scale = 1.0,
+                            const Tensor& target_rows = {});
 // Contrastive losses: logits (anchors, candidates), labels i64 that say which columns are positives
 // of which rows, the rest as in backend.def. Returns one loss a row.
 Variable contrastive_loss(const Variable& logits, const Variable& positive,

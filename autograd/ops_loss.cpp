@@ -50,15 +50,17 @@ Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoo
       });
 }
 
-Variable soft_cross_entropy(const Variable& logits, const Tensor& targets) {
-  auto [loss, lse] = ops::soft_cross_entropy(logits.value(), targets);
+Variable soft_cross_entropy(const Variable& logits, const Tensor& targets, double scale,
+                            const Tensor& target_rows) {
+  auto [loss, lse] = ops::soft_cross_entropy(logits.value(), targets, scale, target_rows);
   const Tensor count =
       Tensor::full({}, static_cast<double>(logits.value().rows()), loss.dtype(), loss.device());
   return Variable::result(
       "soft_cross_entropy", mean_of(loss, count), {logits},
-      [logits = logits.value(), targets, lse = lse, count](const Tensor& dy) -> TensorList {
-        return {ops::soft_cross_entropy_backward(logits, targets, lse,
-                                                 row_gradient(dy, logits.rows(), count))};
+      [logits = logits.value(), targets, scale, target_rows, lse = lse,
+       count](const Tensor& dy) -> TensorList {
+        return {ops::soft_cross_entropy_backward(
+            logits, targets, lse, row_gradient(dy, logits.rows(), count), scale, target_rows)};
       });
 }
 

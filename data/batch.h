@@ -20,10 +20,13 @@ struct Batch {
   // Instead of views where a device is to make them.
   Tensor pixels = {};  // u8
   std::vector<PlannedViews> planned = {};
+  // What the objective drew for this batch (Objective::prepare).
+  TensorList extra = {};
 
   Batch to(Device device) const {
     Batch moved{{}, labels.to(device), indices};
     for (const Tensor& view : views) moved.views.push_back(view.to(device));
+    for (const Tensor& tensor : extra) moved.extra.push_back(tensor.to(device));
     if (planned.empty()) return moved;
     const Tensor there = pixels.to(device);
     for (const PlannedViews& view : planned)

@@ -1,7 +1,7 @@
 // Encoder: a network that maps images to one feature row an image.
 #pragma once
 
-#include "nn/module.h"
+#include "nn/layers.h"
 
 namespace facet {
 
@@ -10,13 +10,17 @@ class Encoder : public Module {
   // x (N, H, W, C) -> (N, feature_dim())
   virtual Variable features(const Variable& x) = 0;
   virtual int64_t feature_dim() const = 0;
-  // Activations after each stage or block, for CKA.
-  virtual VariableList stages(const Variable& x) = 0;
+  // Activations after each stage or block, for CKA; the features alone where there are none.
+  virtual VariableList stages(const Variable& x) { return {features(x)}; }
 
   // Whether forwards in training draw random numbers (drop path).
   virtual bool random() const { return false; }
   // Where they come from until the next call: the same key, the same numbers.
   virtual void set_random_key(const RandomKey& key) { (void)key; }
 };
+
+// Gives every encoder in the module that key; whether one of them draws numbers.
+void set_random_key(Module& module, const RandomKey& key);
+bool draws_random_numbers(Module& module);
 
 }  // namespace facet

@@ -33,4 +33,28 @@ class ProjectionHead final : public Module {
   std::vector<std::unique_ptr<BatchNorm>> norm_;
 };
 
+struct DinoHeadOptions {
+  int64_t in = 768, hidden = 2048, bottleneck = 256, out = 65536;
+  bool norms = false;           // a batch norm after each of the first two layers
+  bool norm_last_layer = true;  // the last layer's row norms stay 1
+};
+
+// DINO's (Caron et al. 2021, section 3.2): Linear-GELU-Linear-GELU-Linear, L2 normalisation, and a
+// weight-normalised layer without bias, w = g v / |v| a row. The official names.
+class DinoHead final : public Module {
+ public:
+  explicit DinoHead(const DinoHeadOptions& options);
+  Variable operator()(const Variable& x);  // rows x in -> rows x out
+  void initialize(uint64_t seed) override;
+  void visit(ModuleVisitor& v) override;
+  // The last layer's parameters, which do not train at first.
+  VariableList last_layer() const { return {weight_g_, weight_v_}; }
+
+ private:
+  DinoHeadOptions options_;
+  std::vector<std::unique_ptr<Linear>> linear_;
+  std::vector<std::unique_ptr<BatchNorm>> norm_;
+  Variable weight_g_, weight_v_;  // (K, 1), (K, bottleneck)
+};
+
 }  // namespace facet

@@ -136,6 +136,15 @@ void copy_state(Module& from, Module& to) {
   }
 }
 
+void average_parameters(Module& average, Module& of, double momentum) {
+  TensorList averages, values;
+  for (const NamedParameter& p : parameters(average)) averages.push_back(p.value.value());
+  for (const NamedParameter& p : parameters(of)) values.push_back(p.value.value());
+  FACET_CHECK(averages.size() == values.size(), "average_parameters", "expected {} tensors, got {}",
+              averages.size(), values.size());
+  if (!averages.empty()) averages[0].backend().ema_step(averages, values, momentum);
+}
+
 LoadReport load_state(Module& module, const std::vector<NamedTensor>& values, bool strict) {
   std::map<std::string, const Tensor*> by_name;
   for (const NamedTensor& v : values) by_name[v.name] = &v.value;

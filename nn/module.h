@@ -63,6 +63,8 @@ void clear_grads(Module& module);
 void to_device(Module& module, Device device);
 void to_dtype(Module& module, DType dtype);  // floating parameters and buffers (f64 for checks)
 void copy_state(Module& from, Module& to);   // same structure; copies values
+// average <- momentum average + (1 - momentum) of's value, for every parameter; buffers are left.
+void average_parameters(Module& average, Module& of, double momentum);
 // Loads values by name, all or nothing. Throws a FileError that lists mismatched shapes and, when
 // strict, missing and unexpected names.
 struct LoadReport {

@@ -83,14 +83,8 @@ Variable MomentumContrast::loss(const Variable& features, const Tensor& key_imag
 void MomentumContrast::after_step(Comm& comm) {
   // The next step's keys come from the moved networks, as where they are moved before its forward;
   // at the first one both are copies, which moving leaves alone.
-  TensorList averages, values;
-  const auto pair = [&](Module& from, Module& to) {
-    for (const NamedParameter& p : parameters(from)) values.push_back(p.value.value());
-    for (const NamedParameter& p : parameters(to)) averages.push_back(p.value.value());
-  };
-  pair(*query_, *key_);
-  pair(query_head_, key_head_);
-  averages[0].backend().ema_step(averages, values, options_.momentum);
+  average_parameters(*key_, *query_, options_.momentum);
+  average_parameters(key_head_, query_head_, options_.momentum);
 
   const Tensor keys = comm.all_gather(keys_).cast(queue_.dtype());
   int64_t& at = *pointer_.data<int64_t>();

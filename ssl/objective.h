@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "data/batch.h"
-#include "nn/resnet.h"
+#include "nn/encoder.h"
 #include "optim/optimizer.h"
 #include "tensor/comm.h"
 
@@ -24,6 +24,9 @@ class Objective : public Module {
   virtual Encoder& encoder() = 0;
   // The parameters that the optimiser trains, grouped.
   virtual std::vector<ParamGroup> groups(double weight_decay);
+  // Called before loss() or train_step(): adds to the batch, which is still on the host, what is
+  // drawn there for it.
+  virtual void prepare(Batch& batch, int64_t step) { (void)batch, (void)step; }
   // The loss of a batch (scalar). step counts from 0.
   virtual Variable loss(const Batch& batch, int64_t step) = 0;
   // Whether loss() and its backward ask the same of a device for every batch of the same shapes: no

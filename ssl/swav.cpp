@@ -29,31 +29,6 @@ Tensor sinkhorn(const Tensor& scores, double epsilon, int iterations, Comm& comm
   return ops::mul(ops::mul(e, ops::affine(all, u, 0.0)), v.reshape({1, prototypes}));
 }
 
-Variable swapped_prediction(const Variable& scores, const TensorList& assignments,
-                            double temperature) {
-  FACET_CHECK(!assignments.empty() && scores.dim(0) % assignments[0].dim(0) == 0,
-              "swapped_prediction",
-              "expected scores (V B, K) and assignments (B, K), got {} and {}", scores.shape(),
-              assignments.empty() ? Shape{} : assignments[0].shape());
-  const int64_t samples = assignments[0].dim(0), crops = scores.dim(0) / samples;
-  const auto assigned = static_cast<int64_t>(assignments.size());
-  FACET_CHECK(crops >= 2 && assigned <= crops, "swapped_prediction",
-              "expected at least two crops, got {}", crops);
-  const Variable logits = affine(1.0 / temperature, scores);
-  Tensor every = assignments[0].clone();
-  for (size_t i = 1; i < assignments.size(); ++i) ops::add_(every, assignments[i]);
-  // Cross entropy is linear in its target: a crop is compared with the sum of all others' at once.
-  Variable total;
-  for (int64_t crop = 0; crop < crops; ++crop) {
-    const bool own = crop < assigned;
-    if (own && assigned == 1) continue;
-    const Tensor target = own ? ops::sub(every, assignments[static_cast<size_t>(crop)]) : every;
-    const Variable loss = soft_cross_entropy(narrow(logits, crop * samples, samples), target);
-    total = total.defined() ? total + loss : loss;
-  }
-  return affine(1.0 / static_cast<double>(assigned * (crops - 1)), total);
-}
-
 Swav::Swav(std::unique_ptr<Encoder> encoder, const SwavOptions& options)
     : options_(options),
       encoder_(std::move(encoder)),
@@ -87,17 +62,7 @@ void Swav::check_batch(int64_t batch_size) const {
 Variable Swav::loss(const Batch& batch, int64_t step) {
   const size_t crops = batch.views.size();
   FACET_CHECK(crops >= 2, "swav", "expected two crops or more a sample, got {}", crops);
-  // The encoder runs once for each run of crops of one size, the head once on all of them.
-  VariableList parts;
-  for (size_t first = 0; first < crops;) {
-    size_t last = first + 1;
-    while (last < crops && batch.views[last].shape() == batch.views[first].shape()) ++last;
-    parts.push_back(encoder_->features(
-        Variable(ops::concat(TensorList(batch.views.begin() + static_cast<ptrdiff_t>(first),
-                                        batch.views.begin() + static_cast<ptrdiff_t>(last))))));
-    first = last;
-  }
-  const Variable h = head_(parts.size() == 1 ? parts[0] : concat(parts));
+  const Variable h = head_(crop_features(*encoder_, batch.views));
   last_embeddings_ = h.value();
   const Variable z = l2_normalize(cast(h, acc_dtype(h.dtype())));
   prototypes_.value().copy_(ops::l2_normalize(prototypes_.value()).y);

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "nn/heads.h"
+#include "ssl/multicrop.h"
 #include "ssl/objective.h"
 
 namespace facet {
@@ -26,12 +27,6 @@ struct SwavOptions {
   // step `queue_from` on.
   int64_t queue = 0, queue_from = 0;
 };
-
-// The loss of equation 2 from scores (V B, K) of V crops, crop-major, and the assignments of the
-// first crops (each (B, K)): mean over them and over the other crops of the cross entropy of
-// softmax(scores / T).
-Variable swapped_prediction(const Variable& scores, const TensorList& assignments,
-                            double temperature);
 
 class Swav final : public Objective {
  public:

@@ -122,9 +122,11 @@ struct CrossEntropy {
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing = 0.0);
 Tensor cross_entropy_backward(const Tensor& logits, const Tensor& labels, double smoothing,
                               const Tensor& lse, const Tensor& dloss);
-CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets);
+CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets, double scale = 1.0,
+                                const Tensor& target_rows = {});
 Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, const Tensor& lse,
-                                   const Tensor& dloss);
+                                   const Tensor& dloss, double scale = 1.0,
+                                   const Tensor& target_rows = {});
 // Anchors against candidates, see backend.def; positive may be undefined.
 CrossEntropy contrastive_loss(const Tensor& logits, const Tensor& positive,
                               const Tensor& row_labels, const Tensor& column_labels, int64_t self);

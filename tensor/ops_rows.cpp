@@ -227,26 +227,42 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& labels, double
   return dlogits;
 }
 
-CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets) {
-  check_same_kind(logits, targets, "soft_cross_entropy");
-  FACET_CHECK(logits.rank() == 2, "soft_cross_entropy", "expected logits (rows, classes), got {}",
-              logits.shape());
-  check_shape(targets, logits.shape(), "targets", "soft_cross_entropy");
+namespace {
+void check_soft_targets(const Tensor& logits, double scale, const Tensor& targets,
+                        const Tensor& target_rows, const char* op) {
+  check_same_kind(logits, targets, op);
+  FACET_CHECK(logits.rank() == 2 && scale > 0, op,
+              "expected logits (rows, classes) and a positive scale, got {} and {}", logits.shape(),
+              scale);
+  if (!target_rows.defined()) return check_shape(targets, logits.shape(), "targets", op);
+  FACET_CHECK(targets.rank() == 2 && targets.dim(1) == logits.dim(1), op,
+              "expected targets (rows, {}), got {}", logits.dim(1), targets.shape());
+  check_index(target_rows, op);
+  check_shape(target_rows, {logits.dim(0)}, "target_rows", op);
+  check_bounds(target_rows, 0, targets.dim(0), "target_rows", op);
+}
+}  // namespace
+
+CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets, double scale,
+                                const Tensor& target_rows) {
+  check_soft_targets(logits, scale, targets, target_rows, "soft_cross_entropy");
   const DType acc = acc_dtype(logits.dtype());
   CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
                  Tensor::empty({logits.rows()}, acc, logits.device())};
-  if (logits.numel() > 0) logits.backend().soft_cross_entropy(logits, targets, r.loss, r.lse);
+  if (logits.numel() > 0)
+    logits.backend().soft_cross_entropy(logits, scale, targets, target_rows, r.loss, r.lse);
   return r;
 }
 
 Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, const Tensor& lse,
-                                   const Tensor& dloss) {
-  check_same_kind(logits, targets, "soft_cross_entropy_backward");
+                                   const Tensor& dloss, double scale, const Tensor& target_rows) {
+  check_soft_targets(logits, scale, targets, target_rows, "soft_cross_entropy_backward");
   check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss",
                "soft_cross_entropy_backward");
   Tensor dlogits = Tensor::empty_like(logits);
   if (logits.numel() > 0)
-    logits.backend().soft_cross_entropy_backward(logits, targets, lse, dloss, dlogits);
+    logits.backend().soft_cross_entropy_backward(logits, scale, targets, target_rows, lse, dloss,
+                                                 dlogits);
   return dlogits;
 }
 

@@ -38,7 +38,9 @@ enum class RandomPurpose : uint64_t {
   synthetic,
   split,
   bootstrap,
-  mix
+  mix,
+  mask,
+  drop_path
 };
 inline RandomKey random_key(uint64_t seed, RandomPurpose purpose) {
   return RandomKey{seed, 0}.child(static_cast<uint64_t>(purpose));

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "ssl/moco.h"
 #include "ssl/supcon.h"
 #include "tests/fill.h"

@@ -13,6 +13,7 @@
 #include "cuda/runtime.h"
 #include "cuda/trace.h"
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "ssl/simclr.h"
 #include "ssl/supervised.h"
 

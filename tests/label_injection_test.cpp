@@ -8,6 +8,7 @@
 #include <map>
 
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "optim/ema.h"
 #include "tensor/cpu/allocator.h"
 #include "tests/fill.h"

@@ -174,6 +174,39 @@ void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const
                    }}}});
 }
 
+// Rows that share targets, and a temperature.
+void add_shared_soft_cross_entropy(OpTable& table, int64_t rows, int64_t targets, int64_t classes) {
+  constexpr double kScale = 2.5;
+  table.push_back(
+      {.name = fmt::format("soft_cross_entropy_{}_to_{}_{}", rows, targets, classes),
+       .inputs = {real({rows, classes}, -2, 2), probability({targets, classes}),
+                  integers(rows, 0, targets)},
+       .run = one_output([](const VariableList& in) {
+         return soft_cross_entropy(in[0], in[1].value(), kScale, in[2].value());
+       }),
+       .reference = one_tensor([=](const TensorList& in) {
+         const Tensor scaled = ops::affine(kScale, in[0], 0.0);
+         const double *x = scaled.data<double>(), *t = in[1].data<double>();
+         double sum = 0;
+         for (int64_t r = 0; r < rows; ++r) {
+           const double lse = log_sum_exp(x + r * classes, classes);
+           const double* const target = t + in[2].data<int64_t>()[r] * classes;
+           for (int64_t k = 0; k < classes; ++k) sum -= target[k] * (x[r * classes + k] - lse);
+         }
+         return tabulate({}, [=](int64_t) { return sum / static_cast<double>(rows); });
+       }),
+       .terms = static_cast<double>(rows + classes),
+       .grad_terms = static_cast<double>(classes),
+       .errors = {{"soft_cross_entropy",
+                   [] {
+                     soft_cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({2, 3}), -1);
+                   }},
+                  {"soft_cross_entropy", [] {
+                     soft_cross_entropy(Variable(Tensor::zeros({2, 3})), Tensor::zeros({1, 3}), 1,
+                                        Tensor::from<int64_t>({0, 1}));
+                   }}}});
+}
+
 }  // namespace
 
 void add_loss_cases(OpTable& table) {
@@ -200,6 +233,10 @@ void add_loss_cases(OpTable& table) {
     add_soft_cross_entropy(table, rows, cols, probability({rows, cols}));
     add_soft_cross_entropy(table, rows, cols, constant({rows, cols}, -0.5, 1));
   }
+  add_shared_soft_cross_entropy(table, 33, 7, 31);
+  add_shared_soft_cross_entropy(table, 8, 3, 1025);
+  set_bench(table, "soft_cross_entropy_8_to_3_1025",
+            {real({640, 8192}), probability({192, 8192}), integers(640, 0, 192)});
   set_bench(table, "softmax_5_1023", {real({4096, 1000})});
   set_bench(table, "log_softmax_5_1023", {real({4096, 1000})});
   set_bench(table, "cross_entropy_31_33", {real({256, 1000}), integers(256, 0, 1000)});

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "tests/fill.h"
 #include "tests/gradcheck.h"
 

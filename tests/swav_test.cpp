@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "tests/fill.h"
 #include "tests/gradcheck.h"
 

@@ -3,6 +3,7 @@
 // any Objective.
 #include "data/loader.h"
 #include "nn/init.h"
+#include "nn/resnet.h"
 #include "ssl/objective.h"
 
 using namespace facet;

@@ -22,13 +22,13 @@ struct LogSumExp {
   A largest, sum;
 };
 template <typename T, typename A = acc_t<T>>
-__device__ LogSumExp<A> log_sum_exp(const T* x, int64_t cols, A* scratch) {
+__device__ LogSumExp<A> log_sum_exp(const T* x, int64_t cols, A* scratch, A scale = 1) {
   const A lowest = -std::numeric_limits<A>::infinity();
   A largest = lowest;
   for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) largest = Max{}(largest, widen(x[i]));
   largest = block_reduce(largest, Max{}, lowest, scratch);
-  const A sum =
-      row_sum<A>(cols, scratch, [=](int64_t i) { return std::exp(widen(x[i]) - largest); });
+  const A sum = row_sum<A>(cols, scratch,
+                           [=](int64_t i) { return std::exp(scale * (widen(x[i]) - largest)); });
   return {largest, sum};
 }
 
@@ -145,39 +145,52 @@ __global__ void cross_entropy_backward_kernel(const T* logits, const int64_t* la
   }
 }
 
+// What soft cross entropies read; see backend.def. target_rows: undefined is nullptr.
 template <typename T>
-__global__ void soft_cross_entropy_kernel(const T* logits, const T* targets, int64_t rows,
-                                          int64_t cols, acc_t<T>* loss, acc_t<T>* lse) {
+struct SoftTargets {
+  const T *logits, *targets;
+  const int64_t* target_rows;
+  int64_t rows, cols;
+  acc_t<T> scale;
+
+  __device__ const T* target_of(int64_t row) const {
+    return targets + (target_rows ? target_rows[row] : row) * cols;
+  }
+};
+
+template <typename T>
+__global__ void soft_cross_entropy_kernel(const __grid_constant__ SoftTargets<T> p, acc_t<T>* loss,
+                                          acc_t<T>* lse) {
   using A = acc_t<T>;
   SHARED_ARRAY(A, scratch, 32);
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const T *const x = logits + row * cols, *const target = targets + row * cols;
-    const LogSumExp<A> sums = log_sum_exp(x, cols, scratch);
-    const A largest = sums.largest, log_sum = std::log(sums.sum);
-    const A value = row_sum<A>(cols, scratch, [=](int64_t i) {
-      return widen(target[i]) * (log_sum - (widen(x[i]) - largest));
+  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    const T *const x = p.logits + row * p.cols, *const target = p.target_of(row);
+    const LogSumExp<A> sums = log_sum_exp(x, p.cols, scratch, p.scale);
+    const A largest = sums.largest, log_sum = std::log(sums.sum), scale = p.scale;
+    const A value = row_sum<A>(p.cols, scratch, [=](int64_t i) {
+      return widen(target[i]) * (log_sum - scale * (widen(x[i]) - largest));
     });
     if (threadIdx.x == 0) {
       loss[row] = value;
-      lse[row] = largest + log_sum;
+      lse[row] = scale * largest + log_sum;
     }
   }
 }
 
-// d logits = dloss (softmax sum(target) - target)
+// d logits = dloss scale (softmax sum(target) - target)
 template <typename T>
-__global__ void soft_cross_entropy_backward_kernel(const T* logits, const T* targets, int64_t rows,
-                                                   int64_t cols, const acc_t<T>* lse,
-                                                   const acc_t<T>* dloss, T* dlogits) {
+__global__ void soft_cross_entropy_backward_kernel(const __grid_constant__ SoftTargets<T> p,
+                                                   const acc_t<T>* lse, const acc_t<T>* dloss,
+                                                   T* dlogits) {
   using A = acc_t<T>;
   SHARED_ARRAY(A, scratch, 32);
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const T *const x = logits + row * cols, *const target = targets + row * cols;
-    const A total = row_sum<A>(cols, scratch, [=](int64_t i) { return widen(target[i]); });
-    const A shift = lse[row], factor = dloss[row];
-    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
-      dlogits[row * cols + i] =
-          static_cast<T>(factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
+  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    const T *const x = p.logits + row * p.cols, *const target = p.target_of(row);
+    const A total = row_sum<A>(p.cols, scratch, [=](int64_t i) { return widen(target[i]); });
+    const A shift = lse[row], factor = p.scale * dloss[row];
+    for (int64_t i = threadIdx.x; i < p.cols; i += blockDim.x)
+      dlogits[row * p.cols + i] = static_cast<T>(
+          factor * (std::exp(p.scale * widen(x[i]) - shift) * total - widen(target[i])));
   }
 }
 
@@ -330,24 +343,38 @@ void CudaBackend::cross_entropy_backward(const Tensor& logits, const Tensor& lab
   });
 }
 
-void CudaBackend::soft_cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& loss,
-                                     Tensor& lse) {
+namespace {
+template <typename T>
+SoftTargets<T> soft_targets(const Tensor& logits, double scale, const Tensor& targets,
+                            const Tensor& target_rows) {
+  return {logits.data<T>(),
+          targets.data<T>(),
+          target_rows.defined() ? target_rows.data<int64_t>() : nullptr,
+          logits.rows(),
+          logits.cols(),
+          static_cast<acc_t<T>>(scale)};
+}
+}  // namespace
+
+void CudaBackend::soft_cross_entropy(const Tensor& logits, double scale, const Tensor& targets,
+                                     const Tensor& target_rows, Tensor& loss, Tensor& lse) {
   dispatch_floating(logits.dtype(), "soft_cross_entropy", [&](auto tag) {
     using T = decltype(tag);
-    launch_rows<soft_cross_entropy_kernel<T>>(logits, logits.data<T>(), targets.data<T>(),
-                                              logits.rows(), logits.cols(), loss.data<acc_t<T>>(),
-                                              lse.data<acc_t<T>>());
+    launch_rows<soft_cross_entropy_kernel<T>>(logits,
+                                              soft_targets<T>(logits, scale, targets, target_rows),
+                                              loss.data<acc_t<T>>(), lse.data<acc_t<T>>());
   });
 }
 
-void CudaBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets,
+void CudaBackend::soft_cross_entropy_backward(const Tensor& logits, double scale,
+                                              const Tensor& targets, const Tensor& target_rows,
                                               const Tensor& lse, const Tensor& dloss,
                                               Tensor& dlogits) {
   dispatch_floating(logits.dtype(), "soft_cross_entropy_backward", [&](auto tag) {
     using T = decltype(tag);
     launch_rows<soft_cross_entropy_backward_kernel<T>>(
-        logits, logits.data<T>(), targets.data<T>(), logits.rows(), logits.cols(),
-        lse.data<acc_t<T>>(), dloss.data<acc_t<T>>(), dlogits.data<T>());
+        logits, soft_targets<T>(logits, scale, targets, target_rows), lse.data<acc_t<T>>(),
+        dloss.data<acc_t<T>>(), dlogits.data<T>());
   });
 }
 

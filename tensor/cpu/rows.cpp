@@ -16,10 +16,15 @@ struct LogSumExp {
 };
 
 template <typename T, typename A = acc_t<T>>
-LogSumExp<A> log_sum_exp(const T* x, int64_t cols) {
+LogSumExp<A> log_sum_exp(const T* x, int64_t cols, A scale = 1) {
   const A largest = max_term<A>(cols, [=](int64_t i) { return widen(x[i]); });
-  const A sum = sum_terms<A>(0, cols, [=](int64_t i) { return std::exp(widen(x[i]) - largest); });
+  const A sum =
+      sum_terms<A>(0, cols, [=](int64_t i) { return std::exp(scale * (widen(x[i]) - largest)); });
   return {largest, sum, std::log(sum)};
+}
+
+int64_t target_row(const Tensor& target_rows, int64_t row) {
+  return target_rows.defined() ? target_rows.data<int64_t>()[row] : row;
 }
 
 }  // namespace
@@ -165,40 +170,46 @@ void CpuBackend::cross_entropy_backward(const Tensor& logits, const Tensor& labe
   });
 }
 
-void CpuBackend::soft_cross_entropy(const Tensor& logits, const Tensor& targets, Tensor& loss,
-                                    Tensor& lse) {
+void CpuBackend::soft_cross_entropy(const Tensor& logits, double scale, const Tensor& targets,
+                                    const Tensor& target_rows, Tensor& loss, Tensor& lse) {
   dispatch_floating(logits.dtype(), "soft_cross_entropy", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = logits.cols();
+    const A s = static_cast<A>(scale);
     for_each_row(logits.rows(), cols, [&](int64_t row) {
-      const T *x = logits.data<T>() + row * cols, *target = targets.data<T>() + row * cols;
-      const LogSumExp<A> sums = log_sum_exp(x, cols);
+      const T* x = logits.data<T>() + row * cols;
+      const T* target = targets.data<T>() + target_row(target_rows, row) * cols;
+      const LogSumExp<A> sums = log_sum_exp(x, cols, s);
       const A largest = sums.largest, log_sum = sums.log_sum;
       loss.data<A>()[row] = sum_terms<A>(0, cols, [=](int64_t i) {
-        return widen(target[i]) * (log_sum - (widen(x[i]) - largest));
+        return widen(target[i]) * (log_sum - s * (widen(x[i]) - largest));
       });
-      lse.data<A>()[row] = largest + log_sum;
+      lse.data<A>()[row] = s * largest + log_sum;
     });
   });
 }
 
-// d logits = dloss (softmax sum(target) - target).
-void CpuBackend::soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets,
+// d logits = dloss scale (softmax sum(target) - target).
+void CpuBackend::soft_cross_entropy_backward(const Tensor& logits, double scale,
+                                             const Tensor& targets, const Tensor& target_rows,
                                              const Tensor& lse, const Tensor& dloss,
                                              Tensor& dlogits) {
   dispatch_floating(logits.dtype(), "soft_cross_entropy_backward", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = logits.cols();
+    const A s = static_cast<A>(scale);
     for_each_row(logits.rows(), cols, [&](int64_t row) {
-      const T *x = logits.data<T>() + row * cols, *target = targets.data<T>() + row * cols;
+      const T* x = logits.data<T>() + row * cols;
+      const T* target = targets.data<T>() + target_row(target_rows, row) * cols;
       T* to = dlogits.data<T>() + row * cols;
-      const A shift = lse.data<A>()[row], factor = dloss.data<A>()[row];
+      const A shift = lse.data<A>()[row], factor = s * dloss.data<A>()[row];
       const A total = sum_terms<A>(0, cols, [=](int64_t i) { return widen(target[i]); });
 #pragma omp simd
       for (int64_t i = 0; i < cols; ++i)
-        to[i] = static_cast<T>(factor * (std::exp(widen(x[i]) - shift) * total - widen(target[i])));
+        to[i] =
+            static_cast<T>(factor * (std::exp(s * widen(x[i]) - shift) * total - widen(target[i])));
     });
   });
 }
