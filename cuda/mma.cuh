@@ -7,9 +7,9 @@
 //   a[2] row g,     k 2t + 8, 2t + 9    d[0], d[1] row g,     columns 2t, 2t + 1
 //   a[3] row g + 8, k 2t + 8, 2t + 9    d[2], d[3] row g + 8, columns 2t, 2t + 1
 //
-// load_matrices() reads such words from shared memory. The emulated twins exchange the same words
-// between the same lanes; their sums run in the order of k, and are rounded where the device's need
-// not be.
+// load_matrices() reads such words from shared memory, pack_bf16() makes them of sums: d of two
+// neighbouring products is one a. The emulated twins exchange the same words between the same
+// lanes; their sums run in the order of k, and are rounded where the device's need not be.
 #pragma once
 
 #include "cuda/async.cuh"
@@ -72,6 +72,13 @@ inline void load_matrices_transposed(unsigned (&to)[4], const void* row,
     to[i] = detail::element(rows, i, 2 * t, g) | detail::element(rows, i, 2 * t + 1, g) << 16;
 }
 
+inline unsigned pack_bf16(float low, float high) {
+  return bf16(low).bits | static_cast<unsigned>(bf16(high).bits) << 16;
+}
+inline float exp2_fast(float x) {
+  return std::exp2(x);
+}
+
 #else
 
 // d += a b. All 32 lanes call it.
@@ -97,6 +104,20 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], cons
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
                : "memory");
+}
+
+// Both rounded to nearest even.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+// 2^x to 2 units in the last place, 0 where that is less than 2^-126: a score of -inf weighs
+// nothing. One instruction, where exp2f() takes four.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 }
 
 #endif

@@ -118,6 +118,10 @@ void add_attention_cases(OpTable& table) {
   add_attention_case(table, 2, 7, 3, 8);
   add_attention_case(table, 1, 33, 2, 16, 3);
   add_attention_case(table, 1, 65, 2, 64);
+  add_attention_case(table, 1, 150, 2, 32, 2);  // three tiles of queries, and of keys
+  add_attention_case(table, 2, 64, 1, 64);
+  add_attention_case(table, 1, 70, 2, 48);  // a head that fills no tile
+  add_attention_case(table, 1, 67, 2, 128);
   add_attention_case(table, 2, 31, 1, 5);
   add_attention_case(table, 1, 3, 1, 130);  // wider than the tiles take
   set_bench(table, "attention_2_7_3_8", {real({8, 197, 3, 12, 64})});

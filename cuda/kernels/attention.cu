@@ -1,8 +1,9 @@
 // Scaled dot-product attention of packed queries, keys and values (B, T, 3, H, D), after Dao et al.
-// 2022, "FlashAttention": scores live in shared memory alone, the softmax is corrected as larger
-// scores come, and the backward makes the scores again from lse. No sum crosses blocks, so results
-// are the same every time. Tensor cores are not used yet.
-#include "cuda/kernels/common.cuh"
+// 2022, "FlashAttention": scores never leave a block, the softmax is corrected as larger scores
+// come, and the backward makes the scores again from lse. No sum crosses blocks, so results are the
+// same every time. Heads of bf16 go to the tensor cores (attention_mma.cuh) where their rows come
+// in chunks of 16 bytes; f32, f64 and other heads to the tiles below.
+#include "cuda/kernels/attention_mma.cuh"
 
 namespace facet {
 
@@ -15,29 +16,6 @@ constexpr int kRowThreads = kThreads / kTile;      // threads that share a row: 
 constexpr int kMaxDim = 128;                       // of a head, on the tiled kernels
 constexpr int kPerThread = kMaxDim / kRowThreads;  // elements of a row, at most
 constexpr int kScores = kTile / kRowThreads;       // scores of a row
-
-template <typename T>
-struct Packed {
-  const T* qkv;
-  int64_t tokens, heads, dim;
-  acc_t<T> scale;
-
-  // Row t of part 0 (queries), 1 (keys) or 2 (values) of head `index` = image * heads + head.
-  __device__ int64_t at(int part, int64_t index, int64_t t) const {
-    return (((index / heads * tokens + t) * 3 + part) * heads + index % heads) * dim;
-  }
-  __device__ int64_t out_at(int64_t index, int64_t t) const {
-    return ((index / heads * tokens + t) * heads + index % heads) * dim;
-  }
-  __device__ acc_t<T> dot(const T* a, const T* b) const {
-    acc_t<T> sum = 0;
-    for (int64_t i = 0; i < dim; ++i) sum += widen(a[i]) * widen(b[i]);
-    return sum;
-  }
-  __device__ acc_t<T> score(int64_t index, int64_t query, int64_t key) const {
-    return scale * dot(qkv + at(0, index, query), qkv + at(1, index, key));
-  }
-};
 
 // ---- the naive twins: a thread for each element, scores computed again and again
 
@@ -197,14 +175,6 @@ __global__ void attention_kernel(const __grid_constant__ Packed<T> p, T* y, acc_
   if (lane == 0) lse[index * p.tokens + query] = largest + std::log(sum);
 }
 
-template <typename T>
-struct AttentionGradient {
-  Packed<T> p;
-  const T* dy;
-  const acc_t<T>*lse, *delta;
-  T* dqkv;
-};
-
 // Gradients of 32 queries (`of_keys` false) or of 32 keys and values: the block walks over the
 // other side's tiles. Grid (tiles, B * H).
 template <typename T, bool of_keys>
@@ -303,6 +273,9 @@ void CudaBackend::attention(const Tensor& qkv, double scale, Tensor& y, Tensor& 
       map(qkv, lse.numel(), NaiveLse<T>{p, lse.data<A>()});
       return map(qkv, y.numel(), NaiveAttention<T>{p, lse.data<A>(), y.data<T>()});
     }
+    if constexpr (std::is_same_v<T, bf16>)
+      if (takes_mma(p) && aligned(y.data<T>()))
+        return mma_attention(qkv, p, y.data<T>(), lse.data<A>());
     const auto bytes = static_cast<size_t>(shared_elements(p.dim, 3, 1)) * sizeof(A);
     launch_for<attention_kernel<T>>(qkv, tiles_of(qkv), kThreads, bytes, p, y.data<T>(),
                                     lse.data<A>());
@@ -322,6 +295,8 @@ void CudaBackend::attention_backward(const Tensor& qkv, const Tensor& y, const T
                  NaiveAttentionBackward<T>{p, dy.data<T>(), lse.data<A>(), delta.data<A>(),
                                            dqkv.data<T>()});
     const AttentionGradient<T> a{p, dy.data<T>(), lse.data<A>(), delta.data<A>(), dqkv.data<T>()};
+    if constexpr (std::is_same_v<T, bf16>)
+      if (takes_mma(p) && aligned(a.dy, a.dqkv)) return mma_attention_backward(qkv, a);
     const auto bytes = static_cast<size_t>(shared_elements(p.dim, 4, 2)) * sizeof(A);
     launch_for<attention_backward_kernel<T, false>>(qkv, tiles_of(qkv), kThreads, bytes, a);
     launch_for<attention_backward_kernel<T, true>>(qkv, tiles_of(qkv), kThreads, bytes, a);
