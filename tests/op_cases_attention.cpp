@@ -59,14 +59,20 @@ void add_layer_norm_case(OpTable& table, const Shape& shape, bool residual, doub
   table.push_back(std::move(row));
 }
 
+// skipped: elements before the first one, so that rows need not begin at multiples of 16 bytes.
 void add_attention_case(OpTable& table, int64_t b, int64_t t, int64_t h, int64_t d,
-                        double range = 1) {
+                        double range = 1, int64_t skipped = 0) {
+  const Shape shape{b, t, 3, h, d};
   table.push_back(
-      {.name = fmt::format("attention_{}_{}_{}_{}{}", b, t, h, d, range > 1 ? "_wide" : ""),
-       .inputs = {real({b, t, 3, h, d}, -range, range)},
-       .run = one_output([](const VariableList& in) { return attention(in[0]); }),
+      {.name = fmt::format("attention_{}_{}_{}_{}{}{}", b, t, h, d, range > 1 ? "_wide" : "",
+                           skipped > 0 ? "_unaligned" : ""),
+       .inputs = {real(skipped > 0 ? Shape{skipped + shape.numel()} : shape, -range, range)},
+       .run = one_output([=](const VariableList& in) {
+         if (skipped == 0) return attention(in[0]);
+         return attention(reshape(narrow(in[0], skipped, shape.numel()), shape));
+       }),
        .reference = one_tensor([=](const TensorList& in) {
-         const double* x = in[0].data<double>();
+         const double* x = in[0].data<double>() + skipped;
          const auto at = [=](int64_t image, int64_t token, int64_t part, int64_t head) {
            return (((image * t + token) * 3 + part) * h + head) * d;
          };
@@ -120,9 +126,11 @@ void add_attention_cases(OpTable& table) {
   add_attention_case(table, 1, 65, 2, 64);
   add_attention_case(table, 1, 150, 2, 32, 2);  // three tiles of queries, and of keys
   add_attention_case(table, 2, 64, 1, 64);
-  add_attention_case(table, 1, 70, 2, 48);  // a head that fills no tile
-  add_attention_case(table, 1, 67, 2, 128);
+  add_attention_case(table, 1, 70, 2, 48);  // heads that fill no tile
+  add_attention_case(table, 1, 67, 2, 72);
+  add_attention_case(table, 1, 21, 2, 128);
   add_attention_case(table, 2, 31, 1, 5);
+  add_attention_case(table, 2, 9, 1, 16, 1, 1);
   add_attention_case(table, 1, 3, 1, 130);  // wider than the tiles take
   set_bench(table, "attention_2_7_3_8", {real({8, 197, 3, 12, 64})});
   set_bench(table, "attention_1_65_2_64", {real({8, 50, 3, 12, 64})});

@@ -27,7 +27,7 @@ struct HeadTile {
   static constexpr int elements = kMmaRows * kD;
 
   // Begins to copy rows [first, first + 64) of those that begin at `from`, `pitch` apart.
-  __device__ static void copy(bf16* tile, const bf16* from, int64_t pitch, int first, int tokens,
+  __device__ static void copy(bf16* tile, const bf16* from, int pitch, int first, int tokens,
                               int dim) {
     const int thread = static_cast<int>(threadIdx.x);
     const int chunk = thread % kChunks;
@@ -51,27 +51,42 @@ struct HeadTile {
     return swizzled<kChunks>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
   }
 
-  // A warp's own 16 rows as the left factor.
+  // A warp's own 16 rows as the left factor: kept in registers, or read from shared memory each
+  // time.
+  template <bool kKept>
   struct Own {
-    unsigned words[kD / 16][4];
-    __device__ Own(const bf16* tile, int first) {
-      const int at = rows_first(first);
-      for (int k = 0; k < kD; k += 16) load_matrices(words[k / 16], tile + (at ^ k));
+    const bf16* tile;
+    int at;
+    unsigned kept[kKept ? kD / 16 : 1][4];
+
+    __device__ Own(const bf16* from, int first) : tile(from), at(rows_first(first)) {
+      if constexpr (kKept)
+        for (int k = 0; k < kD; k += 16) load_matrices(kept[k / 16], tile + (at ^ k));
+    }
+    __device__ __forceinline__ void read(unsigned (&to)[4], int k) const {
+      if constexpr (kKept)
+        for (int i = 0; i < 4; ++i) to[i] = kept[k / 16][i];
+      else
+        load_matrices(to, tile + (at ^ k));
     }
   };
 
   // scores (16, 8 kAcross) += own rows times rows [first, first + 8 kAcross) of the tile.
-  template <int kAcross>
-  __device__ __forceinline__ static void multiply(float (&scores)[kAcross][4], const Own& own,
-                                                  const bf16* tile, int first) {
+  template <int kAcross, bool kKept>
+  __device__ __forceinline__ static void multiply(float (&scores)[kAcross][4],
+                                                  const Own<kKept>& own, const bf16* tile,
+                                                  int first) {
     const int at = elements_first();
-    for (int k = 0; k < kD; k += 16)
+    for (int k = 0; k < kD; k += 16) {
+      unsigned left[4];
+      own.read(left, k);
       for (int j = 0; j < kAcross; j += 2) {
         unsigned rows[4];
         load_matrices(rows, tile + (at ^ k) + (first + j * 8) * kD);
-        mma(scores[j], own.words[k / 16], {rows[0], rows[1]});
-        mma(scores[j + 1], own.words[k / 16], {rows[2], rows[3]});
+        mma(scores[j], left, {rows[0], rows[1]});
+        mma(scores[j + 1], left, {rows[2], rows[3]});
       }
+    }
   }
 
   // sums (16, kD) += weights (16, 8 kAcross), rounded, times rows [first, first + 8 kAcross).
@@ -125,7 +140,7 @@ __device__ float across_lanes(float value, Op op) {
 // tiles of 64 x kD bf16: 40 KiB for kD 64. D at most kD and a multiple of 8, pointers multiples of
 // 16, scale > 0.
 template <int kD>
-__global__ void __launch_bounds__(kMmaThreads)
+__global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 4)
     attention_mma_kernel(const __grid_constant__ Packed<bf16> p, bf16* y, float* lse) {
   using Tile = HeadTile<kD>;
   bf16 *const mine = dynamic_shared<bf16>(), *const ring = mine + Tile::elements;
@@ -133,7 +148,8 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int first = static_cast<int>(blockIdx.x) * kMmaRows;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int row = static_cast<int>(threadIdx.x) / kWarp * 16;
-  const int64_t index = blockIdx.y, pitch = 3 * p.heads * p.dim;
+  const int64_t index = blockIdx.y;
+  const int out_pitch = static_cast<int>(p.heads) * dim, pitch = 3 * out_pitch;
   const auto stage = [&](int key) { return ring + key / kMmaRows % 2 * 2 * Tile::elements; };
   const auto fetch = [&](int key) {
     if (key < tokens) {
@@ -147,7 +163,8 @@ __global__ void __launch_bounds__(kMmaThreads)
   fetch(0);
   wait_copies<1>();
   __syncthreads();
-  const typename Tile::Own queries(mine, row);
+  // For kD 64 registers are worth more than loads: four blocks share a multiprocessor.
+  const typename Tile::template Own<(kD != 64)> queries(mine, row);
 
   // Element 2 h + i of a sum is in row lane / 4 + 8 h. Scores are scaled inside the exponent.
   const float scale = p.scale * kLog2e;
@@ -158,6 +175,7 @@ __global__ void __launch_bounds__(kMmaThreads)
     wait_copies<0>();
     __syncthreads();  // this tile is there, and the last one is read
     fetch(key + kMmaRows);
+    if (first + row >= tokens) continue;  // a warp without queries only copies
     float scores[kMmaRows / 8][4] = {};
     Tile::multiply(scores, queries, stage(key), 0);
     if (key + kMmaRows > tokens)
@@ -193,18 +211,19 @@ __global__ void __launch_bounds__(kMmaThreads)
     if (query < tokens && lane % 4 == 0)
       lse[index * tokens + query] = p.scale * largest[h] + std::log(sum);
   }
-  Tile::store(mine, out, factors, y + p.out_at(index, 0), p.heads * p.dim, row, first, tokens, dim);
+  Tile::store(mine, out, factors, y + p.out_at(index, 0), out_pitch, row, first, tokens, dim);
 }
 
 // Gradients = of 64 queries (`of_keys` false) or of 64 keys and values. Grid (tiles, B * H), block
-// 128, dynamic shared memory 6 tiles of 64 x kD bf16 and 1 KiB: 49 KiB for kD 64. D, pointers and
-// scale as above.
+// 128, dynamic shared memory 6 tiles of 64 x kD bf16, for keys also 2 of lse and delta: 48 or 49
+// KiB for kD 64. D, pointers and scale as above.
 template <int kD, bool of_keys>
-__global__ void __launch_bounds__(kMmaThreads)
+__global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 3)
     attention_backward_mma_kernel(const __grid_constant__ AttentionGradient<bf16> a) {
   using Tile = HeadTile<kD>;
-  constexpr int kAcross =
-      kD > 64 ? 2 : 4;  // eights of the other rows at a time: all must fit into registers
+  // As much as registers hold: eights of the other rows at a time, and whether own rows are kept.
+  constexpr int kAcross = kD > (of_keys ? 32 : 64) ? 2 : 4;
+  constexpr bool kKept = kD <= 64 || !of_keys;
   const Packed<bf16>& p = a.p;
   // Queries go with dy, keys with values: score = query . key, d prob = dy . value.
   bf16 *const mine = dynamic_shared<bf16>(), *const mine_grad = mine + Tile::elements;
@@ -214,10 +233,11 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int first = static_cast<int>(blockIdx.x) * kMmaRows;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   const int row = thread / kWarp * 16;
-  const int64_t index = blockIdx.y, pitch = 3 * p.heads * p.dim, grad_pitch = p.heads * p.dim;
+  const int64_t index = blockIdx.y;
+  const int out_pitch = static_cast<int>(p.heads) * dim, pitch = 3 * out_pitch;
   const auto copy_queries = [&](bf16* to, int from) {
     Tile::copy(to, p.qkv + p.at(0, index, 0), pitch, from, tokens, dim);
-    Tile::copy(to + Tile::elements, a.dy + p.out_at(index, 0), grad_pitch, from, tokens, dim);
+    Tile::copy(to + Tile::elements, a.dy + p.out_at(index, 0), out_pitch, from, tokens, dim);
   };
   const auto copy_keys = [&](bf16* to, int from) {
     Tile::copy(to, p.qkv + p.at(1, index, 0), pitch, from, tokens, dim);
@@ -264,7 +284,7 @@ __global__ void __launch_bounds__(kMmaThreads)
   }
   wait_copies<1>();
   __syncthreads();
-  const typename Tile::Own own(mine, row), own_grad(mine_grad, row);
+  const typename Tile::template Own<kKept> own(mine, row), own_grad(mine_grad, row);
 
   const float scale = p.scale * kLog2e;
   float grad[kD / 8][4] = {}, value_grad[of_keys ? kD / 8 : 1][4] = {};
@@ -276,7 +296,10 @@ __global__ void __launch_bounds__(kMmaThreads)
     if constexpr (of_keys) next = row_of(met + kMmaRows);
     const bf16* const other = ring + stage(met) * 2 * Tile::elements;
     const bf16* const other_grad = other + Tile::elements;
-    for (int from = 0; from < kMmaRows; from += 8 * kAcross) {
+    // What lies beyond the last row is left out; a warp without rows only copies. Besides, a bound
+    // that only the run knows keeps the loop from being unrolled, which would take more registers.
+    const int count = first + row < tokens ? min(kMmaRows, tokens - met) : 0;
+    for (int from = 0; from < count; from += 8 * kAcross) {
       float probs[kAcross][4] = {}, slopes[kAcross][4] = {};
       Tile::multiply(probs, own, other, from);
       Tile::multiply(slopes, own_grad, other_grad, from);
@@ -309,8 +332,8 @@ __global__ void __launch_bounds__(kMmaThreads)
 
 // Whether the kernels above take p; other tensors must be aligned(), too.
 inline bool takes_mma(const Packed<bf16>& p) {
-  return p.dim % kChunk == 0 && p.dim <= kMmaMaxDim && p.tokens < int64_t{1} << 30 && p.scale > 0 &&
-         aligned(p.qkv);
+  return p.dim % kChunk == 0 && p.dim <= kMmaMaxDim &&
+         p.tokens * 3 * p.heads * p.dim < int64_t{1} << 30 && p.scale > 0 && aligned(p.qkv);
 }
 
 namespace detail {
