@@ -133,6 +133,7 @@ TEST(OpTable, DevicesMoveEveryElementType) {
     expect_same(Tensor::full({3}, 5.0, from, device), Tensor::full({3}, 5.0, from));
     expect_same(ops::gather_rows(y, index.to(device)), ops::gather_rows(x, index));
     expect_same(ops::permute(y, {1, 0}), ops::permute(x, {1, 0}));
+    expect_same(ops::narrow(y, 1, 1, 1), ops::narrow(x, 1, 1, 1));
     if (!is_floating(from)) continue;
     Tensor want = Tensor::zeros({3, 2}, from);
     want.backend().scatter_add_rows(x, index, want);
