@@ -50,8 +50,7 @@ struct TrainStep::Recording {
 TrainStep::~TrainStep() = default;
 
 bool TrainStep::can_record() const {
-  return options_.graph && warm_ && !options_.device.is_cpu() && objective_.replayable() &&
-         !draws_random_numbers(objective_);
+  return options_.graph && warm_ && !options_.device.is_cpu() && objective_.replayable();
 }
 
 void TrainStep::record(const Batch& batch, int64_t step) {
@@ -122,7 +121,10 @@ double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
 #endif
 
 TrainStep::TrainStep(Objective& objective, Optimizer& optimizer, const StepOptions& options)
-    : objective_(objective), optimizer_(optimizer), options_(options) {}
+    : objective_(objective), optimizer_(optimizer), options_(options) {
+  // What networks draw changes from step to step, on the host.
+  options_.graph = options.graph && !draws_random_numbers(objective);
+}
 
 bool TrainStep::replays() const {
   return replayed_;

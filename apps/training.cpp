@@ -129,6 +129,7 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
   train_options.steps_per_epoch = per_epoch;
   train_options.step = {.device = device,
                         .precision = options.precision == "bf16" ? DType::bf16 : DType::f32,
+                        .seed = options.seed,
                         .clip = options.clip_grad,
                         .graph = options.graph};
   train_options.lr = [&, warmup, total](int64_t step) {

@@ -42,13 +42,9 @@ Variable permute(const Variable& x, std::initializer_list<int> axes) {
 Variable narrow(const Variable& x, int64_t start, int64_t length, int axis) {
   return Variable::result("narrow", ops::narrow(x.value(), start, length, axis), {x},
                           [shape = x.shape(), start, axis](const Tensor& dy) -> TensorList {
-                            const auto zeros = [&](int64_t n) {
-                              Shape part = shape;
-                              part.set(axis, n);
-                              return Tensor::zeros(part, dy.dtype(), dy.device());
-                            };
-                            const int64_t after = shape[axis] - start - dy.dim(axis);
-                            return {ops::concat(TensorList{zeros(start), dy, zeros(after)}, axis)};
+                            Tensor dx = Tensor::zeros(shape, dy.dtype(), dy.device());
+                            ops::narrow_copy_(dx, dy, start, axis);
+                            return {dx};
                           });
 }
 

@@ -61,7 +61,8 @@ Variable DinoHead::operator()(const Variable& x) {
 }
 
 void DinoHead::initialize(uint64_t seed) {
-  for (size_t i = 0; i < linear_.size(); ++i) initialize_normal(*linear_[i], seed + i, 0.02);
+  for (size_t i = 0; i < linear_.size(); ++i)
+    initialize_normal(*linear_[i], seed, 0.02, "dino_head." + std::to_string(i));
   weight_g_.value().fill_(1.0);
 }
 

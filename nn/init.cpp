@@ -85,9 +85,9 @@ void initialize_transformer(Module& module, uint64_t seed, bool xavier) {
   }
 }
 
-void initialize_normal(Linear& layer, uint64_t seed, double stddev) {
+void initialize_normal(Linear& layer, uint64_t seed, double stddev, const std::string& name) {
   Tensor& weight = layer.weight.value();
-  weight.copy_(ops::random_normal(weight.shape(), key_of(seed, "normal"), 0.0, stddev));
+  weight.copy_(ops::random_normal(weight.shape(), key_of(seed, name), 0.0, stddev));
   if (layer.bias.defined()) layer.bias.value().zero_();
 }
 

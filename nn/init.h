@@ -16,6 +16,8 @@ void initialize(Module& module, uint64_t seed, bool zero_init_residual = false);
 // Without it the patch embedding is drawn as PyTorch draws a convolution, U(+-1/sqrt(fan_in)).
 void initialize_transformer(Module& module, uint64_t seed, bool xavier);
 // Weight N(0, stddev), bias 0: the usual start of a classifier on a trained network.
-void initialize_normal(Linear& layer, uint64_t seed, double stddev);
+// `name` tells layers of one seed apart.
+void initialize_normal(Linear& layer, uint64_t seed, double stddev,
+                       const std::string& name = "normal");
 
 }  // namespace facet

@@ -9,10 +9,9 @@ namespace {
 
 struct Plan {
   const char* name;
-  int64_t width, depth, heads;
+  int64_t width, depth;
 };
-constexpr Plan kPlans[] = {
-    {"vit_tiny", 192, 12, 3}, {"vit_small", 384, 12, 6}, {"vit_base", 768, 12, 12}};
+constexpr Plan kPlans[] = {{"vit_tiny", 192, 12}, {"vit_small", 384, 12}, {"vit_base", 768, 12}};
 
 VitOptions resolved(VitOptions o) {
   const Plan* plan = nullptr;
@@ -23,9 +22,7 @@ VitOptions resolved(VitOptions o) {
         fmt::format("unknown architecture '{}': expected vit_tiny, vit_small or vit_base", o.arch));
   if (o.width == 0) o.width = plan->width;
   if (o.depth == 0) o.depth = plan->depth;
-  // Heads of timm's 64 channels, as far as they go.
-  if (o.heads == 0)
-    o.heads = o.width == plan->width ? plan->heads : std::max<int64_t>(1, o.width / 64);
+  if (o.heads == 0) o.heads = std::max<int64_t>(1, o.width / 64);  // timm's channels a head
   if (o.patch < 1 || o.image_size % o.patch != 0)
     throw UsageError(
         fmt::format("{}: expected an image size of whole patches, got {} pixels with "
@@ -128,7 +125,7 @@ Variable Vit::embed(const Variable& x, const KeptPatches& kept) {
   return reshape(concat(parts, 1), {images * (1 + per_image), width_});
 }
 
-Vit::Sequence Vit::run(const Variable& x, const KeptPatches& kept, VariableList* stages) {
+ResidualStream Vit::run(const Variable& x, const KeptPatches& kept, VariableList* stages) {
   const int64_t images = x.dim(0), depth = options_.depth;
   ResidualStream stream{embed(x, kept), {}};
   const int64_t tokens = stream.sum.dim(0) / images;
@@ -151,17 +148,17 @@ Vit::Sequence Vit::run(const Variable& x, const KeptPatches& kept, VariableList*
     stream = (*blocks_[static_cast<size_t>(i)])(stream, images, scales(i, 0), scales(i, 1));
     if (stages) stages->push_back(reshape(stream.sum + stream.branch, {images, tokens, width_}));
   }
-  return {stream, images};
+  return stream;
 }
 
 Variable Vit::tokens(const Variable& x, const KeptPatches& kept) {
   FACET_CHECK(norm_, "Vit", "{} was built with the mean of its patches", options_.arch);
-  return run(x, kept, nullptr).stream.norm(*norm_).y;
+  return run(x, kept, nullptr).norm(*norm_).y;
 }
 
 Variable Vit::features(const Variable& x) {
-  const auto [stream, images] = run(x, {}, nullptr);
-  const int64_t tokens = stream.sum.dim(0) / images;
+  const ResidualStream stream = run(x, {}, nullptr);
+  const int64_t images = x.dim(0), tokens = stream.sum.dim(0) / images;
   const auto sequence = [&](const Variable& rows) {
     return reshape(rows, {images, tokens, width_});
   };

@@ -64,11 +64,7 @@ class Vit final : public Encoder {
   void visit(ModuleVisitor& v) override;
 
  private:
-  struct Sequence {
-    ResidualStream stream;
-    int64_t images;
-  };
-  Sequence run(const Variable& x, const KeptPatches& kept, VariableList* stages);
+  ResidualStream run(const Variable& x, const KeptPatches& kept, VariableList* stages);
   Variable embed(const Variable& x, const KeptPatches& kept);
   Variable position_for(int64_t height, int64_t width) const;
 

@@ -67,20 +67,19 @@ MaeMask MaeMask::from_tensors(const TensorList& t) {
 
 Variable mae_loss(const Variable& predicted, const Tensor& images, int64_t patch, const Tensor& at,
                   bool norm_pix) {
-  Tensor target = ops::gather_rows(patchify(images, patch), at);
+  const DType acc = acc_dtype(predicted.dtype());
+  Tensor target = ops::gather_rows(patchify(images, patch), at).cast(acc);
   if (norm_pix) {
     // layer_norm divides by sqrt(biased variance + eps): both take the factor (n - 1) / n.
     const auto n = static_cast<double>(target.dim(1));
     const double unbiased = (n - 1.0) / n;
-    const DType acc = acc_dtype(target.dtype());
     target =
         ops::layer_norm(target, {},
                         Tensor::full({target.dim(1)}, std::sqrt(unbiased), acc, target.device()),
                         Tensor::zeros({target.dim(1)}, acc, target.device()), 1e-6 * unbiased)
             .y;
   }
-  const DType acc = acc_dtype(predicted.dtype());
-  return mean(square(cast(predicted, acc) - Variable(target.cast(acc))));
+  return mean(square(cast(predicted, acc) - Variable(target)));
 }
 
 Mae::Mae(std::unique_ptr<Vit> encoder, const MaeOptions& options)

@@ -429,6 +429,12 @@ int64_t entries_after(const Shape& shape, int axis) {
   for (int d = axis + 1; d < shape.rank(); ++d) n *= shape[d];
   return n;
 }
+
+void check_narrow(const Tensor& x, int64_t start, int64_t length, int axis) {
+  FACET_CHECK(
+      axis >= 0 && axis < x.rank() && start >= 0 && length >= 0 && start + length <= x.dim(axis),
+      "narrow", "entries {} to {} of axis {} of {}", start, start + length, axis, x.shape());
+}
 }  // namespace
 
 Tensor concat(std::span<const Tensor> parts, int axis) {
@@ -447,24 +453,30 @@ Tensor concat(std::span<const Tensor> parts, int axis) {
   Shape shape = parts[0].shape();
   shape.set(axis, length);
   Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].device());
-  const int64_t inner = entries_after(shape, axis);
   int64_t at = 0;
   for (const Tensor& part : parts) {
-    const int64_t width = part.dim(axis) * inner;
-    if (axis == 0) {
-      Tensor slot = out.narrow(at, part.dim(0));
-      slot.copy_(part);
-    } else if (part.numel() > 0) {
-      const BlockArgs block{.rows = part.numel() / width,
-                            .width = width,
-                            .from_pitch = width,
-                            .to_first = at * inner,
-                            .to_pitch = length * inner};
-      out.backend().copy_block(part, block, out);
-    }
+    narrow_copy_(out, part, at, axis);
     at += part.dim(axis);
   }
   return out;
+}
+
+void narrow_copy_(Tensor& out, const Tensor& part, int64_t start, int axis) {
+  check_narrow(out, start, part.dim(axis), axis);
+  if (part.numel() == 0) return;
+  if (axis == 0) {
+    Tensor slot = out.narrow(start, part.dim(0));
+    slot.copy_(part);
+    return;
+  }
+  const int64_t inner = entries_after(out.shape(), axis), width = part.dim(axis) * inner;
+  out.backend().copy_block(part,
+                           {.rows = part.numel() / width,
+                            .width = width,
+                            .from_pitch = width,
+                            .to_first = start * inner,
+                            .to_pitch = out.dim(axis) * inner},
+                           out);
 }
 
 Tensor narrow(const Tensor& x, int64_t start, int64_t length, int axis) {

@@ -147,6 +147,8 @@ Tensor transpose(const Tensor& x);  // last two axes, rank 2 or 3
 Tensor concat(std::span<const Tensor> parts, int axis = 0);
 // Entries start ... start + length - 1 along an axis: a view for axis 0, else a copy.
 Tensor narrow(const Tensor& x, int64_t start, int64_t length, int axis);
+// ... the other way: those of `out`, which is like `part` but for the axis, become the part's.
+void narrow_copy_(Tensor& out, const Tensor& part, int64_t start, int axis);
 
 // ---- random
 Tensor random_uniform(const Shape& shape, const RandomKey& key, double low = 0.0, double high = 1.0,

@@ -16,6 +16,7 @@ namespace facet {
 namespace {
 
 using test::hashed;
+using test::tensor_of;
 using test::wave;
 
 std::vector<double> values(const Tensor& t) {
@@ -254,11 +255,6 @@ std::unique_ptr<Moco> make_moco(const MocoOptions& options) {
   initialize(*moco, 3);
   moco->begin(3);
   return moco;
-}
-Tensor tensor_of(Module& module, const std::string& name) {
-  for (const NamedTensor& t : state(module))
-    if (t.name == name) return t.value;
-  throw Error("no tensor " + name);
 }
 const MocoOptions kSmallMoco = {.queue = 12, .projection_dim = 8, .splits = 2};
 

@@ -14,6 +14,8 @@
 #include "cuda/trace.h"
 #include "nn/init.h"
 #include "nn/resnet.h"
+#include "ssl/dino.h"
+#include "ssl/mae.h"
 #include "ssl/simclr.h"
 #include "ssl/supervised.h"
 
@@ -86,10 +88,11 @@ std::vector<double> losses(const Make& make, size_t views, Device device) {
     batch.views.push_back(ops::random_normal({8, 12, 12, 3}, {3, v}));
   batch.labels = Tensor::from<int64_t>({0, 1, 2, 3, 4, 0, 1, 2});
   batch.indices = batch.labels;
-  batch = batch.to(device);
   std::vector<double> result;
-  for (int64_t step = 0; step < 3; ++step)
-    result.push_back(objective->train_step(batch, optimizer, 0.05, step));
+  for (int64_t step = 0; step < 3; ++step) {
+    objective->prepare(batch, step);
+    result.push_back(objective->train_step(batch.to(device), optimizer, 0.05, step, 0.0));
+  }
   return result;
 }
 
@@ -111,6 +114,36 @@ TEST_F(CudaTest, SupervisedStepsGiveTheCpusLosses) {
 TEST_F(CudaTest, SimclrStepsGiveTheCpusLosses) {
   expect_the_cpus_losses(
       [] { return std::make_unique<Simclr>(small_network(), SimclrOptions{.temperature = 0.5}); },
+      2);
+}
+
+VitOptions small_vit() {
+  return {.arch = "vit_tiny", .patch = 4, .image_size = 12, .width = 32, .depth = 2, .heads = 2};
+}
+std::unique_ptr<Mae> small_mae() {
+  VitOptions options = small_vit();
+  options.position = VitOptions::Position::sincos;
+  auto mae = std::make_unique<Mae>(
+      std::make_unique<Vit>(options),
+      MaeOptions{.decoder_width = 16, .decoder_depth = 1, .decoder_heads = 2});
+  mae->begin(5);
+  return mae;
+}
+
+TEST_F(CudaTest, MaeStepsGiveTheCpusLosses) {
+  expect_the_cpus_losses([] { return small_mae(); }, 1);
+}
+
+TEST_F(CudaTest, DinoStepsGiveTheCpusLosses) {
+  // Pictures smaller than the position embedding is for: it is resampled.
+  VitOptions options = small_vit();
+  options.image_size = 16;
+  expect_the_cpus_losses(
+      [&] {
+        return std::make_unique<Dino>(
+            std::make_unique<Vit>(options), std::make_unique<Vit>(options),
+            DinoOptions{.out = 24, .hidden = 16, .bottleneck = 8, .freeze_epochs = 0});
+      },
       2);
 }
 
@@ -200,6 +233,7 @@ TEST_F(CudaTest, ReplayedStepsGiveTheBitsOfLaunchedOnes) {
     launched.graph = false;
     EXPECT_EQ(trained(supervised, 1, options, 4), trained(supervised, 1, launched, 0));
     EXPECT_EQ(trained(simclr, 2, options, 4), trained(simclr, 2, launched, 0));
+    EXPECT_EQ(trained(small_mae, 1, options, 4), trained(small_mae, 1, launched, 0));
   }
 }
 

@@ -16,6 +16,7 @@ namespace {
 
 using test::hashed;
 using test::image_input;
+using test::tensor_of;
 using test::wave;
 
 std::vector<double> values(const Tensor& t) {
@@ -106,11 +107,6 @@ Batch views(int64_t n, int step = 0, DType dtype = DType::f32) {
     batch.views.push_back(image_input(name + std::to_string(step), n, 8, dtype));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
-}
-Tensor tensor_of(Module& module, const std::string& name) {
-  for (const NamedTensor& t : state(module))
-    if (t.name == name) return t.value;
-  throw Error("no tensor " + name);
 }
 
 TEST(Dino, TheCentreFollowsTheTeachersMean) {

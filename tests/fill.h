@@ -44,6 +44,17 @@ inline void fill(Module& module, DType dtype = DType::f64) {
   to_dtype(module, dtype);
 }
 
+// A tensor of the module's state.
+inline Tensor tensor_of(Module& module, const std::string& name) {
+  for (const NamedTensor& t : state(module))
+    if (t.name == name) return t.value;
+  throw Error("no tensor " + name);
+}
+
+inline double norm(const Tensor& t) {
+  return std::sqrt(ops::reduce(ReduceOp::sum_squares, t.cast(DType::f64)).item());
+}
+
 // V(name, (N, 3, H, W)) as NHWC.
 inline Tensor image_input(std::string_view name, int64_t n, int64_t size, DType dtype) {
   return ops::permute(hashed(name, {n, 3, size, size}), {0, 2, 3, 1}).cast(dtype);

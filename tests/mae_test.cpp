@@ -17,11 +17,9 @@ namespace {
 using test::fill;
 using test::hashed;
 using test::image_input;
+using test::norm;
 using test::wave;
 
-double norm(const Tensor& t) {
-  return std::sqrt(ops::reduce(ReduceOp::sum_squares, t.cast(DType::f64)).item());
-}
 void expect_close(double got, double want, double relative) {
   EXPECT_NEAR(got, want, relative * std::fabs(want));
 }

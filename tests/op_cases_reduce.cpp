@@ -144,13 +144,13 @@ void add_broadcasts(OpTable& table) {
       {.name = "broadcast_to",
        .inputs = {real({7, 1, 4})},
        .run = one_output([](const VariableList& in) {
-         return Variable(ops::broadcast_to(in[0].value(), {5, 7, 3, 4}));
+         return broadcast_to(in[0], {5, 7, 3, 4});
        }),
        .reference = one_tensor([](const TensorList& in) {
          const double* x = in[0].data<double>();
          return tabulate({5, 7, 3, 4}, [=](int64_t i) { return x[i / 12 % 7 * 4 + i % 4]; });
        }),
-       .differentiable = false,
+       .grad_terms = 15,
        .errors = {{"broadcast_to", [] {
                      ops::broadcast_to(Tensor::zeros({2, 3}), {2, 4});
                    }}}});

@@ -104,20 +104,6 @@ void add_transpose_and_concat(OpTable& table) {
                      .differentiable = false,
                      .errors = {{"transpose", [] { ops::transpose(Tensor::zeros({3})); }}}});
   }
-  table.push_back({.name = "broadcast_middle",
-                   .inputs = {real({7, 1, 5})},
-                   .run = one_output([](const VariableList& in) {
-                     return broadcast_to(in[0], {7, 33, 5});
-                   }),
-                   .reference = one_tensor([](const TensorList& in) {
-                     return tabulate({7, 33, 5}, [&](int64_t i) {
-                       return in[0].data<double>()[i / 165 * 5 + i % 5];
-                     });
-                   }),
-                   .grad_terms = 33,
-                   .errors = {{"broadcast_to", [] {
-                                 broadcast_to(Variable(Tensor::zeros({2, 3})), {2, 4});
-                               }}}});
   for (const int axis : {0, 1, 2})
     table.push_back(
         {.name = fmt::format("narrow_axis{}", axis),

@@ -13,10 +13,7 @@ namespace {
 
 using test::fill;
 using test::image_input;
-
-double norm(const Tensor& t) {
-  return std::sqrt(ops::reduce(ReduceOp::sum_squares, t).item());
-}
+using test::norm;
 
 void expect_near(double got, double want, double relative) {
   EXPECT_NEAR(got, want, relative * std::max(1e-3, std::fabs(want)));

@@ -16,6 +16,7 @@ namespace facet {
 namespace {
 
 using test::hashed;
+using test::tensor_of;
 using test::wave;
 
 std::vector<double> values(const Tensor& t) {
@@ -116,11 +117,6 @@ Batch crops(int64_t n, int step = 0) {
     batch.views.push_back(test::image_input(name + number, n, 8, DType::f32));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
-}
-Tensor tensor_of(Module& module, const std::string& name) {
-  for (const NamedTensor& t : state(module))
-    if (t.name == name) return t.value;
-  throw Error("no tensor " + name);
 }
 const SwavOptions kSmall = {.prototypes = 6, .projection_dim = 8, .freeze_steps = 2};
 

@@ -276,6 +276,29 @@ TEST(VendorLibrariesDeathTest, MissingOnesCostSpeedOnly) {
               "\\[eigvalsh\\] CUDA devices need cuSOLVER for eigenvalues: ");
 }
 
+// A library that loads but cannot start (a part of it is missing, the driver is too old).
+TEST(VendorLibrariesDeathTest, OnesWithoutHandlesCostSpeedOnly) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto without = [] {
+    ::setenv("FACET_EMU_MACHINE", "vendor_handles=0", 1);
+    cuda::install();
+    const Tensor a = random({7, 33}), x = random({2, 6, 5, 4}), w = random({5, 3, 3, 4});
+    for (int time = 0; time < 2; ++time) {
+      const double product = worst_difference(ops::matmul(a.to(kCuda), a.to(kCuda), false, true),
+                                              ops::matmul(a, a, false, true));
+      fmt::print(stderr, "{} {}; ", product < 1e-5 ? "right" : "wrong", vendor::last_refusal());
+      const double images =
+          worst_difference(ops::conv2d(x.to(kCuda), w.to(kCuda), {}), ops::conv2d(x, w, {}));
+      fmt::print(stderr, "{} {}; ", images < 1e-5 ? "right" : "wrong", vendor::last_refusal());
+    }
+    std::exit(0);
+  };
+  // Each is asked once.
+  EXPECT_EXIT(without(), testing::ExitedWithCode(0),
+              "right cublasLtCreate: [^;]*; right cudnnCreate: [^;]*; right cudnnCreate: [^;]*; "
+              "right cudnnCreate: ");
+}
+
 TEST(VendorStandIns, RefuseWhatTheVendorRefuses) {
   cublasLtMatrixLayout_t layout = nullptr;
   ASSERT_EQ(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, 4, 5, 4), CUBLAS_STATUS_SUCCESS);

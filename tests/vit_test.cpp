@@ -15,10 +15,8 @@ namespace {
 
 using test::fill;
 using test::image_input;
+using test::norm;
 
-double norm(const Tensor& t) {
-  return std::sqrt(ops::reduce(ReduceOp::sum_squares, t.cast(DType::f64)).item());
-}
 void expect_close(double got, double want, double relative) {
   EXPECT_NEAR(got, want, relative * std::fabs(want));
 }
@@ -202,19 +200,15 @@ TEST(Vit, InitializesAsTimmAndAsMae) {
   options.position = VitOptions::Position::sincos;
   Vit mae(options);
   initialize(mae, 3);
-  const auto value = [](Vit& net, const std::string& name) {
-    for (const NamedTensor& t : state(net))
-      if (t.name == name) return t.value;
-    return Tensor();
-  };
   const auto deviation = [](const Tensor& t) {
     return norm(t) / std::sqrt(static_cast<double>(t.numel()));
   };
-  EXPECT_NEAR(deviation(value(timm, "blocks.0.mlp.fc1.weight")), .02, .002);
-  EXPECT_NEAR(deviation(value(timm, "pos_embed")), .02, .003);
-  EXPECT_NEAR(deviation(value(mae, "blocks.0.mlp.fc1.weight")), std::sqrt(2.0 / (24 + 96)), .01);
-  EXPECT_EQ(norm(value(timm, "blocks.0.attn.qkv.bias")), 0.0);
-  EXPECT_EQ(norm(ops::sub(value(mae, "pos_embed").reshape({17, 24}).cast(DType::f64),
+  EXPECT_NEAR(deviation(test::tensor_of(timm, "blocks.0.mlp.fc1.weight")), .02, .002);
+  EXPECT_NEAR(deviation(test::tensor_of(timm, "pos_embed")), .02, .003);
+  EXPECT_NEAR(deviation(test::tensor_of(mae, "blocks.0.mlp.fc1.weight")),
+              std::sqrt(2.0 / (24 + 96)), .01);
+  EXPECT_EQ(norm(test::tensor_of(timm, "blocks.0.attn.qkv.bias")), 0.0);
+  EXPECT_EQ(norm(ops::sub(test::tensor_of(mae, "pos_embed").reshape({17, 24}).cast(DType::f64),
                           sincos_position_embedding(4, 24).cast(DType::f32).cast(DType::f64))),
             0.0);
 }

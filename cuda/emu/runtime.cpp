@@ -80,6 +80,8 @@ State& state() {
         made->machine.memory_bytes = static_cast<size_t>(value);
       else if (key == "vendor_libraries")
         made->machine.vendor_libraries = value != 0;
+      else if (key == "vendor_handles")
+        made->machine.vendor_handles = value != 0;
       else if (key == "fail_allocation")
         made->faults.fail_allocation = value;
       else if (key == "fail_launch")

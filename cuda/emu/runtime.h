@@ -25,6 +25,7 @@ struct Machine {
   int driver_version = 13000;
   size_t memory_bytes = size_t{8} << 30;  // each device
   bool vendor_libraries = true;           // the stand-ins can be found
+  bool vendor_handles = true;             // and give handles
 };
 Machine& machine();
 
@@ -38,8 +39,8 @@ struct FaultPlan {
 void plan_faults(const FaultPlan& plan);
 FaultPlan faults();
 // At the start of the process FACET_EMU_MACHINE can set all of these, for tests of whole programs:
-// "devices=0", "driver=11000", "memory=BYTES", "vendor_libraries=0", "fail_allocation=N",
-// "fail_launch=N", comma-separated.
+// "devices=0", "driver=11000", "memory=BYTES", "vendor_libraries=0", "vendor_handles=0",
+// "fail_allocation=N", "fail_launch=N", comma-separated.
 
 // Back to a fresh process: streams emptied, errors forgotten, faults and machine as at the start.
 // Memory that is still allocated stays.

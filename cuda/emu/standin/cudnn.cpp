@@ -232,6 +232,7 @@ const char* cudnnGetErrorString(cudnnStatus_t status) {
   return "unknown";
 }
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
+  if (!facet::emu::machine().vendor_handles) return CUDNN_STATUS_NOT_INITIALIZED;
   *handle = new cudnnContext;
   cudaGetDevice(&(*handle)->device);
   return CUDNN_STATUS_SUCCESS;
