@@ -16,7 +16,7 @@ namespace {
 using namespace facet;
 
 constexpr Command kCommands[] = {
-    {"pretrain", run_pretrain, "train a network with SimCLR or with labels"},
+    {"pretrain", run_pretrain, "train a network, without labels or with them"},
     {"inject", run_inject, "inject labels into a pretrained network with a control cycle T"},
     {"probe", run_probe, "accuracy of a linear classifier on frozen features"},
     {"knn", run_knn, "accuracy of the nearest neighbours in feature space"},

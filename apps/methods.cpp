@@ -1,10 +1,17 @@
 #include "apps/methods.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <functional>
 
 #include "apps/options.h"
+#include "data/policy.h"
 #include "nn/init.h"
-#include "nn/resnet.h"
+#include "ssl/dino.h"
+#include "ssl/mae.h"
 #include "ssl/moco.h"
 #include "ssl/simclr.h"
 #include "ssl/supcon.h"
@@ -23,8 +30,9 @@ struct Method {
   bool labels;
 };
 constexpr Method kMethods[] = {
-    {"simclr", 0.1, false},    {"moco", 0.2, false},  {"swav", 0.1, false},
-    {"supervised", 0.0, true}, {"supcon", 0.1, true}, {"ce+selfsupcon", 0.07, true},
+    {"simclr", 0.1, false}, {"moco", 0.2, false},          {"swav", 0.1, false},
+    {"dino", 0.1, false},   {"mae", 0.0, false},           {"supervised", 0.0, true},
+    {"supcon", 0.1, true},  {"ce+selfsupcon", 0.07, true},
 };
 
 const Method& method_of(const std::string& name) {
@@ -34,16 +42,111 @@ const Method& method_of(const std::string& name) {
   return *found;
 }
 
-MocoOptions moco_options(const MethodOptions& method, int64_t samples, int64_t batch_size,
-                         uint64_t seed) {
+MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64_t seed) {
   // As many whole batches as there are samples: more would hold samples twice.
-  const int64_t fitting = std::min(kLargestQueue, samples) / batch_size * batch_size;
+  const int64_t fitting = std::min(kLargestQueue, run.samples) / run.batch_size * run.batch_size;
   return {.temperature = method.resolved_temperature(),
-          .queue = method.queue >= 0 ? method.queue : std::max(fitting, batch_size),
+          .queue = method.queue >= 0 ? method.queue : std::max(fitting, run.batch_size),
           .momentum = method.key_momentum,
           .projection_dim = method.projection_dim,
           .splits = static_cast<int>(method.norm_splits),
           .seed = seed};
+}
+
+DinoOptions dino_options(const MethodOptions& method, const RunSize& run) {
+  const int64_t per_epoch = std::max<int64_t>(run.samples / run.batch_size, 1);
+  return {.out = method.out_dim,
+          .hidden = method.head_hidden,
+          .bottleneck = method.head_bottleneck,
+          .head_norms = method.head_norms,
+          .norm_last_layer = method.norm_last_layer,
+          .student_temperature = method.resolved_temperature(),
+          .warmup_teacher_temperature = method.warmup_teacher_temperature,
+          .teacher_temperature = method.teacher_temperature,
+          .temperature_epochs = method.warmup_teacher_epochs,
+          .momentum = method.teacher_momentum,
+          .freeze_epochs = method.freeze_last_layer,
+          .steps_per_epoch = per_epoch,
+          .total_steps = per_epoch * run.epochs};
+}
+
+std::unique_ptr<Objective> make_mae(const MethodOptions& method, const NetworkOptions& network) {
+  if (!network.is_vit())
+    throw UsageError(
+        fmt::format("--method mae trains vision transformers: expected --arch {}, "
+                    "got {}",
+                    fmt::join(vit_names(), ", "), network.arch));
+  VitOptions vit = std::get<VitOptions>(network.resolve());
+  vit.position = VitOptions::Position::sincos;
+  vit.init = VitOptions::Init::xavier;
+  return std::make_unique<Mae>(std::make_unique<Vit>(vit),
+                               MaeOptions{.mask_ratio = method.mask_ratio,
+                                          .norm_pix = method.norm_pix,
+                                          .decoder_width = method.decoder_width,
+                                          .decoder_depth = method.decoder_depth,
+                                          .decoder_heads = method.decoder_heads});
+}
+
+std::unique_ptr<Objective> make_dino(const MethodOptions& method, const NetworkOptions& network,
+                                     const RunSize& run) {
+  NetworkOptions teacher = network;
+  teacher.drop_path = 0.0;
+  return std::make_unique<Dino>(make_encoder(network.resolve()), make_encoder(teacher.resolve()),
+                                dino_options(method, run));
+}
+
+// Mixing, erasing and smoothing of training with labels.
+MixedTraining mixed_training(const MethodOptions& method, int64_t batch_size, uint64_t seed) {
+  for (const auto& [option, value] : {std::pair{"--mixup-prob", method.mix_probability},
+                                      {"--mixup-switch-prob", method.switch_probability},
+                                      {"--reprob", method.erase_probability},
+                                      {"--smoothing", method.smoothing}})
+    if (!(value >= 0 && value <= 1))
+      throw UsageError(fmt::format("{}: expected 0 to 1, got {}", option, value));
+  if (!(method.mixup >= 0) || !(method.cutmix >= 0))
+    throw UsageError(fmt::format("--mixup and --cutmix: expected at least 0, got {} and {}",
+                                 method.mixup, method.cutmix));
+  const bool mixes = method.mixup > 0 || method.cutmix > 0;
+  if (mixes && batch_size % 2 != 0)
+    throw UsageError(fmt::format(
+        "--mixup and --cutmix pair images: expected an even --batch-size, got {}", batch_size));
+  return {.mix = {.mixup = method.mixup,
+                  .cutmix = method.cutmix,
+                  .probability = mixes ? method.mix_probability : 0.0,
+                  .switch_probability = method.switch_probability},
+          .erase = {.probability = method.erase_probability},
+          .seed = seed};
+}
+
+// timm's names: "original" (AutoAugment), "rand-m9-mstd0.5-inc1", "rand-m7-n3-inc1".
+std::optional<PipelineStep> policy_of(const std::string& text) {
+  if (text == "none") return std::nullopt;
+  if (text == "original") return auto_augment();
+  const auto fail = [&] {
+    return UsageError(fmt::format(
+        "--aa: expected none, original or one like rand-m9-mstd0.5-inc1, got '{}'", text));
+  };
+  if (!text.starts_with("rand-")) throw fail();
+  double magnitude = 9, deviation = 0, layers = 2;
+  bool increasing = false;
+  for (size_t at = 5; at <= text.size();) {
+    const size_t end = std::min(text.find('-', at), text.size());
+    const std::string part = text.substr(at, end - at);
+    const auto number = [&](const char* key, double& value) {
+      if (!part.starts_with(key)) return false;
+      const char* const first = part.data() + std::strlen(key);
+      const auto [stop, error] = std::from_chars(first, part.data() + part.size(), value);
+      return error == std::errc() && stop == part.data() + part.size();
+    };
+    double inc = 0;
+    if (number("inc", inc) && inc == 1)
+      increasing = true;
+    else if (!number("mstd", deviation) && !number("m", magnitude) && !number("n", layers))
+      throw fail();
+    at = end + 1;
+  }
+  if (!increasing || magnitude < 0 || magnitude > 10 || layers < 1 || deviation < 0) throw fail();
+  return rand_augment(magnitude, deviation, static_cast<int>(layers));
 }
 
 // Jitter of strength `s` times (.8, .8, .8, .2), the greying, and on larger pictures the blur. Grey
@@ -70,6 +173,13 @@ void MethodOptions::add_to(Options& options) {
   options.add("--temperature", temperature, "Of similarities (0: the method's own)");
   options.add("--projection-dim", projection_dim, "Outputs of the projection head");
   options.add("--smoothing", smoothing, "Supervised: label smoothing");
+  options.add("--mixup", mixup, "Supervised: alpha of mixup (0: none)");
+  options.add("--cutmix", cutmix, "Supervised: alpha of CutMix (0: none)");
+  options.add("--mixup-prob", mix_probability, "Supervised: chance to mix a batch");
+  options.add("--mixup-switch-prob", switch_probability, "Supervised: chance of CutMix, with both");
+  options.add("--reprob", erase_probability, "Supervised: chance to erase a box of an image");
+  options.add("--aa", policy,
+              "Supervised: none, original (AutoAugment) or rand-m9-mstd0.5-inc1 (RandAugment)");
   options.add("--queue", queue, "MoCo: remembered keys; SwAV: embeddings (-1: the method's own)");
   options.add("--key-momentum", key_momentum, "MoCo: of the key network");
   options.add("--norm-splits", norm_splits, "MoCo: parts of a batch with batch norms of their own");
@@ -77,8 +187,26 @@ void MethodOptions::add_to(Options& options) {
   options.add("--freeze-steps", freeze_steps, "SwAV: steps before the prototypes train");
   options.add("--queue-from", queue_from, "SwAV: step from which the queue is used");
   options.add("--epsilon", epsilon, "SwAV: smoothness of the assignments");
-  options.add("--local-crops", local_crops, "SwAV: small crops beside the two large ones");
-  options.add("--local-size", local_size, "SwAV: their pixels a side (0: 3/7 of the image size)");
+  options.add("--local-crops", local_crops,
+              "Small crops beside the two large ones (-1: 6 for SwAV and 8 for DINO, none for "
+              "images of up to 64 pixels)");
+  options.add("--local-size", local_size, "Their pixels a side (0: 3/7 of the image size)");
+  options.add("--out-dim", out_dim, "DINO: outputs of the head");
+  options.add("--head-hidden", head_hidden, "DINO: channels of the head's first layers");
+  options.add("--head-bottleneck", head_bottleneck, "DINO: channels before the last layer");
+  options.flag("--use-bn-in-head", head_norms, "DINO: batch norms in the head");
+  options.flag("--norm-last-layer", norm_last_layer, "DINO: rows of the last layer keep norm 1");
+  options.add("--teacher-temp", teacher_temperature, "DINO: temperature of the teacher");
+  options.add("--warmup-teacher-temp", warmup_teacher_temperature, "DINO: ... at first");
+  options.add("--warmup-teacher-temp-epochs", warmup_teacher_epochs, "DINO: epochs between both");
+  options.add("--momentum-teacher", teacher_momentum, "DINO: of the teacher, rising to 1");
+  options.add("--freeze-last-layer", freeze_last_layer,
+              "DINO: epochs before the last layer trains");
+  options.add("--mask-ratio", mask_ratio, "MAE: share of the patches that is masked");
+  options.flag("--norm-pix-loss", norm_pix, "MAE: patches are normalised before they are compared");
+  options.add("--decoder-width", decoder_width, "MAE: channels of the decoder");
+  options.add("--decoder-depth", decoder_depth, "MAE: blocks of the decoder");
+  options.add("--decoder-heads", decoder_heads, "MAE: attention heads of the decoder");
 }
 
 double MethodOptions::resolved_temperature() const {
@@ -99,16 +227,18 @@ bool uses_labels(const std::string& method) {
 }
 
 std::unique_ptr<Objective> make_objective(const MethodOptions& method,
-                                          const NetworkOptions& network, int64_t classes,
-                                          int64_t samples, int64_t batch_size, uint64_t seed) {
+                                          const NetworkOptions& network, const RunSize& run,
+                                          uint64_t seed) {
   if (!(method.temperature >= 0) || !(method.epsilon > 0) || method.projection_dim < 1)
     throw UsageError(
         fmt::format("--temperature, --epsilon and --projection-dim: expected positive numbers, got "
                     "{}, {} and {}",
                     method.temperature, method.epsilon, method.projection_dim));
-  if (!(method.key_momentum >= 0 && method.key_momentum <= 1))
-    throw UsageError(fmt::format("--key-momentum: expected 0 to 1, got {}", method.key_momentum));
-  const auto encoder = [&] { return std::make_unique<ResNet>(network.resolve()); };
+  for (const auto& [option, value] : {std::pair{"--key-momentum", method.key_momentum},
+                                      {"--momentum-teacher", method.teacher_momentum}})
+    if (!(value >= 0 && value <= 1))
+      throw UsageError(fmt::format("{}: expected 0 to 1, got {}", option, value));
+  const auto encoder = [&] { return make_encoder(network.resolve()); };
   const double temperature = method.resolved_temperature();
   std::unique_ptr<Objective> objective;
   if (method.method == "simclr")
@@ -116,8 +246,7 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
         encoder(),
         SimclrOptions{.temperature = temperature, .projection_dim = method.projection_dim});
   else if (method.method == "moco")
-    objective = std::make_unique<Moco>(encoder(), encoder(),
-                                       moco_options(method, samples, batch_size, seed));
+    objective = std::make_unique<Moco>(encoder(), encoder(), moco_options(method, run, seed));
   else if (method.method == "swav")
     objective =
         std::make_unique<Swav>(encoder(), SwavOptions{.temperature = temperature,
@@ -127,28 +256,98 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
                                                       .freeze_steps = method.freeze_steps,
                                                       .queue = std::max<int64_t>(method.queue, 0),
                                                       .queue_from = method.queue_from});
+  else if (method.method == "dino")
+    objective = make_dino(method, network, run);
+  else if (method.method == "mae")
+    objective = make_mae(method, network);
   else if (method.method == "supcon")
     objective = std::make_unique<Supcon>(
         encoder(), SupconOptions{.temperature = temperature, .base_temperature = temperature},
         method.projection_dim);
   else if (method.method == "ce+selfsupcon")
     objective = std::make_unique<CeSelfSupcon>(
-        encoder(), encoder(), classes,
-        HybridOptions{.moco = moco_options(method, samples, batch_size, seed)});
-  else
-    objective = std::make_unique<Supervised>(encoder(), classes, method.smoothing);
+        encoder(), encoder(), run.classes, HybridOptions{.moco = moco_options(method, run, seed)});
+  else {
+    auto supervised = std::make_unique<Supervised>(encoder(), run.classes, method.smoothing);
+    supervised->set_mixed_training(mixed_training(method, run.batch_size, seed));
+    objective = std::move(supervised);
+  }
   initialize(*objective, seed);
   objective->begin(seed);
-  objective->check_batch(batch_size);
+  objective->check_batch(run.batch_size);
   return objective;
 }
 
-std::vector<Pipeline> training_views(const MethodOptions& method, int size, const Normalization& n,
-                                     bool grey, double min_area) {
+namespace {
+
+// Two large crops and the method's number of small ones; each of the three has its own steps.
+std::vector<Pipeline> crops_of(const MethodOptions& method, const NetworkOptions& network,
+                               const Pipeline& first, const Pipeline& second,
+                               const std::function<Pipeline(int size)>& local) {
+  const int64_t size = network.image_size, patch = network.patch();
+  const int64_t usual = size <= kSmall ? 0 : method.method == "dino" ? 8 : 6;
+  const int64_t count = method.local_crops >= 0 ? method.local_crops : usual;
+  std::vector<Pipeline> views = {first, second};
+  if (count == 0) return views;
+  const int64_t local_size = method.local_size > 0
+                                 ? method.local_size
+                                 : std::max(size * 3 / 7 / patch, int64_t{1}) * patch;
+  if (local_size > size || local_size % patch != 0)
+    throw UsageError(fmt::format(
+        "--local-size: expected at most --image-size {}{}, got {}", size,
+        patch > 1 ? fmt::format(" and whole patches of {}", patch) : std::string(), local_size));
+  const Pipeline view = local(static_cast<int>(local_size));
+  views.insert(views.end(), static_cast<size_t>(count), view);
+  return views;
+}
+
+std::vector<Pipeline> dino_views(const MethodOptions& method, const NetworkOptions& network,
+                                 const Normalization& n, bool grey, double min_area) {
+  const auto size = static_cast<int>(network.image_size);
+  // The official areas of a ViT and of a ResNet-50; small pictures show little in 5 % of them.
+  const double border = min_area > 0 ? min_area : network.is_vit() ? .4 : .14;
+  const double smallest = size <= kSmall ? .2 : .05;
+  const auto view = [&](DinoView kind, int side, double low, double high) {
+    if (!grey && size > kSmall) return dino_pipeline(side, n, kind, low, high);
+    std::vector<PipelineStep> steps = colour_steps(.5, size, grey);
+    if (kind == DinoView::global2) steps.push_back(random_solarize(.2));
+    return crop_of(side, n, low, high, Filter::bicubic, std::move(steps));
+  };
+  return crops_of(method, network, view(DinoView::global1, size, border, 1),
+                  view(DinoView::global2, size, border, 1), [&](int side) {
+                    return view(DinoView::local, side, std::min(smallest, border), border);
+                  });
+}
+
+std::vector<Pipeline> swav_views(const MethodOptions& method, const NetworkOptions& network,
+                                 const Normalization& n, bool grey, double min_area) {
+  const auto size = static_cast<int>(network.image_size);
+  const bool small = size <= kSmall;
+  // Large crops above the area where small ones end.
+  const double border = small ? 0.3 : 0.14;
+  const std::vector<PipelineStep> colours = colour_steps(small ? .5 : 1, size, grey);
+  const Pipeline large =
+      crop_of(size, n, min_area > 0 ? min_area : border, 1, Filter::bilinear, colours);
+  return crops_of(method, network, large, large, [&](int side) {
+    return crop_of(side, n, .05, border, Filter::bilinear, colours);
+  });
+}
+
+}  // namespace
+
+std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkOptions& network,
+                                     const Normalization& n, bool grey, double min_area) {
+  const auto size = static_cast<int>(network.image_size);
   const bool small = size <= kSmall;
   const auto area = [&](double usual) { return min_area > 0 ? min_area : usual; };
-  if (method.method == "supervised")
-    return {supervised_pipeline(size, n, area(small ? 0.5 : 0.08))};
+  if (method.method == "supervised") {
+    const double low = area(small ? 0.5 : 0.08);
+    if (const auto policy = policy_of(method.policy))
+      return {{size, n, {random_resized_crop(size, low, 1, {}), random_flip(), *policy}}};
+    return {supervised_pipeline(size, n, low)};
+  }
+  if (method.method == "mae")
+    return {crop_of(size, n, area(small ? 0.5 : 0.2), 1, Filter::bicubic, {})};
   if (method.method == "simclr") {
     const double low = area(grey ? 0.3 : 0.08);
     const Pipeline view = grey    ? simclr_gray_pipeline(size, n, low)
@@ -156,17 +355,8 @@ std::vector<Pipeline> training_views(const MethodOptions& method, int size, cons
                                   : simclr_pipeline(size, n, low);
     return {view, view};
   }
-  if (method.method == "swav") {
-    // Large crops above the area where small ones end.
-    const double border = small ? 0.3 : 0.14;
-    const std::vector<PipelineStep> colours = colour_steps(small ? .5 : 1, size, grey);
-    const Pipeline large = crop_of(size, n, area(border), 1, Filter::bilinear, colours);
-    std::vector<Pipeline> views = {large, large};
-    const int local = method.local_size > 0 ? static_cast<int>(method.local_size) : size * 3 / 7;
-    for (int64_t i = 0; i < method.local_crops; ++i)
-      views.push_back(crop_of(local, n, .05, border, Filter::bilinear, colours));
-    return views;
-  }
+  if (method.method == "swav") return swav_views(method, network, n, grey, min_area);
+  if (method.method == "dino") return dino_views(method, network, n, grey, min_area);
   // MoCo v2, SupCon (which does not blur) and CE + SelfSupCon
   std::vector<PipelineStep> colours = colour_steps(.5, size, grey);
   if (method.method == "supcon" && !small && !grey) colours.pop_back();

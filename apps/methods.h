@@ -14,13 +14,27 @@ struct MethodOptions {
   std::string method = "simclr";
   double temperature = 0.0;  // 0: the method's own
   int64_t projection_dim = 128;
-  double smoothing = 0.0;
+  // Training with labels.
+  double smoothing = 0.0, mixup = 0.0, cutmix = 0.0, mix_probability = 1.0,
+         switch_probability = 0.5, erase_probability = 0.0;
+  std::string policy = "none";
   // MoCo, CE + SelfSupCon; SwAV's queue
   int64_t queue = -1, norm_splits = 8;
   double key_momentum = 0.999;
   // SwAV
-  int64_t prototypes = 3000, freeze_steps = 313, queue_from = 0, local_crops = 0, local_size = 0;
+  int64_t prototypes = 3000, freeze_steps = 313, queue_from = 0;
   double epsilon = 0.05;
+  // SwAV and DINO
+  int64_t local_crops = -1, local_size = 0;
+  // DINO
+  int64_t out_dim = 65536, head_hidden = 2048, head_bottleneck = 256, freeze_last_layer = 1,
+          warmup_teacher_epochs = 0;
+  double teacher_temperature = 0.04, warmup_teacher_temperature = 0.04, teacher_momentum = 0.996;
+  bool head_norms = false, norm_last_layer = true;
+  // MAE
+  double mask_ratio = 0.75;
+  bool norm_pix = true;
+  int64_t decoder_width = 512, decoder_depth = 8, decoder_heads = 16;
 
   void add_to(Options& options);
   double resolved_temperature() const;
@@ -30,15 +44,23 @@ struct MethodOptions {
 const std::vector<std::string>& method_names();
 bool uses_labels(const std::string& method);
 
-// The objective with fresh weights. `samples`: of the training set, which bounds a queue that was
-// not given; `batch_size`: whole batches go into it.
+// What an objective has to know of the run that it is for.
+struct RunSize {
+  int64_t classes = 0;
+  int64_t samples = 0;  // of the training set: bounds a queue that was not given
+  int64_t batch_size = 2;
+  int64_t epochs = 1;
+};
+
+// The objective with fresh weights. A UsageError where the method cannot train that network or
+// batches of that size.
 std::unique_ptr<Objective> make_objective(const MethodOptions& method,
-                                          const NetworkOptions& network, int64_t classes,
-                                          int64_t samples, int64_t batch_size, uint64_t seed);
+                                          const NetworkOptions& network, const RunSize& run,
+                                          uint64_t seed);
 
 // One pipeline a view, in the objective's order. `grey`: pictures without colour; min_area > 0
 // replaces the method's smallest random crop.
-std::vector<Pipeline> training_views(const MethodOptions& method, int size, const Normalization& n,
-                                     bool grey, double min_area);
+std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkOptions& network,
+                                     const Normalization& n, bool grey, double min_area);
 
 }  // namespace facet

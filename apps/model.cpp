@@ -1,42 +1,129 @@
 #include "apps/model.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace facet {
 
 namespace fs = std::filesystem;
 
-void NetworkOptions::add_to(Options& options) {
-  options.choice("--arch,--model", arch, resnet_names(), "Network");
-  options.choice("--stem", stem, {"auto", "small", "imagenet"}, "First layers");
-  options.add("--width", width, "Channels of the first stage (64 in the papers)");
-  options.add("--image-size,--img-size", image_size, "Height and width of the views, in pixels");
+namespace {
+
+constexpr int64_t kSmallImage = 64;  // pixels a side of pictures without room for large steps
+
+std::vector<std::string> architecture_names() {
+  std::vector<std::string> names = resnet_names();
+  names.insert(names.end(), vit_names().begin(), vit_names().end());
+  return names;
 }
 
-ResNetOptions NetworkOptions::resolve() const {
-  if (width < 1) throw UsageError(fmt::format("--width: expected at least 1, got {}", width));
-  if (image_size < 8)
-    throw UsageError(fmt::format("--image-size: expected at least 8, got {}", image_size));
-  const bool small = stem == "small" || (stem == "auto" && image_size <= 64);
-  return {.arch = arch, .stem = small ? Stem::small : Stem::imagenet, .width = width};
+const Tensor* find(const std::vector<NamedTensor>& weights, const std::string& name) {
+  const auto found = std::find_if(weights.begin(), weights.end(),
+                                  [&](const NamedTensor& t) { return t.name == name; });
+  return found == weights.end() ? nullptr : &found->value;
 }
 
-ResNetOptions architecture_of(const std::vector<NamedTensor>& weights, const std::string& file) {
-  const auto find = [&](const std::string& name) {
-    return std::find_if(weights.begin(), weights.end(),
-                        [&](const NamedTensor& t) { return t.name == name; });
-  };
-  const auto conv1 = find("conv1.weight");
-  if (conv1 == weights.end() || conv1->value.rank() != 4)
-    throw FileError(fmt::format("{}: no ResNet: expected a tensor conv1.weight", file));
+ResNetOptions resnet_of(const std::vector<NamedTensor>& weights, const Tensor& first) {
   ResNetOptions options;
-  options.width = conv1->value.dim(0);
-  options.stem = conv1->value.dim(1) == 7 ? Stem::imagenet : Stem::small;
-  options.channels = conv1->value.dim(3);
-  const bool bottleneck = find("layer1.0.conv3.weight") != weights.end();
-  const bool deep = find("layer1.2.conv1.weight") != weights.end();
+  options.width = first.dim(0);
+  options.stem = first.dim(1) == 7 ? Stem::imagenet : Stem::small;
+  options.channels = first.dim(3);
+  const bool bottleneck = find(weights, "layer1.0.conv3.weight") != nullptr;
+  const bool deep = find(weights, "layer1.2.conv1.weight") != nullptr;
   options.arch = bottleneck ? "resnet50" : deep ? "resnet34" : "resnet18";
   return options;
+}
+
+VitOptions vit_of(const std::vector<NamedTensor>& weights, const Tensor& patches,
+                  const Metadata& metadata, const std::string& file) {
+  const Tensor* const position = find(weights, "pos_embed");
+  if (!position || position->rank() != 3)
+    throw FileError(fmt::format("{}: no ViT: expected a tensor pos_embed of three axes", file));
+  const auto grid = std::llround(std::sqrt(static_cast<double>(position->dim(1) - 1)));
+  if (grid * grid != position->dim(1) - 1)
+    throw FileError(
+        fmt::format("{}: expected a pos_embed of a class token and a square of patches, "
+                    "got {}",
+                    file, position->str()));
+  VitOptions options;
+  options.width = patches.dim(0);
+  options.patch = patches.dim(1);
+  options.channels = patches.dim(3);
+  options.image_size = grid * options.patch;
+  while (find(weights, fmt::format("blocks.{}.norm1.weight", options.depth))) ++options.depth;
+  options.arch = options.width >= 768   ? "vit_base"
+                 : options.width >= 384 ? "vit_small"
+                                        : "vit_tiny";
+  if (const auto heads = metadata.find("facet.heads"); heads != metadata.end())
+    options.heads = std::stol(heads->second);
+  if (find(weights, "fc_norm.weight")) options.pool = VitOptions::Pool::mean;
+  return options;
+}
+
+const char* head_name(const Architecture& architecture) {
+  return std::holds_alternative<VitOptions>(architecture) ? "head" : "fc";
+}
+
+}  // namespace
+
+std::unique_ptr<Encoder> make_encoder(const Architecture& architecture) {
+  if (const auto* vit = std::get_if<VitOptions>(&architecture)) return std::make_unique<Vit>(*vit);
+  return std::make_unique<ResNet>(std::get<ResNetOptions>(architecture));
+}
+
+void NetworkOptions::add_to(Options& options) {
+  options.choice("--arch,--model", arch, architecture_names(), "Network");
+  options.choice("--stem", stem, {"auto", "small", "imagenet"}, "ResNet: first layers");
+  options.add("--width", width, "Channels of a ResNet's first stage, or of a ViT (0: its own)");
+  options.add("--image-size,--img-size", image_size, "Height and width of the views, in pixels");
+  options.add("--patch-size", patch_size,
+              "ViT: pixels a side of a patch (0: 4 for images of up to 64 pixels, else 16)");
+  options.add("--depth", depth, "ViT: blocks (0: its own)");
+  options.add("--heads", heads, "ViT: attention heads (0: one for every 64 channels)");
+  options.add("--drop-path", drop_path, "ViT: chance to drop a branch of the last block");
+}
+
+int64_t NetworkOptions::patch() const {
+  if (!is_vit()) return 1;
+  return patch_size > 0 ? patch_size : image_size <= kSmallImage ? 4 : 16;
+}
+
+Architecture NetworkOptions::resolve() const {
+  if (width < 0 || depth < 0 || heads < 0 || patch_size < 0)
+    throw UsageError(
+        fmt::format("--width, --depth, --heads and --patch-size: expected at least 0, got {}, {}, "
+                    "{} and {}",
+                    width, depth, heads, patch_size));
+  if (image_size < 8)
+    throw UsageError(fmt::format("--image-size: expected at least 8, got {}", image_size));
+  if (is_vit()) {
+    const VitOptions options{.arch = arch,
+                             .patch = patch(),
+                             .image_size = image_size,
+                             .width = width,
+                             .depth = depth,
+                             .heads = heads,
+                             .drop_path = drop_path};
+    return Vit(options).options();
+  }
+  if (patch_size > 0 || depth > 0 || heads > 0 || drop_path > 0)
+    throw UsageError(fmt::format(
+        "--patch-size, --depth, --heads and --drop-path are a ViT's: {} has none", arch));
+  const bool small = stem == "small" || (stem == "auto" && image_size <= kSmallImage);
+  return ResNetOptions{.arch = arch,
+                       .stem = small ? Stem::small : Stem::imagenet,
+                       .width = width > 0 ? width : ResNetOptions{}.width};
+}
+
+Architecture architecture_of(const std::vector<NamedTensor>& weights, const Metadata& metadata,
+                             const std::string& file) {
+  const Tensor* const conv1 = find(weights, "conv1.weight");
+  if (conv1 && conv1->rank() == 4) return resnet_of(weights, *conv1);
+  const Tensor* const patches = find(weights, "patch_embed.proj.weight");
+  if (patches && patches->rank() == 4) return vit_of(weights, *patches, metadata, file);
+  throw FileError(fmt::format(
+      "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight",
+      file));
 }
 
 TrainedNetwork load_network(const fs::path& path, Device device) {
@@ -50,16 +137,17 @@ TrainedNetwork load_network(const fs::path& path, Device device) {
   TensorFile content = load_safetensors(file);
   std::vector<NamedTensor> weights = from_file_layout(content.tensors);
   TrainedNetwork network;
-  network.architecture = architecture_of(weights, file.string());
+  network.architecture = architecture_of(weights, content.metadata, file.string());
   network.metadata = std::move(content.metadata);
   network.name = fs::is_directory(path) ? fs::weakly_canonical(path).filename().string()
                                         : path.stem().string();
+  const std::string head = head_name(network.architecture);
   std::erase_if(weights, [&](const NamedTensor& t) {
-    if (t.name == "fc.weight") network.head_weight = t.value.to(device);
-    if (t.name == "fc.bias") network.head_bias = t.value.to(device);
-    return t.name == "fc.weight" || t.name == "fc.bias";
+    if (t.name == head + ".weight") network.head_weight = t.value.to(device);
+    if (t.name == head + ".bias") network.head_bias = t.value.to(device);
+    return t.name == head + ".weight" || t.name == head + ".bias";
   });
-  network.encoder = std::make_unique<ResNet>(network.architecture);
+  network.encoder = make_encoder(network.architecture);
   try {
     load_state(*network.encoder, weights);
   } catch (const FileError& e) {
@@ -73,8 +161,11 @@ TrainedNetwork load_network(const fs::path& path, Device device) {
 void save_network(const fs::path& path, Encoder& encoder, const Tensor& head_weight,
                   const Tensor& head_bias, Metadata metadata) {
   std::vector<NamedTensor> weights = state(encoder);
-  if (head_weight.defined()) weights.push_back({"fc.weight", head_weight});
-  if (head_bias.defined()) weights.push_back({"fc.bias", head_bias});
+  auto* const vit = dynamic_cast<Vit*>(&encoder);
+  if (vit) metadata["facet.heads"] = std::to_string(vit->options().heads);
+  const std::string head = vit ? "head" : "fc";
+  if (head_weight.defined()) weights.push_back({head + ".weight", head_weight});
+  if (head_bias.defined()) weights.push_back({head + ".bias", head_bias});
   for (NamedTensor& weight : weights) weight.value = weight.value.to(Device{});
   save_safetensors(path, to_file_layout(weights), std::move(metadata));
 }

@@ -4,40 +4,52 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <variant>
 
 #include "apps/options.h"
 #include "metrics/diversity.h"
 #include "nn/resnet.h"
+#include "nn/vit.h"
 #include "tensor/serialize.h"
 
 namespace facet {
 
+using Architecture = std::variant<ResNetOptions, VitOptions>;
+std::unique_ptr<Encoder> make_encoder(const Architecture& architecture);
+
 struct NetworkOptions {
   std::string arch = "resnet18";
   std::string stem = "auto";  // small, imagenet; auto: small for images of up to 64 pixels
-  int64_t width = 64;
+  int64_t width = 0;          // 0: the architecture's
   int64_t image_size = 28;
+  int64_t patch_size = 0;        // of a ViT; 0: 4 for images of up to 64 pixels, else 16
+  int64_t depth = 0, heads = 0;  // of a ViT; 0: the architecture's
+  double drop_path = 0.0;
 
   void add_to(Options& options);
-  ResNetOptions resolve() const;
+  Architecture resolve() const;
+  bool is_vit() const { return arch.starts_with("vit"); }
+  int64_t patch() const;  // 1 for a ResNet
 };
 
-// A trained network as `facet` hands it on: weights under torchvision's names, with a classifier
-// ("fc") where it has one, and what is needed to show it images.
+// A trained network as `facet` hands it on: weights under torchvision's or timm's names, with a
+// classifier ("fc", a ViT's "head") where it has one, and what is needed to show it images.
 struct TrainedNetwork {
-  ResNetOptions architecture;  // without classes: the encoder alone
-  std::unique_ptr<ResNet> encoder;
+  Architecture architecture;  // without classes: the encoder alone
+  std::unique_ptr<Encoder> encoder;
   Tensor head_weight, head_bias;  // undefined without a classifier
   Metadata metadata;              // "facet.image_size", "facet.data", "facet.method" ...
   std::string name;
 };
 
 // From a run folder (its model.safetensors) or a .safetensors file, ours or any with torchvision's
-// names. The architecture is read off the names and shapes of the weights.
+// or timm's names. The architecture is read off the names and shapes of the weights, but for the
+// heads of a ViT: "facet.heads" of the metadata or, without it, width / 64.
 TrainedNetwork load_network(const std::filesystem::path& path, Device device = {});
 void save_network(const std::filesystem::path& path, Encoder& encoder, const Tensor& head_weight,
                   const Tensor& head_bias, Metadata metadata);
-ResNetOptions architecture_of(const std::vector<NamedTensor>& weights, const std::string& file);
+Architecture architecture_of(const std::vector<NamedTensor>& weights, const Metadata& metadata,
+                             const std::string& file);
 
 std::vector<NamedWeight> named_weights(Module& module);
 

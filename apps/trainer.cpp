@@ -92,6 +92,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     const Batch batch = options.batch(step);
     const double wait = step_clock.seconds();
     const double lr = options.lr(step);
+    if (options.weight_decay)
+      for (ParamGroup& group : optimizer.groups())
+        if (group.weight_decay > 0) group.weight_decay = options.weight_decay(step);
     try {
       guarded([&] { result.loss = train_step(batch, lr, step); });
     } catch (const NonFiniteError& e) {

@@ -15,7 +15,8 @@ struct TrainOptions {
   std::string title;  // before every line of progress
   int64_t total_steps = 0;
   int64_t steps_per_epoch = 0;
-  std::function<double(int64_t step)> lr;  // of 0-based steps
+  std::function<double(int64_t step)> lr;            // of 0-based steps
+  std::function<double(int64_t step)> weight_decay;  // of the groups that decay; none: constant
   // The batch of a 0-based step; called with rising steps, without gaps after the first.
   std::function<Batch(int64_t step)> batch;
   int64_t log_every = 10;  // steps between lines of metrics.jsonl

@@ -13,18 +13,51 @@
 #include "tensor/parallel.h"
 
 namespace facet {
+namespace {
+
+struct OptimizerKind {
+  const char* name;
+  OptimizerOptions options;
+};
+const std::vector<OptimizerKind>& optimizer_kinds() {
+  static const std::vector<OptimizerKind> kinds = {
+      {"sgd", {.algorithm = Algorithm::sgd}},
+      {"nesterov", {.algorithm = Algorithm::sgd, .nesterov = true}},
+      {"adamw", {.algorithm = Algorithm::adamw}},
+      {"adam", {.algorithm = Algorithm::adam}},
+      {"lars", {.algorithm = Algorithm::lars}},
+      {"lars_mocov3", {.algorithm = Algorithm::lars, .lars_form = LarsForm::moco_v3}},
+      {"larc", {.algorithm = Algorithm::lars, .lars_form = LarsForm::larc}},
+  };
+  return kinds;
+}
+
+std::vector<std::string> optimizer_names() {
+  std::vector<std::string> names;
+  for (const OptimizerKind& kind : optimizer_kinds()) names.emplace_back(kind.name);
+  return names;
+}
+
+}  // namespace
 
 void RunOptions::add_to(Options& options) {
   options.add("--data,--dataset", data, "Dataset:\n" + dataset_help());
   options.add("--per-class", per_class, "Training images a class (0: all)");
   options.add("-b,--batch-size", batch_size, "Images a step");
   options.add("--epochs", epochs, "Passes over the training images");
-  options.choice("--opt", opt, {"sgd", "adamw", "adam", "lars"}, "Optimiser");
+  options.choice("--opt", opt, optimizer_names(), "Optimiser; lars is SimCLR's form");
   options.add("--lr", lr, "Highest learning rate");
-  options.add("--min-lr", min_lr, "Last learning rate (cosine)");
-  options.add("--momentum", momentum, "Of SGD and LARS");
-  options.add("--weight-decay", weight_decay, "Of weights; norms and biases never decay");
-  options.add("--warmup-epochs", warmup_epochs, "Linear warm-up");
+  options.choice("--sched", schedule, {"cosine", "moco", "simclr", "mae", "timm"},
+                 "The learning rate's, after the official codes; cosine: SwAV's and DINO's");
+  options.add("--min-lr", min_lr, "Last learning rate");
+  options.add("--warmup-epochs", warmup_epochs, "Linear warm-up (moco has none)");
+  options.add("--warmup-lr", warmup_lr, "First learning rate (cosine, timm)");
+  options.add("--momentum", momentum, "Of SGD and LARS; Adam's beta1");
+  options.add("--beta2", beta2, "Of Adam");
+  options.add("--weight-decay", weight_decay, "Of weights, not of norms and biases");
+  options.add("--weight-decay-end", weight_decay_end,
+              "Last weight decay, along a cosine (-1: constant)");
+  options.flag("--decay-norms", decay_norms, "Norms and biases decay, too (MoCo's official code)");
   options.add("--clip-grad", clip_grad, "Largest gradient norm (0: no limit)");
   options.add("--min-area", min_area, "Smallest random crop, as share of the picture (0: default)");
   options.choice("--precision", precision, {"f32", "bf16"},
@@ -49,6 +82,12 @@ void RunOptions::check() const {
   need(per_class >= 0, "--per-class", "at least 0", per_class);
   need(std::isfinite(lr) && lr > 0, "--lr", "a positive number", lr);
   need(weight_decay >= 0, "--weight-decay", "at least 0", weight_decay);
+  need(weight_decay_end == -1 || weight_decay_end >= 0, "--weight-decay-end", "at least 0, or -1",
+       weight_decay_end);
+  need(momentum >= 0 && momentum < 1, "--momentum", "from 0 to less than 1", momentum);
+  need(beta2 >= 0 && beta2 < 1, "--beta2", "from 0 to less than 1", beta2);
+  need(warmup_lr >= 0 && min_lr >= 0, "--warmup-lr and --min-lr", "at least 0",
+       std::min(warmup_lr, min_lr));
   need(warmup_epochs >= 0 && warmup_epochs < static_cast<double>(epochs), "--warmup-epochs",
        "from 0 to less than --epochs", warmup_epochs);
   need(min_area >= 0 && min_area <= 1, "--min-area", "0 to 1", min_area);
@@ -106,12 +145,53 @@ class BatchStream {
   int64_t next_ = -1;
 };
 
+Optimizer make_optimizer(const RunOptions& options, Objective& objective) {
+  OptimizerOptions chosen;
+  for (const OptimizerKind& kind : optimizer_kinds())
+    if (options.opt == kind.name) chosen = kind.options;
+  chosen.momentum = chosen.beta1 = options.momentum;
+  chosen.beta2 = options.beta2;
+  std::vector<ParamGroup> groups = objective.groups(options.weight_decay);
+  for (ParamGroup& group : groups) {
+    if (options.decay_norms) group.weight_decay = options.weight_decay;
+    if (chosen.lars_form == LarsForm::larc) group.adapt = true;  // as apex: everything adapts
+  }
+  return {chosen, std::move(groups)};
+}
+
+// Learning rates of 0-based steps.
+std::function<double(int64_t)> make_schedule(const RunOptions& options, int64_t per_epoch,
+                                             int64_t samples) {
+  const double peak = options.lr, last = options.min_lr, warm = options.warmup_epochs;
+  const int64_t epochs = options.epochs, total = per_epoch * epochs;
+  if (options.schedule == "moco")
+    return [=](int64_t step) { return schedule::moco(peak, step / per_epoch, epochs); };
+  if (options.schedule == "simclr") {
+    const auto plan =
+        schedule::simclr_plan(samples, options.batch_size, epochs, std::llround(warm));
+    return [=](int64_t step) { return schedule::simclr(peak, step, plan); };
+  }
+  if (options.schedule == "mae")
+    return [=](int64_t step) {
+      return schedule::mae(peak, last, static_cast<double>(step) / static_cast<double>(per_epoch),
+                           warm, static_cast<double>(epochs));
+    };
+  const double first = options.warmup_lr;
+  if (options.schedule == "timm")
+    return [=](int64_t step) {
+      return schedule::timm(peak, last, first, step / per_epoch, std::llround(warm), epochs);
+    };
+  const auto warmup = static_cast<int64_t>(std::llround(warm * static_cast<double>(per_epoch)));
+  return [=](int64_t step) {
+    return schedule::warmup_linspace_cosine(first, peak, last, step, warmup, total);
+  };
+}
+
 TrainResult run_training(const RunOptions& options, Objective& objective,
                          std::vector<Pipeline> views, const DatasetPtr& dataset, RunFolder& folder,
                          Device device) {
   to_device(objective, device);
-  Optimizer optimizer({.algorithm = parse_algorithm(options.opt), .momentum = options.momentum},
-                      objective.groups(options.weight_decay));
+  Optimizer optimizer = make_optimizer(options, objective);
   BatchStream stream(dataset, {.views = std::move(views),
                                .batch_size = options.batch_size,
                                .seed = options.seed,
@@ -121,8 +201,6 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
     log_info("{}: views are made on the CPU, with steps that {} lacks", options.output,
              device.str());
   const int64_t per_epoch = stream.steps_per_epoch(), total = per_epoch * options.epochs;
-  const auto warmup =
-      static_cast<int64_t>(std::llround(options.warmup_epochs * static_cast<double>(per_epoch)));
   TrainOptions train_options;
   train_options.title = folder.path().filename().string();
   train_options.total_steps = total;
@@ -132,9 +210,12 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
                         .seed = options.seed,
                         .clip = options.clip_grad,
                         .graph = options.graph};
-  train_options.lr = [&, warmup, total](int64_t step) {
-    return schedule::warmup_linspace_cosine(0.0, options.lr, options.min_lr, step, warmup, total);
-  };
+  train_options.lr = make_schedule(options, per_epoch, dataset->size());
+  if (options.weight_decay_end >= 0)
+    train_options.weight_decay = [&options, total](int64_t step) {
+      return schedule::cosine(options.weight_decay, options.weight_decay_end,
+                              static_cast<double>(step) / static_cast<double>(total));
+    };
   train_options.batch = [&stream](int64_t step) { return stream(step); };
   train_options.log_every = options.log_interval;
   train_options.checkpoint_seconds = options.checkpoint_seconds;
@@ -199,32 +280,35 @@ DatasetPtr training_set(const RunOptions& options) {
   return options.per_class > 0 ? balanced_subset(all, options.per_class, options.seed) : all;
 }
 
-std::unique_ptr<ResNet> untrained_network(const NetworkOptions& network, uint64_t seed) {
-  const std::unique_ptr<Objective> objective = make_objective({}, network, 0, 0, 2, seed);
-  auto copy = std::make_unique<ResNet>(network.resolve());
+std::unique_ptr<Encoder> untrained_network(const MethodOptions& method,
+                                           const NetworkOptions& network, uint64_t seed) {
+  const std::unique_ptr<Objective> objective =
+      make_objective(method, network, {.classes = 2}, seed);
+  auto copy = make_encoder(network.resolve());
   copy_state(objective->encoder(), *copy);
   return copy;
 }
 
 TrainResult pretrain(const PretrainOptions& options, const std::string& config) {
   options.run.check();
-  const ResNetOptions architecture = options.network.resolve();
   const Device device = use_device(options.run.device);
   if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
   const DatasetPtr dataset = training_set(options.run);
-  const auto size = static_cast<int>(options.network.image_size);
   const Normalization n = normalization_for(options.run.data);
   const std::string& method = options.method.method;
   if (uses_labels(method)) require_single_label(dataset);
-  const std::unique_ptr<Objective> objective =
-      make_objective(options.method, options.network, dataset->num_classes(), dataset->size(),
-                     options.run.batch_size, options.run.seed);
-  const std::vector<Pipeline> views =
-      training_views(options.method, size, n, is_grey(options.run.data), options.run.min_area);
+  const std::unique_ptr<Objective> objective = make_objective(options.method, options.network,
+                                                              {.classes = dataset->num_classes(),
+                                                               .samples = dataset->size(),
+                                                               .batch_size = options.run.batch_size,
+                                                               .epochs = options.run.epochs},
+                                                              options.run.seed);
+  const std::vector<Pipeline> views = training_views(
+      options.method, options.network, n, is_grey(options.run.data), options.run.min_area);
   RunFolder folder(options.run.output, config);  // only now: a refused request leaves no folder
   log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, method,
-           architecture.arch, parameter_count(objective->encoder()), dataset->size(),
+           options.network.arch, parameter_count(objective->encoder()), dataset->size(),
            dataset->name());
   const TrainResult result = run_training(options.run, *objective, views, dataset, folder, device);
   Tensor weight, bias;
@@ -238,7 +322,8 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
     bias = classifier->bias.value();
   }
   save_network(folder.model_path(), objective->encoder(), weight, bias,
-               describe(objective->name(), options.run.data, size, config, dataset, result));
+               describe(objective->name(), options.run.data, options.network.image_size, config,
+                        dataset, result));
   return result;
 }
 
@@ -284,8 +369,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
       head = {class_centroids(features.x, features.labels, classes), Tensor::zeros({classes})};
     }
   }
-  LabelInjection objective(std::make_unique<ResNet>(start.architecture), dataset->num_classes(),
-                           injection);
+  LabelInjection objective(make_encoder(start.architecture), dataset->num_classes(), injection);
   initialize(objective, options.run.seed);
   copy_state(*start.encoder, objective.encoder());
   if (head.weight.defined()) {

@@ -14,8 +14,10 @@ struct RunOptions {
   std::string data = "fashion-mnist", output;
   int64_t per_class = 0;  // training images a class; 0: all
   int64_t batch_size = 128, epochs = 10;
-  std::string opt = "sgd";
-  double lr = 0.05, momentum = 0.9, weight_decay = 5e-4, warmup_epochs = 0.0, min_lr = 0.0;
+  std::string opt = "sgd", schedule = "cosine";
+  double lr = 0.05, momentum = 0.9, beta2 = 0.999, weight_decay = 5e-4, weight_decay_end = -1.0;
+  double warmup_epochs = 0.0, warmup_lr = 0.0, min_lr = 0.0;
+  bool decay_norms = false;
   double clip_grad = 0.0, min_area = 0.0;
   std::string precision = "f32";
   uint64_t seed = 0;
@@ -54,6 +56,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config);
 // The training images of a run.
 DatasetPtr training_set(const RunOptions& options);
 // The encoder that pretrain() starts from.
-std::unique_ptr<ResNet> untrained_network(const NetworkOptions& network, uint64_t seed);
+std::unique_ptr<Encoder> untrained_network(const MethodOptions& method,
+                                           const NetworkOptions& network, uint64_t seed);
 
 }  // namespace facet

@@ -15,13 +15,30 @@ Variable Supervised::classify(const Variable& features, const Tensor& labels) {
   const Variable logits = classifier_(features);
   last_logits_ = logits.value();
   last_labels_ = labels;
-  return cross_entropy(logits, labels, smoothing_);
+  if (mix_.weight == 1) return cross_entropy(logits, labels, smoothing_);
+  return soft_cross_entropy(logits, mix_targets(labels, num_classes(), smoothing_, mix_));
 }
 
-Variable Supervised::loss(const Batch& batch, int64_t) {
+Tensor Supervised::mixed_view(const Batch& batch, int64_t step) {
   FACET_CHECK(batch.views.size() == 1, "supervised", "expected one view a sample, got {}",
               batch.views.size());
-  return classify(encoder_->features(Variable(batch.views[0])), batch.labels);
+  const Tensor& images = batch.views[0];
+  mix_ = {};
+  if (!mixed_.active()) return images;
+  const int64_t count = images.dim(0), height = images.dim(1), width = images.dim(2);
+  const RandomKey key =
+      random_key(mixed_.seed, RandomPurpose::mix).child(static_cast<uint64_t>(step));
+  RandomSequence random(key);
+  const auto boxes = draw_erase_boxes(mixed_.erase, count, height, width, random);
+  mix_ = draw_mix(mixed_.mix, height, width, random);
+  if (boxes.empty()) return mix_.weight == 1 ? images : mix_images(images, mix_);
+  Tensor erased = images.clone();
+  ops::erase_(erased, boxes, EraseFill::pixel, key.child(1));
+  return mix_.weight == 1 ? erased : mix_images(erased, mix_);
+}
+
+Variable Supervised::loss(const Batch& batch, int64_t step) {
+  return classify(encoder_->features(Variable(mixed_view(batch, step))), batch.labels);
 }
 
 double Supervised::collapse_loss(int64_t) const {

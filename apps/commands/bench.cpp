@@ -33,7 +33,7 @@ namespace {
 constexpr size_t kReportedLosses = 10;
 
 struct TrainBench {
-  NetworkOptions network{.arch = "resnet50", .stem = "auto", .width = 64, .image_size = 224};
+  NetworkOptions network{.arch = "resnet50", .image_size = 224};
   int64_t batch = 32, steps = 10, warmup = 2, classes = 1000, threads = 0;
   uint64_t seed = 0;
   double lr = 0.01;
@@ -45,10 +45,9 @@ struct TrainBench {
 // Random images and labels, as many views as the method takes: the peer is given the same.
 Batch synthetic_batch(const TrainBench& bench) {
   const RandomKey key = random_key(bench.seed, RandomPurpose::synthetic);
-  const int64_t size = bench.network.image_size;
   TensorList views;
   for (const Pipeline& view :
-       training_views(bench.method, static_cast<int>(size), kImagenetNormalization, false, 0.0))
+       training_views(bench.method, bench.network, kImagenetNormalization, false, 0.0))
     views.push_back(ops::random_normal({bench.batch, view.size(), view.size(), 3},
                                        key.child(views.size() * 2)));
   RandomSequence random(key.child(1));
@@ -86,8 +85,11 @@ void bench_train(const Arguments& arguments) {
   if (bench.threads > 0) set_num_threads(static_cast<int>(bench.threads));
 
   const std::unique_ptr<Objective> made =
-      make_objective(bench.method, bench.network, bench.classes,
-                     std::numeric_limits<int64_t>::max(), bench.batch, bench.seed);
+      make_objective(bench.method, bench.network,
+                     {.classes = bench.classes,
+                      .samples = std::numeric_limits<int64_t>::max() / 2,
+                      .batch_size = bench.batch},
+                     bench.seed);
   Objective& objective = *made;
   const Device device = use_device(bench.device);
   Batch batch = synthetic_batch(bench);

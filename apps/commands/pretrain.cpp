@@ -17,7 +17,9 @@ void print_result(const std::string& output, const TrainResult& result, bool jso
 }  // namespace
 
 void run_pretrain(const Arguments& arguments) {
-  Options options("pretrain", "Trains a network with SimCLR or with labels.");
+  Options options(
+      "pretrain",
+      "Trains a network: without labels (SimCLR, MoCo v2, SwAV, DINO, MAE), or with them.");
   PretrainOptions settings;
   bool json = false;
   settings.add_to(options);

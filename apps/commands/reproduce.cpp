@@ -258,7 +258,7 @@ class Study {
   void compare_neighbours() {
     neighbours_ = stage("neighbours", [&] {
       log_info("comparing nearest neighbours");
-      const std::unique_ptr<ResNet> untrained = untrained_network(network(), options_.seed);
+      const std::unique_ptr<Encoder> untrained = untrained_network({}, network(), options_.seed);
       to_device(*untrained, device_);
       const Pipeline view =
           eval_pipeline(static_cast<int>(options_.image_size), normalization_for(options_.data));
