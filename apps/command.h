@@ -14,6 +14,8 @@ void run_diversity(const Arguments& arguments);
 void run_cka(const Arguments& arguments);
 void run_separation(const Arguments& arguments);
 void run_reproduce(const Arguments& arguments);
+void run_doctor(const Arguments& arguments);
+void run_selftest(const Arguments& arguments);
 void run_bench(const Arguments& arguments);
 
 struct Command {

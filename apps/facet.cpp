@@ -23,6 +23,8 @@ constexpr Command kCommands[] = {
     {"diversity", run_diversity, "feature diversity of a network's weights"},
     {"cka", run_cka, "how alike two representations of the same samples are"},
     {"separation", run_separation, "how far the classes of labelled features lie apart"},
+    {"doctor", run_doctor, "what is wrong with a run, and what usually helps"},
+    {"selftest", run_selftest, "whether this machine computes what the official codes compute"},
     {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report"},
     {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
 };

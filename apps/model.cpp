@@ -81,6 +81,8 @@ void NetworkOptions::add_to(Options& options) {
   options.add("--depth", depth, "ViT: blocks (0: its own)");
   options.add("--heads", heads, "ViT: attention heads (0: one for every 64 channels)");
   options.add("--drop-path", drop_path, "ViT: chance to drop a branch of the last block");
+  options.choice("--init", init, {"normal", "xavier"},
+                 "ViT: weights of N(0, .02), or of a variance that suits narrow layers, as MAE's");
 }
 
 int64_t NetworkOptions::patch() const {
@@ -97,13 +99,15 @@ Architecture NetworkOptions::resolve() const {
   if (image_size < 8)
     throw UsageError(fmt::format("--image-size: expected at least 8, got {}", image_size));
   if (is_vit()) {
-    const VitOptions options{.arch = arch,
-                             .patch = patch(),
-                             .image_size = image_size,
-                             .width = width,
-                             .depth = depth,
-                             .heads = heads,
-                             .drop_path = drop_path};
+    const VitOptions options{
+        .arch = arch,
+        .patch = patch(),
+        .image_size = image_size,
+        .width = width,
+        .depth = depth,
+        .heads = heads,
+        .init = init == "xavier" ? VitOptions::Init::xavier : VitOptions::Init::normal,
+        .drop_path = drop_path};
     return Vit(options).options();
   }
   if (patch_size > 0 || depth > 0 || heads > 0 || drop_path > 0)
@@ -124,6 +128,11 @@ Architecture architecture_of(const std::vector<NamedTensor>& weights, const Meta
   throw FileError(fmt::format(
       "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight",
       file));
+}
+
+int TrainedNetwork::heads() const {
+  const auto* const vit = dynamic_cast<const Vit*>(encoder.get());
+  return vit ? static_cast<int>(vit->options().heads) : 0;
 }
 
 TrainedNetwork load_network(const fs::path& path, Device device) {

@@ -25,6 +25,7 @@ struct NetworkOptions {
   int64_t patch_size = 0;        // of a ViT; 0: 4 for images of up to 64 pixels, else 16
   int64_t depth = 0, heads = 0;  // of a ViT; 0: the architecture's
   double drop_path = 0.0;
+  std::string init = "normal";  // or xavier
 
   void add_to(Options& options);
   Architecture resolve() const;
@@ -40,6 +41,8 @@ struct TrainedNetwork {
   Tensor head_weight, head_bias;  // undefined without a classifier
   Metadata metadata;              // "facet.image_size", "facet.data", "facet.method" ...
   std::string name;
+
+  int heads() const;  // of attention; 0 for a ResNet
 };
 
 // From a run folder (its model.safetensors) or a .safetensors file, ours or any with torchvision's

@@ -122,6 +122,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
           {"split", "train"},
           {"loss", result.loss},
           {"lr", lr}};
+      record["collapse_loss"] = objective.collapse_loss(images);
       guarded([&] {
         for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
       });

@@ -1,4 +1,6 @@
 // What the program says and the code it exits with, for good and bad requests and files.
+#include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "tensor/npy.h"
@@ -10,6 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using CliTest = ProgramTest;
+using Words = std::vector<std::string>;
 
 const char* const kFashion = "/usr/share/datasets/fashion-mnist/";
 
@@ -88,6 +91,23 @@ TEST_F(CliTest, BadValuesNameTheirOption) {
                {"--norm-splits", "12", "--batch-size 16"});
   expect_error({"pretrain", "--output", path("r"), "--method", "moco", "--queue", "100"}, 2,
                {"--queue", "100", "128"});
+  const auto pretrain = [&](const Words& more, const Words& expected) {
+    Words words = {"pretrain", "--output", path("r"), "--data", "shapes:train=64,size=28"};
+    words.insert(words.end(), more.begin(), more.end());
+    expect_error(words, 2, expected);
+    EXPECT_FALSE(fs::exists(path("r")));
+  };
+  pretrain({"--method", "mae"}, {"mae", "vit_tiny", "resnet18"});
+  pretrain({"--method", "mae", "--arch", "vit_tiny", "--patch-size", "5"}, {"28", "5"});
+  pretrain({"--method", "supervised", "-b", "9", "--cutmix", "1"}, {"even", "9"});
+  pretrain({"--method", "supervised", "-b", "8", "--aa", "rand-x9"}, {"--aa", "rand-x9"});
+  pretrain({"--method", "supervised", "-b", "8", "--patch-size", "4"}, {"ViT", "resnet18"});
+  pretrain({"--method", "dino", "-b", "8", "--local-crops", "2", "--local-size", "40"},
+           {"--local-size", "28", "40"});
+  pretrain({"--method", "dino", "-b", "8", "--momentum-teacher", "2"}, {"--momentum-teacher", "2"});
+  expect_error({"reproduce", "--output", path("r"), "--starts", "simclr,byol"}, 2,
+               {"--starts", "byol", "swav"});
+  expect_error({"selftest", "--networks", "resnet51"}, 2, {"resnet51", "resnet50"});
   expect_error({"pretrain", "--output", path("r"), "--batch-size"}, 2, {"--batch-size"});
   expect_error({"inject", "--output", path("r"), "--from", path("x"), "--cycle", "0"}, 2,
                {"--cycle", "got '0'"});
@@ -105,7 +125,14 @@ TEST_F(CliTest, RecipesSitBetweenDefaultsAndTheCommandLine) {
   // What is printed is a recipe that prints the same.
   write_file(path("b.toml"), outcome.out);
   EXPECT_EQ(run({"pretrain", "--recipe", path("b.toml"), "--print-config"}).out, outcome.out);
-  EXPECT_EQ(run({"pretrain", "--recipe", "simclr-fashion-mnist", "--print-config"}).code, 0);
+  size_t recipes = 0;
+  for (const auto& entry :
+       fs::directory_iterator(std::string(FACET_SOURCE_DIR) + "/apps/recipes")) {
+    const Outcome shipped = run({"pretrain", "--recipe", entry.path().string(), "--print-config"});
+    EXPECT_EQ(shipped.code, 0) << shipped.err;
+    ++recipes;
+  }
+  EXPECT_GE(recipes, 16u);
 }
 
 TEST_F(CliTest, BadRecipesNameFileAndLine) {
@@ -311,6 +338,63 @@ TEST_F(CliDataTest, WrongCifarSize) {
   expect_error(
       {"pretrain", "--output", path("run"), "--data", "cifar10:" + path("cifar-10-batches-bin")}, 3,
       {".bin", "3072"});
+}
+
+// A run whose loss goes where `loss` says, with a collapse value of ln 64.
+std::string records(const std::function<double(int)>& loss, double spread) {
+  std::string text;
+  for (int i = 1; i <= 20; ++i)
+    text += nlohmann::json({{"step", i},
+                            {"loss", loss(i)},
+                            {"collapse_loss", std::log(64.0)},
+                            {"embedding_std", spread},
+                            {"effective_rank", spread > 0 ? 20.0 : 0.0},
+                            {"wait_share", 0.5}})
+                .dump() +
+            "\n";
+  return text;
+}
+
+TEST_F(CliTest, TheDoctorNamesWhatIsWrong) {
+  const auto write_run = [&](const std::string& name, const std::string& config,
+                             const std::string& lines) {
+    fs::create_directories(path(name));
+    write_file(path(name) + "/config.toml", config);
+    write_file(path(name) + "/metrics.jsonl", lines);
+    return path(name);
+  };
+  const std::string swav = "method = \"swav\"\nbatch-size = 64\nqueue = -1\nfreeze-steps = 5\n";
+  const auto falling = [](int i) { return std::log(64.0) - 0.1 * i; };
+  const Outcome well = run({"doctor", write_run("well", swav, records(falling, 0.08))});
+  EXPECT_EQ(well.code, 0) << well.out << well.err;
+  EXPECT_NE(well.out.find("nothing learned would be 4.1589"), std::string::npos) << well.out;
+  EXPECT_NE(well.out.find("--workers"), std::string::npos) << well.out;
+
+  const auto still = [](int i) { return std::log(64.0) + 1e-3 * i; };
+  const Outcome collapsed = run({"doctor", write_run("flat", swav, records(still, 0)), "--json"});
+  EXPECT_EQ(collapsed.code, 1);
+  const auto findings = nlohmann::json::parse(collapsed.out)["findings"];
+  EXPECT_EQ(findings[0]["level"], "error");
+  EXPECT_NE(findings[0]["advice"].get<std::string>().find("--queue"), std::string::npos);
+  EXPECT_EQ(findings[1]["level"], "error");
+
+  const std::string bad = R"({"step": 7, "loss": null, "error": "loss is nan at step 7"})";
+  const Outcome broken = run({"doctor", write_run("nan", "method = \"dino\"\n", bad + "\n")});
+  EXPECT_EQ(broken.code, 1);
+  EXPECT_NE(broken.out.find("loss is nan at step 7"), std::string::npos) << broken.out;
+  expect_error({"doctor", path("none")}, 3, {"none", "config.toml"});
+}
+
+TEST_F(CliTest, SelftestComparesWithTheOfficialCodes) {
+  const Outcome outcome =
+      run({"selftest", "--networks", "dino_vit_base", "--precision", "f32", "--json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const auto result = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(result.size(), 9u);
+  for (const auto& [name, value] : result.items()) {
+    EXPECT_TRUE(value["pass"].get<bool>()) << name;
+    EXPECT_NE(value["got"].get<double>(), value["want"].get<double>()) << "in f32: " << name;
+  }
 }
 
 }  // namespace

@@ -246,7 +246,7 @@ std::unique_ptr<Encoder> small_encoder() {
 Batch views(int64_t n, int step = 0) {
   Batch batch;
   for (const char* name : {"a", "b"})
-    batch.views.push_back(test::image_input(name + std::to_string(step), n, 8, DType::f32));
+    batch.views.push_back(hashed_images(name + std::to_string(step), n, 8, DType::f32));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
 }

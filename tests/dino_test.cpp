@@ -15,7 +15,6 @@ namespace facet {
 namespace {
 
 using test::hashed;
-using test::image_input;
 using test::tensor_of;
 using test::wave;
 
@@ -102,9 +101,9 @@ std::unique_ptr<Dino> make_dino(const DinoOptions& options = kSmall) {
 Batch views(int64_t n, int step = 0, DType dtype = DType::f32) {
   Batch batch;
   for (const char* name : {"a", "b"})
-    batch.views.push_back(image_input(name + std::to_string(step), n, 16, dtype));
+    batch.views.push_back(hashed_images(name + std::to_string(step), n, 16, dtype));
   for (const char* name : {"c", "d", "e"})
-    batch.views.push_back(image_input(name + std::to_string(step), n, 8, dtype));
+    batch.views.push_back(hashed_images(name + std::to_string(step), n, 8, dtype));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
 }

@@ -122,7 +122,7 @@ std::unique_ptr<Encoder> encoder() {
 
 Batch batch_of(int64_t step) {
   Batch batch;
-  batch.views = {test::image_input("batch" + std::to_string(step), 6, 8, DType::f32)};
+  batch.views = {hashed_images("batch" + std::to_string(step), 6, 8, DType::f32)};
   batch.labels = Tensor::from<int64_t>({0, 1, 2, 0, 1, 2});
   return batch;
 }

@@ -14,7 +14,6 @@ namespace facet {
 namespace {
 
 using test::hashed;
-using test::image_input;
 
 std::vector<double> values(const Tensor& t) {
   return t.to_vector<double>();
@@ -175,7 +174,7 @@ TEST(ResNet, ParameterCounts) {
 TEST(ResNet, TrainingKeepsNothingExtra) {
   ResNet net({.arch = "resnet18", .stem = Stem::small, .width = 16});
   initialize(net, 1);
-  const Variable x(image_input("x", 8, 32, DType::f32));
+  const Variable x(hashed_images("x", 8, 32, DType::f32));
   {
     const NoGrad warm_up;
     net.features(x);

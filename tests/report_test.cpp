@@ -53,7 +53,7 @@ Json sample_results() {
            {{"k", 20},
             {"train", 1000},
             {"queries", 500},
-            {"rows", {{{"features", "raw pixels"}, {"accuracy", 80.5}, {"colour", 5}}}}}},
+            {"rows", {{{"features", "raw pixels"}, {"accuracy", 80.5}, {"start", ""}}}}}},
           {"correlations", correlations},
           {"curves", {{{"title", "SimCLR"}, {"curves", {curve}}}}},
           {"configuration", {{"reproduce", "lr = 0.1\n"}}}};

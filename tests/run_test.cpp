@@ -39,6 +39,17 @@ Words tiny_pretrain(const std::string& method, const std::string& output) {
                 tiny(output));
 }
 
+Words tiny_vit(const std::string& method, const std::string& output) {
+  return joined(
+      {"pretrain", "--method",        method, "--arch",          "vit_tiny", "--width",
+       "16",       "--depth",         "2",    "--heads",         "2",        "--image-size",
+       "16",       "--drop-path",     "0.1",  "--opt",           "adamw",    "--lr",
+       "0.001",    "--decoder-width", "16",   "--decoder-depth", "1",        "--decoder-heads",
+       "2",        "--out-dim",       "16",   "--head-hidden",   "16",       "--head-bottleneck",
+       "8"},
+      tiny(output));
+}
+
 void expect_same_model(const fs::path& a, const fs::path& b) {
   const auto x = load_safetensors(a / "model.safetensors").tensors;
   const auto y = load_safetensors(b / "model.safetensors").tensors;
@@ -97,6 +108,49 @@ TEST_F(ResumeTest, Simclr) {
 
 TEST_F(ResumeTest, Supervised) {
   expect_resumable([](const std::string& output) { return tiny_pretrain("supervised", output); });
+}
+
+// Networks that follow others, centres, masks, drop path, and batches mixed by chance.
+TEST_F(ResumeTest, DinoWithAVit) {
+  expect_resumable([](const std::string& output) { return tiny_vit("dino", output); });
+}
+
+TEST_F(ResumeTest, Mae) {
+  expect_resumable([](const std::string& output) { return tiny_vit("mae", output); });
+}
+
+TEST_F(ResumeTest, SupervisedWithMixing) {
+  expect_resumable([](const std::string& output) {
+    return joined(tiny_vit("supervised", output),
+                  {"--mixup", "0.8", "--cutmix", "1", "--reprob", "0.5", "--smoothing", "0.1",
+                   "--aa", "rand-m9-mstd0.5-inc1", "--weight-decay-end", "0.4"});
+  });
+}
+
+// What every method leaves is a network that is read, injected into and evaluated.
+TEST_F(RunTest, EveryMethodLeavesANetwork) {
+  for (const char* method : {"simclr", "moco", "swav", "supcon", "ce+selfsupcon", "dino"}) {
+    const Outcome outcome = run(joined(tiny_pretrain(method, path(method)),
+                                       {"--prototypes", "8", "--norm-splits", "2", "--out-dim",
+                                        "16", "--head-hidden", "16", "--head-bottleneck", "8"}));
+    ASSERT_EQ(outcome.code, 0) << method << outcome.err;
+  }
+  for (const char* method : {"mae", "simclr"}) {
+    const std::string folder = path(std::string("vit_") + method);
+    ASSERT_EQ(run(tiny_vit(method, folder)).code, 0) << method;
+    const Outcome injected =
+        run(joined({"inject", "--from", folder, "--cycle", "2"}, tiny(folder + "_labels")));
+    ASSERT_EQ(injected.code, 0) << injected.err;
+  }
+  for (const char* folder : {"moco", "swav", "supcon", "ce+selfsupcon", "dino", "vit_mae",
+                             "vit_simclr", "vit_mae_labels"})
+    for (const char* command : {"knn", "diversity"}) {
+      Words words = {command, path(folder), "--json"};
+      if (command == std::string("knn"))
+        words = joined(words, {"-k", "3", "--data", "shapes:train=32,test=16,size=16"});
+      const Outcome outcome = run(words);
+      EXPECT_EQ(outcome.code, 0) << folder << outcome.err;
+    }
 }
 
 TEST_F(ResumeTest, InjectionInTheMiddleOfACycle) {
@@ -253,7 +307,8 @@ TEST_F(RunTest, TheStudyGoesFromPicturesToReportAndContinues) {
   for (const char* text : {"SimCLR + labels, T = 4", "transfer", "kNN accuracy", "collapse value"})
     EXPECT_NE(outcome.out.find(text), std::string::npos) << text << "\n" << outcome.out;
   const auto results = nlohmann::json::parse(read_file(path("study/results.json")));
-  ASSERT_EQ(results["models"].size(), 8u);
+  ASSERT_EQ(results["models"].size(), 14u);
+  EXPECT_EQ(results["starts"].size(), 8u);
   double sum = 0;
   for (const auto& model : results["models"]) {
     EXPECT_EQ(model["probes"].size(), 4u);
@@ -265,7 +320,7 @@ TEST_F(RunTest, TheStudyGoesFromPicturesToReportAndContinues) {
   EXPECT_NEAR(sum, 0, 1e-9);  // scores are relative to the models' mean
   EXPECT_GT(fs::file_size(path("study/report.html")), 20'000u);
   const std::string csv = read_file(path("study/results.csv"));
-  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 9);
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 15);
   // Once more: nothing is repeated, the same table comes out.
   const Outcome again = run(command);
   EXPECT_EQ(again.out, outcome.out);
@@ -295,6 +350,8 @@ TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
   const auto study = [&](const std::string& device) {
     const Outcome outcome = run({"reproduce",
                                  "--fast",
+                                 "--starts",
+                                 "supervised,simclr",
                                  "--device",
                                  device,
                                  "--output",

@@ -128,8 +128,7 @@ std::unique_ptr<Encoder> small_encoder(uint64_t seed) {
 
 Batch views(int64_t n) {
   Batch batch;
-  for (const char* name : {"a", "b"})
-    batch.views.push_back(test::image_input(name, n, 8, DType::f32));
+  for (const char* name : {"a", "b"}) batch.views.push_back(hashed_images(name, n, 8, DType::f32));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
 }

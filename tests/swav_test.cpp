@@ -112,9 +112,9 @@ Batch crops(int64_t n, int step = 0) {
   Batch batch;
   const std::string number = std::to_string(step);
   for (const char* name : {"a", "b"})
-    batch.views.push_back(test::image_input(name + number, n, 12, DType::f32));
+    batch.views.push_back(hashed_images(name + number, n, 12, DType::f32));
   for (const char* name : {"c", "d"})
-    batch.views.push_back(test::image_input(name + number, n, 8, DType::f32));
+    batch.views.push_back(hashed_images(name + number, n, 8, DType::f32));
   batch.labels = Tensor::zeros({n}, DType::i64);
   return batch;
 }

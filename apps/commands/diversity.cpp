@@ -24,6 +24,7 @@ void run_diversity(const Arguments& arguments) {
   TrainedNetwork network = load_network(model, use_device(device));
   std::vector<NamedWeight> weights = named_weights(*network.encoder);
   if (network.head_weight.defined()) weights.push_back({"fc.weight", network.head_weight});
+  settings.heads = network.heads();
   const ModelDiversity diversity = model_diversity(weights, settings);
   if (json) {
     Json list = Json::array();

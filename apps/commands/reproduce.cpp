@@ -1,9 +1,12 @@
 // facet reproduce: the whole study on Fashion-MNIST. Every stage leaves a file; a stage whose file
 // is there is not repeated, and training continues from its checkpoints, so the same command
 // continues wherever it was stopped.
+#include <algorithm>
 #include <cmath>
 #include <ctime>
 #include <functional>
+#include <map>
+#include <sstream>
 
 #include "apps/command.h"
 #include "apps/evaluate.h"
@@ -19,15 +22,38 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// A way of pretraining: the folder and method of a run, and whether labels are injected into it.
+struct Start {
+  const char* method;
+  const char* title;
+  bool injected;
+};
+constexpr Start kStarts[] = {
+    {"supervised", "Supervised", true},
+    {"supcon", "SupCon", false},
+    {"ce+selfsupcon", "CE + SelfSupCon", false},
+    {"simclr", "SimCLR", true},
+    {"moco", "MoCo v2", false},
+    {"swav", "SwAV", false},
+    {"dino", "DINO", false},
+    {"mae", "MAE", false},
+};
+std::string start_names() {
+  std::string names;
+  for (const Start& start : kStarts)
+    names += (names.empty() ? "" : ", ") + std::string(start.method);
+  return names;
+}
+
 struct StudyOptions {
-  std::string output = "runs/reproduce", data = "fashion-mnist";
+  std::string output = "runs/reproduce", data = "fashion-mnist", starts = "all";
   uint64_t seed = 0;
   std::string device = "cpu";
   bool fast = false;
   int64_t workers = 1, threads = 0;
   // The network, and how long each kind of run trains.
   int64_t width = 16, image_size = 28, per_class = 1000, batch_size = 128, simclr_batch = 32;
-  int64_t simclr_epochs = 16, supervised_epochs = 8, inject_epochs = 4;
+  int64_t simclr_epochs = 12, supervised_epochs = 8, other_epochs = 4, inject_epochs = 4;
   std::string simclr_opt = "sgd";
   double simclr_min_area = 0.3;
   double simclr_lr = 0.2, simclr_weight_decay = 1e-3, supervised_lr = 0.1, inject_lr = 0.03,
@@ -40,13 +66,15 @@ struct StudyOptions {
     options.add("--data,--dataset", data, "Upstream dataset, one label a picture");
     options.add("--seed", seed, "Of everything random");
     options.flag("--fast", fast, "A tiny study, to see that everything works: seconds, no meaning");
-    options.add("--width", width, "Channels of the first stage of ResNet-18");
+    options.add("--starts", starts, "Comma-separated: " + start_names() + ", or all");
+    options.add("--width", width, "Channels of the first stage of ResNet-18; a ViT has 4 times it");
     options.add("--image-size", image_size, "Pixels a side");
     options.add("--per-class", per_class, "Upstream training pictures a class");
     options.add("-b,--batch-size", batch_size, "Pictures a step");
     options.add("--simclr-batch-size", simclr_batch, "Pictures a step without labels");
     options.add("--simclr-epochs", simclr_epochs, "Epochs of pretraining without labels");
     options.add("--supervised-epochs", supervised_epochs, "Epochs of pretraining with labels");
+    options.add("--other-epochs", other_epochs, "Epochs of every other way of pretraining");
     options.add("--inject-epochs", inject_epochs, "Epochs of each injection");
     options.add("--simclr-lr", simclr_lr, "Learning rate without labels");
     options.add("--simclr-weight-decay", simclr_weight_decay, "Weight decay without labels");
@@ -76,6 +104,7 @@ struct StudyOptions {
     set("--simclr-batch-size", simclr_batch, 16);
     set("--simclr-epochs", simclr_epochs, 2);
     set("--supervised-epochs", supervised_epochs, 2);
+    set("--other-epochs", other_epochs, 2);
     set("--inject-epochs", inject_epochs, 2);
     set("--task-train", task_train, 80);
     set("--task-test", task_test, 40);
@@ -90,14 +119,30 @@ struct StudyModel {
   std::string folder;
 };
 
-std::vector<StudyModel> study_models() {
+std::vector<Start> chosen_starts(const std::string& text) {
+  if (text == "all") return {std::begin(kStarts), std::end(kStarts)};
+  std::vector<Start> chosen;
+  std::istringstream words(text);
+  for (std::string word; std::getline(words, word, ',');) {
+    const auto* found = std::find_if(std::begin(kStarts), std::end(kStarts),
+                                     [&](const Start& start) { return word == start.method; });
+    if (found == std::end(kStarts))
+      throw UsageError(fmt::format("--starts: expected {}, got '{}'", start_names(), word));
+    chosen.push_back(*found);
+  }
+  if (chosen.empty()) throw UsageError("--starts: expected at least one");
+  return chosen;
+}
+
+std::vector<StudyModel> study_models(const std::vector<Start>& starts) {
   std::vector<StudyModel> models;
-  for (const auto& [start, title] : {std::pair{"supervised", "Supervised"}, {"simclr", "SimCLR"}}) {
-    models.push_back({title, title, start, "-", start});
+  for (const Start& start : starts) {
+    models.push_back({start.title, start.title, start.method, "-", start.method});
+    if (!start.injected) continue;
     for (const auto& [cycle, shown] : {std::pair{"1", "1"}, {"4", "4"}, {"inf", "∞"}})
-      models.push_back({fmt::format("{} + labels, T = {}", title, shown),
-                        fmt::format("T={}", shown), start, cycle,
-                        fmt::format("{}-T{}", start, cycle)});
+      models.push_back({fmt::format("{} + labels, T = {}", start.title, shown),
+                        fmt::format("T={}", shown), start.method, cycle,
+                        fmt::format("{}-T{}", start.method, cycle)});
   }
   return models;
 }
@@ -110,12 +155,14 @@ class Study {
       : options_(std::move(options)),
         config_(std::move(config)),
         root_(options_.output),
+        starts_(chosen_starts(options_.starts)),
+        models_(study_models(starts_)),
         device_(use_device(options_.device)) {}
 
   void run() {
     RunFolder folder(root_, config_);
-    for (const StudyModel& model : study_models()) train_model(model);
-    for (const StudyModel& model : study_models()) measure(model);
+    for (const StudyModel& model : models_) train_model(model);
+    for (const StudyModel& model : models_) measure(model);
     compare_neighbours();
     finish();
   }
@@ -139,33 +186,86 @@ class Study {
     return run;
   }
 
-  NetworkOptions network() const {
-    return {.arch = "resnet18",
-            .stem = "small",
-            .width = options_.width,
-            .image_size = options_.image_size};
+  // How a start is pretrained: settings of a few minutes' worth, not those of the papers.
+  PretrainOptions pretraining(const std::string& start) const {
+    PretrainOptions p;
+    p.method.method = start;
+    p.method.temperature = options_.temperature;
+    p.network = {.arch = "resnet18",
+                 .stem = "small",
+                 .width = options_.width,
+                 .image_size = options_.image_size};
+    p.run = run_options(start, options_.other_epochs, 0.1);
+    const int64_t small_batch = options_.simclr_batch;
+    const auto vit = [&](int64_t patch) {
+      p.network = {.arch = "vit_tiny",
+                   .width = 4 * options_.width,
+                   .image_size = options_.image_size,
+                   .patch_size = patch,
+                   .depth = 4,
+                   .heads = 4,
+                   .init = "xavier"};
+      p.run.opt = "adamw";
+      p.run.lr = 1e-3;
+      p.run.warmup_epochs = 1;
+    };
+    if (start == "supervised") {
+      p.run.epochs = options_.supervised_epochs;
+      p.run.lr = options_.supervised_lr;
+    } else if (start == "simclr") {
+      p.run.epochs = options_.simclr_epochs;
+      p.run.lr = options_.simclr_lr;
+      p.run.opt = options_.simclr_opt;
+      p.run.min_area = options_.simclr_min_area;
+      p.run.batch_size = small_batch;
+      p.run.weight_decay = options_.simclr_weight_decay;
+    } else if (start == "moco" || start == "ce+selfsupcon") {
+      p.method.key_momentum = 0.99;
+      p.method.norm_splits = 2;
+      p.run.min_area = options_.simclr_min_area;
+      p.run.batch_size = small_batch;
+    } else if (start == "swav") {
+      p.method.temperature = 0.1;
+      p.method.prototypes = 64;
+      p.method.freeze_steps = 100;
+      p.method.queue = 8 * small_batch;  // for assignments of batches so small
+      p.method.queue_from = 300;
+      p.method.local_crops = 0;
+      p.run.lr = 0.05;
+      p.run.min_area = options_.simclr_min_area;
+      p.run.batch_size = small_batch;
+    } else if (start == "supcon") {
+      p.run.min_area = options_.simclr_min_area;
+      p.run.batch_size = 2 * small_batch;
+    } else if (start == "dino") {
+      vit(options_.image_size / 4);
+      p.method.temperature = 0.1;
+      p.method.out_dim = p.method.head_hidden = p.method.head_bottleneck = 256;
+      p.method.teacher_momentum = 0.99;
+      p.method.local_crops = 0;
+      p.run.batch_size = small_batch;
+      p.run.weight_decay = 0.04;
+      p.run.clip_grad = 3;
+      p.run.min_area = options_.simclr_min_area;
+    } else if (start == "mae") {
+      vit(4);
+      p.method.decoder_width = p.network.width;
+      p.method.decoder_depth = 2;
+      p.method.decoder_heads = 4;
+      p.run.batch_size = 2 * small_batch;
+      p.run.beta2 = 0.95;
+      p.run.weight_decay = 0.05;
+    }
+    return p;
   }
 
   void train_model(const StudyModel& model) {
     Options shown("pretrain", "");
     if (model.cycle == "-") {
-      PretrainOptions pretraining;
-      const bool simclr = model.start == "simclr";
-      pretraining.method.method = model.start;
-      pretraining.run =
-          simclr ? run_options(model.folder, options_.simclr_epochs, options_.simclr_lr)
-                 : run_options(model.folder, options_.supervised_epochs, options_.supervised_lr);
-      if (simclr) {
-        pretraining.run.opt = options_.simclr_opt;
-        pretraining.run.min_area = options_.simclr_min_area;
-        pretraining.run.batch_size = options_.simclr_batch;
-        pretraining.run.weight_decay = options_.simclr_weight_decay;
-      }
-      pretraining.network = network();
-      pretraining.method.temperature = options_.temperature;
-      pretraining.add_to(shown);
+      PretrainOptions start = pretraining(model.start);
+      start.add_to(shown);
       configurations_[model.name] = shown.toml();
-      seconds_["train " + model.name] = pretrain(pretraining, shown.toml()).seconds;
+      seconds_["train " + model.name] = pretrain(start, shown.toml()).seconds;
     } else {
       InjectOptions injection;
       injection.run = run_options(model.folder, options_.inject_epochs, options_.inject_lr);
@@ -224,7 +324,8 @@ class Study {
       const auto features = [&](const DatasetPtr& dataset) {
         return extract_features(*network.encoder, dataset, view, options_.workers);
       };
-      const ModelDiversity diversity = model_diversity(named_weights(*network.encoder));
+      const ModelDiversity diversity =
+          model_diversity(named_weights(*network.encoder), {.heads = network.heads()});
       const Features train = features(upstream(Split::train)),
                      test = features(upstream(Split::test));
       const int64_t classes = upstream(Split::train)->num_classes();
@@ -255,34 +356,44 @@ class Study {
     seconds_["measure " + model.name] = measured_[model.name]["seconds"];
   }
 
+  // Nearest neighbours of raw pixels, of every kind of network as it was before training, and of
+  // every start.
   void compare_neighbours() {
     neighbours_ = stage("neighbours", [&] {
       log_info("comparing nearest neighbours");
-      const std::unique_ptr<Encoder> untrained = untrained_network({}, network(), options_.seed);
-      to_device(*untrained, device_);
       const Pipeline view =
           eval_pipeline(static_cast<int>(options_.image_size), normalization_for(options_.data));
-      const int64_t classes = upstream(Split::train)->num_classes();
-      const auto accuracy = [&](const Features& train, const Features& test) {
-        return knn_accuracy(train, test, classes, options_.neighbours);
+      const auto accuracy = [&](const auto& features_of) {
+        return knn_accuracy(features_of(Split::train), features_of(Split::test),
+                            upstream(Split::train)->num_classes(), options_.neighbours);
       };
-      const auto encoded = [&](Split split) {
-        return extract_features(*untrained, upstream(split), view, options_.workers);
+      Json rows = Json::array();
+      const auto add = [&](const std::string& features, double percent, const std::string& start) {
+        rows.push_back({{"features", features}, {"accuracy", percent}, {"start", start}});
       };
-      const double raw = accuracy(raw_pixels(upstream(Split::train), view, device_),
-                                  raw_pixels(upstream(Split::test), view, device_));
-      const double fresh = accuracy(encoded(Split::train), encoded(Split::test));
-      return Json(
-          {{"k", options_.neighbours},
-           {"train", upstream(Split::train)->size()},
-           {"queries", upstream(Split::test)->size()},
-           {"rows",
-            {{{"features", "raw pixels"}, {"accuracy", raw}, {"colour", 5}},
-             {{"features", "untrained network"}, {"accuracy", fresh}, {"colour", 5}},
-             {{"features", "SimCLR"}, {"accuracy", measured_["SimCLR"]["knn"]}, {"colour", 1}},
-             {{"features", "supervised"},
-              {"accuracy", measured_["Supervised"]["knn"]},
-              {"colour", 0}}}}});
+      add("raw pixels",
+          accuracy([&](Split split) { return raw_pixels(upstream(split), view, device_); }), "");
+      std::map<std::string, double> untrained;  // by kind of network
+      for (const Start& start : starts_) {
+        const PretrainOptions p = pretraining(start.method);
+        const std::string kind = p.network.is_vit() ? p.method.method : p.network.arch;
+        if (!untrained.contains(kind)) {
+          const auto fresh = untrained_network(p.method, p.network, options_.seed);
+          to_device(*fresh, device_);
+          untrained[kind] = accuracy([&](Split split) {
+            return extract_features(*fresh, upstream(split), view, options_.workers);
+          });
+          add(fmt::format("untrained {}", p.network.is_vit() ? fmt::format("ViT ({})", start.title)
+                                                             : std::string("ResNet")),
+              untrained[kind], "");
+        }
+        add(start.title, measured_[start.title]["knn"], start.method);
+        rows.back()["untrained"] = untrained[kind];
+      }
+      return Json({{"k", options_.neighbours},
+                   {"train", upstream(Split::train)->size()},
+                   {"queries", upstream(Split::test)->size()},
+                   {"rows", rows}});
     });
     seconds_["nearest neighbours"] = neighbours_["seconds"];
   }
@@ -316,33 +427,66 @@ class Study {
   }
 
   Json loss_curve(const StudyModel& model) const {
-    Json points = Json::array();
-    for (const Json& record : read_metrics(root_ / model.folder))
+    Json points = Json::array(), collapse = nullptr;
+    for (const Json& record : read_metrics(root_ / model.folder)) {
       points.push_back({record["step"], record["loss"]});
-    const bool simclr = model.folder == "simclr";
-    return {
-        {"name", model.cycle == "-" ? model.name : model.label},
-        {"points", points},
-        {"collapse", simclr ? Json(std::log(2.0 * static_cast<double>(options_.simclr_batch) - 1))
-                            : Json(nullptr)}};
+      if (model.cycle == "-") collapse = record.value("collapse_loss", Json(nullptr));
+    }
+    return {{"name", model.cycle == "-" ? model.name : model.label},
+            {"points", points},
+            {"collapse", collapse}};
+  }
+
+  // Whether each start learned: its loss beside the value of a collapsed network, and its nearest
+  // neighbours beside those of the network before training.
+  Json summary_of_starts(const Json& curves) const {
+    Json summary = Json::array();
+    for (const Json& row : neighbours_["rows"]) {
+      if (!row.contains("untrained")) continue;
+      for (const Json& group : curves)
+        for (const Json& curve : group["curves"])
+          if (curve["name"] == row["features"])
+            summary.push_back({{"name", row["features"]},
+                               {"method", row["start"]},
+                               {"first_loss", curve["points"].front()[1]},
+                               {"last_loss", mean_of_last(curve["points"])},
+                               {"collapse_loss", curve["collapse"]},
+                               {"knn", row["accuracy"]},
+                               {"untrained_knn", row["untrained"]}});
+    }
+    return summary;
+  }
+
+  // Of the last tenth: losses of single batches are noisy.
+  static double mean_of_last(const Json& points) {
+    const size_t n = points.size(), count = std::max<size_t>(n / 10, 1);
+    double sum = 0;
+    for (size_t i = n - count; i < n; ++i) sum += points[i][1].get<double>();
+    return sum / static_cast<double>(count);
   }
 
   void finish() {
     Json models = Json::array(), correlations = Json::array(), tasks = Json::array();
-    Json simclr = Json::array(), supervised = Json::array(), from_simclr = Json::array(),
-         from_supervised = Json::array();
-    for (const StudyModel& model : study_models()) {
+    Json curves = Json::array(), injections = Json::array();
+    for (const StudyModel& model : models_) {
       Json row = {{"name", model.name},
                   {"label", model.label},
                   {"start", model.start},
                   {"cycle", model.cycle}};
       row.update(measured_[model.name]);
       models.push_back(row);
-      const bool is_simclr = model.start == "simclr";
-      (model.cycle == "-" ? (is_simclr ? simclr : supervised)
-                          : (is_simclr ? from_simclr : from_supervised))
-          .push_back(loss_curve(model));
+      if (model.cycle == "-") {
+        curves.push_back({{"title", model.name}, {"curves", {loss_curve(model)}}});
+      } else {
+        const std::string title =
+            fmt::format("Labels into {}", model.name.substr(0, model.name.find(" + labels")));
+        if (injections.empty() || injections.back()["title"] != title)
+          injections.push_back({{"title", title}, {"curves", Json::array()}});
+        injections.back()["curves"].push_back(loss_curve(model));
+      }
     }
+    const Json starts = summary_of_starts(curves);
+    curves.insert(curves.end(), injections.begin(), injections.end());
     add_transfer(models, correlations);
     for (const std::string& task : kTasks)
       tasks.push_back(
@@ -368,11 +512,8 @@ class Study {
         {"tasks", tasks},
         {"knn", neighbours_},
         {"correlations", correlations},
-        {"curves",
-         {{{"title", "SimCLR"}, {"curves", simclr}},
-          {{"title", "Supervised"}, {"curves", supervised}},
-          {{"title", "Labels into SimCLR"}, {"curves", from_simclr}},
-          {{"title", "Labels into supervised"}, {"curves", from_supervised}}}},
+        {"starts", starts},
+        {"curves", curves},
         {"configuration", configurations_}};
     write_file(root_ / "results.json", results.dump(2) + "\n");
     write_file(root_ / "results.csv", render_csv(results));
@@ -387,6 +528,8 @@ class Study {
   StudyOptions options_;
   std::string config_;
   fs::path root_;
+  std::vector<Start> starts_;
+  std::vector<StudyModel> models_;
   Device device_;
   DatasetPtr train_, test_;
   Json measured_ = Json::object(), neighbours_, seconds_ = Json::object(),
@@ -412,21 +555,24 @@ void print_results(const Json& results, const std::string& output) {
   for (const Json& row : results["correlations"])
     fmt::print("  {} {:.2f}", row["measure"].get<std::string>(),
                row["spearman"].is_number() ? row["spearman"].get<double>() : NAN);
-  const Json& curve = results["curves"][0]["curves"][0];
-  fmt::print("\nSimCLR loss {:.3f}, collapse value ln(2N-1) {:.3f}\n",
-             curve["points"].back()[1].get<double>(), curve["collapse"].get<double>());
-  fmt::print("kNN accuracy on the same neighbours:");
-  for (const Json& row : results["knn"]["rows"])
-    fmt::print("  {} {:.2f}%", row["features"].get<std::string>(), row["accuracy"].get<double>());
-  fmt::print("\nreport: {}\n", (fs::path(output) / "report.html").string());
+  fmt::print("\n\n{:<18} {:>10} {:>9} {:>14} {:>7} {:>14}\n", "pretraining", "first loss", "last",
+             "collapse value", "kNN", "untrained kNN");
+  for (const Json& start : results["starts"])
+    fmt::print("{:<18} {:>10.3f} {:>9.3f} {:>14.3f} {:>6.2f}% {:>13.2f}%\n",
+               start["name"].get<std::string>(), start["first_loss"].get<double>(),
+               start["last_loss"].get<double>(), start["collapse_loss"].get<double>(),
+               start["knn"].get<double>(), start["untrained_knn"].get<double>());
+  fmt::print("kNN accuracy of raw pixels {:.2f}%\n",
+             results["knn"]["rows"][0]["accuracy"].get<double>());
+  fmt::print("report: {}\n", (fs::path(output) / "report.html").string());
 }
 
 }  // namespace
 
 void run_reproduce(const Arguments& arguments) {
   Options options("reproduce",
-                  "Pretrains with labels and without, injects labels at T = 1, 4 and infinity, "
-                  "measures diversity and transfer of each model, and writes a report.");
+                  "Pretrains with every method, injects labels at T = 1, 4 and infinity, measures "
+                  " diversity and transfer of each model, and writes a report.");
   StudyOptions settings;
   bool json = false;
   settings.add_to(options);

@@ -14,14 +14,24 @@ namespace {
 
 // Colour and mark say where a model came from.
 struct Look {
+  const char* start;
   int colour;
   Mark mark;
   const char* name;
 };
-const Look kLooks[] = {{0, Mark::circle, "supervised start"}, {1, Mark::square, "SimCLR start"}};
+const Look kLooks[] = {{"supervised", 0, Mark::circle, "supervised start"},
+                       {"simclr", 1, Mark::square, "SimCLR start"},
+                       {"supcon", 2, Mark::circle, "SupCon"},
+                       {"ce+selfsupcon", 3, Mark::circle, "CE + SelfSupCon"},
+                       {"moco", 2, Mark::square, "MoCo v2"},
+                       {"swav", 3, Mark::square, "SwAV"},
+                       {"dino", 4, Mark::square, "DINO"},
+                       {"mae", 4, Mark::circle, "MAE"}};
 
-const Look& look_of(const Json& model) {
-  return kLooks[model["start"].get<std::string>() == "simclr" ? 1 : 0];
+const Look& look_of(const std::string& start) {
+  for (const Look& look : kLooks)
+    if (start == look.start) return look;
+  return kLooks[0];
 }
 
 double number(const Json& value) {
@@ -68,7 +78,7 @@ Plot scatter(const Json& results, const std::string& title, const std::string& x
   for (const Look& look : kLooks) {
     PlotSeries series{look.name, look.colour, look.mark, {}};
     for (const Json& model : results["models"]) {
-      if (&look_of(model) != &look) continue;
+      if (&look_of(model["start"]) != &look) continue;
       const double x = number(model[x_key]), y = number(model[y_key]);
       if (!std::isfinite(x) || !std::isfinite(y)) continue;
       const std::string name = model["name"], label = model["label"];
@@ -91,8 +101,8 @@ std::string curve_plot(const Json& curves, const std::string& title) {
     series.points = thin_out(series.points, 160);
     plot.series.push_back(std::move(series));
     if (curve["collapse"].is_number())
-      plot.lines.push_back({number(curve["collapse"]),
-                            fmt::format("collapse: ln(2N-1) = {:.3f}", number(curve["collapse"]))});
+      plot.lines.push_back(
+          {number(curve["collapse"]), fmt::format("collapse: {:.3f}", number(curve["collapse"]))});
   }
   return render_svg(plot);
 }
@@ -135,12 +145,15 @@ void knn_section(Page& page, const Json& results) {
   const Json& knn = results["knn"];
   std::vector<Bar> bars;
   for (const Json& row : knn["rows"])
-    bars.push_back({row["features"], number(row["accuracy"]), row["colour"]});
+    bars.push_back({row["features"], number(row["accuracy"]),
+                    row["start"] == "" ? 5 : look_of(row["start"]).colour});
   page.add(
-      "<section><h2>What the network learned without labels</h2><p>Each of {} test images is "
+      "<section><h2>What the networks learned before labels were injected</h2><p>Each of {} test "
+      "images is "
       "given the class that its {} nearest neighbours among {} training images vote for. "
       "The same images and the same vote are used for raw pixels, for the network as it was "
-      "before training, and after. SimCLR never saw a label.</p><div class=\"plots\">",
+      "before training, and after. SimCLR, MoCo, SwAV, DINO and MAE never saw a label.</p>"
+      "<div class=\"plots\">",
       knn["queries"].dump(), knn["k"].dump(), knn["train"].dump());
   page.plot(render_bars("kNN accuracy on Fashion-MNIST", bars));
   page.raw("</div></section>");
@@ -186,8 +199,9 @@ std::string render_report(const Json& results) {
            html_escape(results["machine"]["processor"]),
            format_seconds(number(results["seconds"])));
   page.raw(
-      "<p>A network is trained on Fashion-MNIST twice, once with labels and once without "
-      "(SimCLR). From each of the two, labels are injected with control cycle T: the "
+      "<p>Networks are trained on Fashion-MNIST with labels (supervised, SupCon, CE + SelfSupCon) "
+      "and without (SimCLR, MoCo v2 and SwAV: a ResNet; DINO and MAE: a vision transformer). Into "
+      "the supervised one and SimCLR's, labels are injected with control cycle T: the "
       "classifier learns at every step, the network below it only at every T-th. T = 1 is "
       "ordinary fine-tuning; T = ∞ leaves the network as it was. For every model this report "
       "measures its accuracy, how diverse its features are, and how well they serve tasks "
@@ -211,9 +225,10 @@ std::string render_report(const Json& results) {
   page.plot(render_svg(scatter(results, "Spectral diversity against accuracy", "accuracy %",
                                "accuracy", "D_S", "spectral_diversity")));
   page.raw(
-      "</div></section><section><h2>Losses</h2><p>The dashed line is what SimCLR's loss would "
-      "be if all images were mapped to one point, ln(2N − 1) for N images a batch: a network "
-      "that has learned to tell images apart lies below it.</p><div class=\"plots\">");
+      "</div></section><section><h2>Losses</h2><p>The dashed line is the method's loss where "
+      "nothing is learned: all images mapped to one point, all classes or prototypes equally "
+      "likely, every patch predicted as its mean. A network that has learned lies below "
+      "it.</p><div class=\"plots\">");
   for (const Json& group : results["curves"])
     page.plot(curve_plot(group["curves"], group["title"]));
   page.raw("</div></section>");

@@ -1,0 +1,193 @@
+// facet doctor: looks at a run's records and says what is wrong with it, and what usually helps.
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include "apps/command.h"
+#include "apps/log.h"
+#include "apps/trainer.h"
+#include "tensor/file.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What of a run is held to be wrong.
+constexpr double kNearCollapse = 0.02;  // share of the collapse value
+constexpr double kFlatSpread = 1e-3;    // standard deviation of normalised embeddings
+constexpr double kNarrowRank = 1.5;     // effective rank
+constexpr double kRisingLoss = 1.1;     // times the first loss
+constexpr double kLongWait = 0.2;       // share of a step's time
+constexpr size_t kFewRecords = 8;
+
+struct Finding {
+  const char* level;  // "error", "warning" or "ok"
+  std::string what, advice;
+};
+
+struct Run {
+  toml::table config;
+  std::vector<Json> records;  // of training steps
+  std::vector<Json> errors;   // of steps that were not finite
+
+  std::string method() const { return config["method"].value_or(std::string("inject")); }
+  double setting(const char* name) const { return config[name].value_or(NAN); }
+  double mean_of_last_quarter(const char* key) const {
+    double sum = 0, count = 0;
+    for (size_t i = records.size() - std::max<size_t>(records.size() / 4, 1); i < records.size();
+         ++i)
+      if (const Json& value = records[i].value(key, Json()); value.is_number()) {
+        sum += value.get<double>();
+        ++count;
+      }
+    return sum / count;  // NaN where no record has it
+  }
+};
+
+Run read_run(const fs::path& folder) {
+  if (!fs::exists(folder / "metrics.jsonl") || !fs::exists(folder / "config.toml"))
+    throw FileError(fmt::format(
+        "{}: expected a run's folder, with config.toml and metrics.jsonl in it", folder.string()));
+  Run run;
+  try {
+    run.config = toml::parse_file((folder / "config.toml").string());
+  } catch (const toml::parse_error& e) {
+    throw FileError(fmt::format("{}:{}: {}", (folder / "config.toml").string(),
+                                e.source().begin.line, e.description()));
+  }
+  run.records = read_metrics(folder);
+  std::istringstream lines(read_file(folder / "metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const Json record = Json::parse(line, nullptr, false);
+    if (record.is_object() && record.contains("error")) run.errors.push_back(record);
+  }
+  return run;
+}
+
+// The usual reasons why a method stays at its collapse value.
+std::string usual_causes(const Run& run, int64_t step) {
+  const std::string method = run.method();
+  if (method == "swav") {
+    if (const double frozen = run.setting("freeze-steps"); static_cast<double>(step) < frozen)
+      return fmt::format("the prototypes stand still until step {:.0f}: lower --freeze-steps",
+                         frozen);
+    if (run.setting("batch-size") < 256 && !(run.setting("queue") > 0))
+      return "batches this small are too few for an assignment: give --queue (the official 256-"
+             "image runs take 3840), or fewer --prototypes; else --epsilon 0.03";
+    return "--epsilon 0.03 (the authors' advice), a smaller --lr, fewer --prototypes";
+  }
+  if (method == "dino") {
+    if (run.setting("teacher-temp") > 0.07)
+      return "the teacher is too soft: --teacher-temp 0.04 to 0.07";
+    return "a longer warm-up, a smaller --lr, --warmup-teacher-temp 0.04, --norm-last-layer; "
+           "many outputs need many steps: a smaller --out-dim for a short run";
+  }
+  if (method == "moco" || method == "ce+selfsupcon")
+    return "another --lr (the official 0.03 is for 256 images), a shorter --queue or a smaller "
+           "--key-momentum for a short run: keys of an old network are noise";
+  if (method == "simclr" || method == "supcon")
+    return "another --lr, --opt lars for large batches, a larger --temperature (0.2 to 0.5) for "
+           "small ones";
+  if (method == "mae")
+    return "a longer warm-up and a smaller --lr; --norm-pix-loss; a smaller --mask-ratio for small "
+           "pictures";
+  return "another --lr; check that the labels belong to the pictures";
+}
+
+std::vector<Finding> examine(const Run& run) {
+  std::vector<Finding> findings;
+  const auto add = [&](const char* level, std::string what, std::string advice = "") {
+    findings.push_back({level, std::move(what), std::move(advice)});
+  };
+  for (const Json& error : run.errors)
+    add("error",
+        fmt::format("step {}: {}", error.value("step", int64_t{0}),
+                    error.value("error", std::string("not finite"))),
+        "a smaller --lr, a longer --warmup-epochs, --clip-grad; --precision f32 if it was bf16; "
+        "the samples of that batch are in metrics.jsonl");
+  if (run.records.empty()) {
+    add("error", "no step was recorded", "the run stopped before its first step: start it again");
+    return findings;
+  }
+  const Json &first = run.records.front(), &last = run.records.back();
+  const int64_t step = last["step"];
+  const double loss = run.mean_of_last_quarter("loss"), start = first.value("loss", NAN),
+               collapse = last.value("collapse_loss", NAN),
+               spread = run.mean_of_last_quarter("embedding_std"),
+               rank = run.mean_of_last_quarter("effective_rank"),
+               wait = run.mean_of_last_quarter("wait_share");
+  if (run.records.size() < kFewRecords)
+    add("warning", fmt::format("only {} records: too early to tell", run.records.size()));
+
+  if (std::fabs(loss - collapse) < kNearCollapse * std::fabs(collapse))
+    add("error",
+        fmt::format("the loss, {:.4f}, is where it is when nothing is learned, {:.4f}", loss,
+                    collapse),
+        usual_causes(run, step));
+  else if (loss > collapse && loss > kRisingLoss * start)
+    add("error", fmt::format("the loss rose from {:.4f} to {:.4f}", start, loss),
+        "a smaller --lr or a longer --warmup-epochs");
+  else
+    add("ok", fmt::format("the loss went from {:.4f} to {:.4f}{}", start, loss,
+                          std::isfinite(collapse)
+                              ? fmt::format("; nothing learned would be {:.4f}", collapse)
+                              : std::string()));
+
+  if (std::isfinite(spread)) {
+    const bool flat = spread < kFlatSpread, narrow = rank < kNarrowRank;
+    if (flat)
+      add("error", fmt::format("all embeddings are equal (standard deviation {:.1e})", spread),
+          usual_causes(run, step));
+    else if (narrow)
+      add("warning",
+          fmt::format("embeddings fill {:.1f} of their dimensions (effective rank)", rank),
+          "dimensional collapse: stronger augmentation, a larger batch, another --lr");
+    else
+      add("ok",
+          fmt::format("embeddings are spread: standard deviation {:.4f}, effective rank {:.1f}",
+                      spread, rank));
+  }
+  // Statistics of a batch give positive pairs away when both are in it.
+  if (run.method() == "moco" && run.setting("norm-splits") <= 1)
+    add("warning", "one batch norm for all keys can give the positive away",
+        "--norm-splits 8, as on the paper's eight devices");
+  if (wait > kLongWait)
+    add("warning", fmt::format("{:.0f}% of the time is spent waiting for data", 100 * wait),
+        "more --workers");
+  return findings;
+}
+
+}  // namespace
+
+void run_doctor(const Arguments& arguments) {
+  Options options(
+      "doctor",
+      "Compares a run's loss and embeddings with those of a collapsed network and names "
+      "the usual causes. Exit code 1 where something is wrong.");
+  std::string folder;
+  bool json = false;
+  options.add("run", folder, "The run's folder")->required();
+  options.flag("--json", json, "Print JSON");
+  if (!options.parse(arguments)) return;
+  const Run run = read_run(folder);
+  const std::vector<Finding> findings = examine(run);
+  size_t errors = 0;
+  Json list = Json::array();
+  for (const Finding& finding : findings) {
+    errors += std::string(finding.level) == "error";
+    list.push_back({{"level", finding.level}, {"what", finding.what}, {"advice", finding.advice}});
+    if (json) continue;
+    fmt::print("{:<8} {}\n", finding.level, finding.what);
+    if (!finding.advice.empty()) fmt::print("{:<8} try: {}\n", "", finding.advice);
+  }
+  if (json)
+    fmt::print("{}\n",
+               Json({{"run", folder}, {"method", run.method()}, {"findings", list}}).dump());
+  if (errors > 0)
+    throw Error(fmt::format("{}: {} thing{} wrong", folder, errors, errors == 1 ? " is" : "s are"));
+}
+
+}  // namespace facet
