@@ -149,23 +149,6 @@ std::optional<PipelineStep> policy_of(const std::string& text) {
   return rand_augment(magnitude, deviation, static_cast<int>(layers));
 }
 
-// Jitter of strength `s` times (.8, .8, .8, .2), the greying, and on larger pictures the blur. Grey
-// pictures have no colour to change: brightness and contrast alone, at full strength.
-std::vector<PipelineStep> colour_steps(double s, int size, bool grey) {
-  if (grey) return {color_jitter(.8, .8, 0, 0, .8)};
-  std::vector<PipelineStep> steps = {color_jitter(.8 * s, .8 * s, .8 * s, .2 * s, .8),
-                                     random_gray(.2)};
-  if (size > kSmall) steps.push_back(random_blur(.5, .1, 2));
-  return steps;
-}
-
-Pipeline crop_of(int size, const Normalization& n, double low, double high, Filter filter,
-                 std::vector<PipelineStep> colours) {
-  std::vector<PipelineStep> steps = {random_resized_crop(size, low, high, filter), random_flip()};
-  steps.insert(steps.end(), colours.begin(), colours.end());
-  return {size, n, std::move(steps)};
-}
-
 }  // namespace
 
 void MethodOptions::add_to(Options& options) {
@@ -308,10 +291,9 @@ std::vector<Pipeline> dino_views(const MethodOptions& method, const NetworkOptio
   const double border = min_area > 0 ? min_area : network.is_vit() ? .4 : .14;
   const double smallest = size <= kSmall ? .2 : .05;
   const auto view = [&](DinoView kind, int side, double low, double high) {
-    if (!grey && size > kSmall) return dino_pipeline(side, n, kind, low, high);
-    std::vector<PipelineStep> steps = colour_steps(.5, size, grey);
-    if (kind == DinoView::global2) steps.push_back(random_solarize(.2));
-    return crop_of(side, n, low, high, Filter::bicubic, std::move(steps));
+    return !grey && size > kSmall ? dino_pipeline(side, n, kind, low, high)
+                                  : small_pipeline(side, n, low, high, Filter::bicubic, grey,
+                                                   kind == DinoView::global2);
   };
   return crops_of(method, network, view(DinoView::global1, size, border, 1),
                   view(DinoView::global2, size, border, 1), [&](int side) {
@@ -322,15 +304,14 @@ std::vector<Pipeline> dino_views(const MethodOptions& method, const NetworkOptio
 std::vector<Pipeline> swav_views(const MethodOptions& method, const NetworkOptions& network,
                                  const Normalization& n, bool grey, double min_area) {
   const auto size = static_cast<int>(network.image_size);
-  const bool small = size <= kSmall;
   // Large crops above the area where small ones end.
-  const double border = small ? 0.3 : 0.14;
-  const std::vector<PipelineStep> colours = colour_steps(small ? .5 : 1, size, grey);
-  const Pipeline large =
-      crop_of(size, n, min_area > 0 ? min_area : border, 1, Filter::bilinear, colours);
-  return crops_of(method, network, large, large, [&](int side) {
-    return crop_of(side, n, .05, border, Filter::bilinear, colours);
-  });
+  const double border = size <= kSmall ? .3 : .14;
+  const auto view = [&](int side, double low, double high) {
+    return !grey && size > kSmall ? swav_pipeline(side, n, low, high)
+                                  : small_pipeline(side, n, low, high, Filter::bilinear, grey);
+  };
+  const Pipeline large = view(size, min_area > 0 ? min_area : border, 1);
+  return crops_of(method, network, large, large, [&](int side) { return view(side, .05, border); });
 }
 
 }  // namespace
@@ -346,22 +327,21 @@ std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkO
       return {{size, n, {random_resized_crop(size, low, 1, {}), random_flip(), *policy}}};
     return {supervised_pipeline(size, n, low)};
   }
-  if (method.method == "mae")
-    return {crop_of(size, n, area(small ? 0.5 : 0.2), 1, Filter::bicubic, {})};
+  if (method.method == "mae") return {mae_pipeline(size, n, area(small ? 0.5 : 0.2))};
   if (method.method == "simclr") {
     const double low = area(grey ? 0.3 : 0.08);
-    const Pipeline view = grey    ? simclr_gray_pipeline(size, n, low)
-                          : small ? simclr_small_pipeline(size, n, low)
-                                  : simclr_pipeline(size, n, low);
+    const Filter filter = grey ? Filter::bilinear : Filter::bicubic;
+    const Pipeline view = grey || small ? small_pipeline(size, n, low, 1, filter, grey)
+                                        : simclr_pipeline(size, n, low);
     return {view, view};
   }
   if (method.method == "swav") return swav_views(method, network, n, grey, min_area);
   if (method.method == "dino") return dino_views(method, network, n, grey, min_area);
   // MoCo v2, SupCon (which does not blur) and CE + SelfSupCon
-  std::vector<PipelineStep> colours = colour_steps(.5, size, grey);
-  if (method.method == "supcon" && !small && !grey) colours.pop_back();
   const Pipeline view =
-      crop_of(size, n, area(grey ? 0.3 : 0.2), 1, Filter::bilinear, std::move(colours));
+      small || grey ? small_pipeline(size, n, area(grey ? 0.3 : 0.2), 1, Filter::bilinear, grey)
+      : method.method == "supcon" ? supcon_pipeline(size, n, area(0.2))
+                                  : moco_v2_pipeline(size, n, area(0.2));
   return {view, view};
 }
 

@@ -193,25 +193,22 @@ Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {
   return swav_pipeline(size, n, min_area, 1);
 }
 
-Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area) {
-  return {size,
-          n,
-          {random_resized_crop(size, min_area, 1, Filter::bicubic), random_flip(),
-           color_jitter(.4, .4, .4, .1, .8), random_gray(.2)}};
+Pipeline small_pipeline(int size, const Normalization& n, double low, double high, Filter filter,
+                        bool grey, bool solarize) {
+  std::vector<PipelineStep> steps = {
+      random_resized_crop(size, low, high, filter), random_flip(),
+      grey ? color_jitter(.8, .8, 0, 0, .8) : color_jitter(.4, .4, .4, .1, .8)};
+  if (!grey) steps.push_back(random_gray(.2));
+  if (solarize) steps.push_back(random_solarize(.2));
+  return {size, n, std::move(steps)};
 }
 
-Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area) {
-  return {size,
-          n,
-          {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
-           color_jitter(.8, .8, 0, 0, .8)}};
-}
-
-Pipeline moco_v2_pipeline(int size, const Normalization& n) {
-  return {size,
-          n,
-          {random_resized_crop(size, .2, 1, Filter::bilinear), color_jitter(.4, .4, .4, .1, .8),
-           random_gray(.2), random_blur(.5, .1, 2), random_flip()}};
+Pipeline moco_v2_pipeline(int size, const Normalization& n, double min_area) {
+  return {
+      size,
+      n,
+      {random_resized_crop(size, min_area, 1, Filter::bilinear), color_jitter(.4, .4, .4, .1, .8),
+       random_gray(.2), random_blur(.5, .1, 2), random_flip()}};
 }
 
 Pipeline swav_pipeline(int size, const Normalization& n, double low, double high) {
@@ -230,14 +227,14 @@ Pipeline dino_pipeline(int size, const Normalization& n, DinoView view, double l
   return {size, n, std::move(steps)};
 }
 
-Pipeline mae_pipeline(int size, const Normalization& n) {
-  return {size, n, {random_resized_crop(size, .2, 1, Filter::bicubic), random_flip()}};
+Pipeline mae_pipeline(int size, const Normalization& n, double min_area) {
+  return {size, n, {random_resized_crop(size, min_area, 1, Filter::bicubic), random_flip()}};
 }
 
-Pipeline supcon_pipeline(int size, const Normalization& n) {
+Pipeline supcon_pipeline(int size, const Normalization& n, double min_area) {
   return {size,
           n,
-          {random_resized_crop(size, .2, 1, Filter::bilinear), random_flip(),
+          {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip(),
            color_jitter(.4, .4, .4, .1, .8), random_gray(.2)}};
 }
 

@@ -78,15 +78,15 @@ class Pipeline {
 // SimCLR as ported to Pillow (VISSL): crop (.08, 1) bilinear, flip, jitter (.8, .8, .8, .2) p .8,
 // grey p .2, blur p .5.
 Pipeline simclr_pipeline(int size, const Normalization& n, double min_area = .08);
-// SimCLR for images of about 32 pixels (appendix B.9): crop (.08, 1) bicubic, flip, jitter at
-// strength .5 p .8, grey p .2, no blur.
-Pipeline simclr_small_pipeline(int size, const Normalization& n, double min_area = .08);
-// The same for grey images, where hue, saturation and greying do nothing: a milder crop, flip, and
-// brightness and contrast at strength 1 (measured on Fashion-MNIST after one epoch of 30,000: kNN
-// 80.0 % against 78.6 % at strength .5 and 66.4 % without, where brightness gives the pair away).
-Pipeline simclr_gray_pipeline(int size, const Normalization& n, double min_area = .3);
+// Without the blur that small images have no room for. Of about 32 pixels (SimCLR, appendix B.9):
+// crop, flip, jitter at strength .5 p .8, grey p .2. Grey images, where hue, saturation and greying
+// do nothing: crop, flip, and brightness and contrast at strength 1 (measured on Fashion-MNIST
+// after one epoch of 30,000: kNN 80.0 % against 78.6 % at strength .5 and 66.4 % without, where
+// brightness gives the pair away). solarize: p .2, last.
+Pipeline small_pipeline(int size, const Normalization& n, double low, double high, Filter filter,
+                        bool grey, bool solarize = false);
 // MoCo v2: crop (.2, 1) bilinear, jitter (.4, .4, .4, .1) p .8, grey p .2, blur p .5, flip.
-Pipeline moco_v2_pipeline(int size, const Normalization& n);
+Pipeline moco_v2_pipeline(int size, const Normalization& n, double min_area = .2);
 // SwAV: as SimCLR with the area of one kind of crop, (.14, 1) for 224 and (.05, .14) for 96.
 Pipeline swav_pipeline(int size, const Normalization& n, double low, double high);
 // DINO: crop bicubic, flip, jitter (.4, .4, .2, .1) p .8, grey p .2, blur p 1, .1, .5 and, in the
@@ -94,9 +94,9 @@ Pipeline swav_pipeline(int size, const Normalization& n, double low, double high
 enum class DinoView : uint8_t { global1, global2, local };
 Pipeline dino_pipeline(int size, const Normalization& n, DinoView view, double low, double high);
 // MAE pretraining: crop (.2, 1) bicubic, flip.
-Pipeline mae_pipeline(int size, const Normalization& n);
+Pipeline mae_pipeline(int size, const Normalization& n, double min_area = .2);
 // SupCon: crop (.2, 1) bilinear, flip, jitter (.4, .4, .4, .1) p .8, grey p .2.
-Pipeline supcon_pipeline(int size, const Normalization& n);
+Pipeline supcon_pipeline(int size, const Normalization& n, double min_area = .2);
 // Supervised training: crop (.08, 1) on photographs, (min_area, 1) where given; flip.
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area = 0.08);
 // Evaluation: the shorter side to size / crop_ratio and the centre; ratio 1 squashes to size x

@@ -8,12 +8,6 @@
 
 namespace facet {
 
-Algorithm parse_algorithm(const std::string& text) {
-  for (const Algorithm a : {Algorithm::sgd, Algorithm::adamw, Algorithm::adam, Algorithm::lars})
-    if (text == name(a)) return a;
-  throw UsageError(fmt::format("unknown optimiser '{}': expected sgd, adamw, adam or lars", text));
-}
-
 const char* name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::sgd: return "sgd";

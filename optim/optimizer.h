@@ -32,7 +32,6 @@ struct ParamGroup {
 };
 
 enum class Algorithm : uint8_t { sgd, adamw, adam, lars };
-Algorithm parse_algorithm(const std::string& name);  // "sgd", "adamw", "adam", "lars"
 const char* name(Algorithm algorithm);
 
 struct OptimizerOptions {

@@ -83,8 +83,8 @@ TEST(AugmentDevice, EveryPipeline) {
   const Normalization n = kImagenetNormalization;
   const std::vector<Pipeline> pipelines = {
       simclr_pipeline(40, n),
-      simclr_small_pipeline(40, n),
-      simclr_gray_pipeline(40, n),
+      small_pipeline(40, n, .08, 1, Filter::bicubic, false),
+      small_pipeline(40, n, .3, 1, Filter::bilinear, true),
       moco_v2_pipeline(40, n),
       swav_pipeline(40, n, .05, .14),
       dino_pipeline(40, n, DinoView::global1, .4, 1),

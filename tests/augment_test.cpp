@@ -207,7 +207,8 @@ TEST(Pipeline, ResizeAndCentreCrop) {
 }
 
 TEST(Pipeline, DescribesItself) {
-  const std::string text = simclr_small_pipeline(28, kHalfNormalization).describe();
+  const std::string text =
+      small_pipeline(28, kHalfNormalization, .08, 1, Filter::bicubic, false).describe();
   for (const char* part : {"RandomResizedCrop(28, area 0.08-1, bicubic)", "HorizontalFlip",
                            "ColorJitter(0.4, 0.4, 0.4, 0.1, p 0.8)", "Gray(p 0.2)", "Normalize"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;

@@ -33,8 +33,8 @@ class SlowDataset final : public Dataset {
 
 LoaderOptions options(int workers) {
   LoaderOptions o;
-  o.views = {simclr_small_pipeline(kSize, kHalfNormalization),
-             simclr_small_pipeline(kSize, kHalfNormalization)};
+  o.views = {small_pipeline(kSize, kHalfNormalization, .08, 1, Filter::bicubic, false),
+             small_pipeline(kSize, kHalfNormalization, .08, 1, Filter::bicubic, false)};
   o.batch_size = 8;
   o.seed = 5;
   o.workers = workers;

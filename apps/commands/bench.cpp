@@ -14,7 +14,6 @@
 #include "apps/train_step.h"
 #include "metrics/diversity.h"
 #include "metrics/resnet50_weights.h"
-#include "ssl/supervised.h"
 #include "tensor/parallel.h"
 #include "tensor/profile.h"
 #include "tensor/text.h"
@@ -94,12 +93,13 @@ void bench_train(const Arguments& arguments) {
   const Device device = use_device(bench.device);
   Batch batch = synthetic_batch(bench);
   if (!bench.save_start.empty()) {
-    std::vector<NamedTensor> tensors = state(objective.encoder());
-    if (auto* supervised = dynamic_cast<Supervised*>(&objective)) {
-      tensors.push_back({"fc.weight", supervised->classifier().weight.value()});
-      tensors.push_back({"fc.bias", supervised->classifier().bias.value()});
-    }
-    tensors.push_back({"input", batch.views[0]});  // (B, H, W, 3), in the file (B, 3, H, W)
+    std::vector<NamedTensor> tensors = state(objective);
+    for (NamedTensor& tensor : tensors)  // the classifier under torchvision's and timm's names
+      if (tensor.name.starts_with("classifier."))
+        tensor.name = (bench.network.is_vit() ? "encoder.head" : "encoder.fc") +
+                      tensor.name.substr(std::string("classifier").size());
+    for (size_t i = 0; i < batch.views.size(); ++i)  // (B, H, W, 3), in the file (B, 3, H, W)
+      tensors.push_back({fmt::format("input{}", i), batch.views[i]});
     tensors.push_back({"labels", batch.labels});
     save_safetensors(bench.save_start, to_file_layout(tensors));
   }

@@ -35,19 +35,26 @@ constexpr const char* kPython = "/usr/bin/python3";
 
 struct Row {
   std::string name;
-  // Options for both sides; empty arch: a row of the diversity metrics.
-  std::string arch, stem;
-  int64_t image_size = 0, batch = 0, steps = 0;
+  std::string options;  // of a training step, for both sides; empty: a row of the diversity metrics
   bool large = false;
 };
 
 const std::vector<Row>& all_rows() {
+  const std::string resnet = "--arch resnet50 --stem imagenet --image-size 96 --batch-size 32 ";
+  const std::string vit = "--arch vit_small --patch-size 16 --image-size 96 --batch-size 32 ";
   static const std::vector<Row> rows = {
-      {"resnet50_224_b32", "resnet50", "imagenet", 224, 32, 8, false},
-      {"resnet18_224_b64", "resnet18", "imagenet", 224, 64, 8, false},
-      {"resnet18_32_b128", "resnet18", "small", 32, 128, 8, false},
-      {"diversity_resnet50", "", "", 0, 0, 0, false},
-      {"clustering_2048x4608", "", "", 0, 0, 0, true},
+      {"resnet50_224_b32", "--arch resnet50 --stem imagenet --image-size 224 --batch-size 32"},
+      {"resnet18_224_b64", "--arch resnet18 --stem imagenet --image-size 224 --batch-size 64"},
+      {"resnet18_32_b128", "--arch resnet18 --stem small --image-size 32 --batch-size 128"},
+      {"simclr_resnet50_96", resnet + "--method simclr"},
+      {"moco_resnet50_96", resnet + "--method moco --queue 4096 --norm-splits 1"},
+      {"swav_resnet50_96", resnet + "--method swav --freeze-steps 0 --local-crops 2"},
+      {"dino_vit_small_96",
+       vit + "--method dino --out-dim 4096 --freeze-last-layer 0 --local-crops 2"},
+      {"mae_vit_small_96", vit + "--method mae"},
+      {"vit_base_224_b8", "--arch vit_base --patch-size 16 --image-size 224 --batch-size 8"},
+      {"diversity_resnet50", ""},
+      {"clustering_2048x4608", "", true},
   };
   return rows;
 }
@@ -98,8 +105,9 @@ Measured run_training(const Row& row, int rounds, const std::string& self) {
   const fs::path start =
       fs::temp_directory_path() / fmt::format("facet_bench_{}.safetensors", ::getpid());
   const std::string shared =
-      fmt::format("--arch {} --stem {} --image-size {} --batch-size {} --steps {} --warmup-steps 2",
-                  row.arch, row.stem, row.image_size, row.batch, row.steps);
+      row.options +
+      (row.options.find("--method") == std::string::npos ? " --method supervised" : "") +
+      " --steps 8 --warmup-steps 2";
   const std::string ours = fmt::format("{} bench train {} --json --threads {} --save-start {}",
                                        quoted(self), shared, num_threads(), quoted(start.string()));
   const std::string peer = fmt::format("{} {} {} --threads {} --start {}", kPython,
@@ -190,7 +198,7 @@ void bench_peers(const Arguments& arguments) {
     fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11} {:>11}\n", "row", "ours", "default",
                "tuned", "x default", "x tuned", "difference", "peers' own");
   for (const Row& row : chosen) {
-    const bool is_training = !row.arch.empty();
+    const bool is_training = !row.options.empty();
     const Measured m = is_training ? run_training(row, static_cast<int>(rounds), self)
                                    : run_diversity_row(row, static_cast<int>(rounds), self);
     const double ours = median(m.ours), as_it_comes = median(m.peer_default),

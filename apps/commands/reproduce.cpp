@@ -54,7 +54,6 @@ struct StudyOptions {
   // The network, and how long each kind of run trains.
   int64_t width = 16, image_size = 28, per_class = 1000, batch_size = 128, simclr_batch = 32;
   int64_t simclr_epochs = 12, supervised_epochs = 8, other_epochs = 4, inject_epochs = 4;
-  std::string simclr_opt = "sgd";
   double simclr_min_area = 0.3;
   double simclr_lr = 0.2, simclr_weight_decay = 1e-3, supervised_lr = 0.1, inject_lr = 0.03,
          temperature = 0.2;
@@ -78,8 +77,6 @@ struct StudyOptions {
     options.add("--inject-epochs", inject_epochs, "Epochs of each injection");
     options.add("--simclr-lr", simclr_lr, "Learning rate without labels");
     options.add("--simclr-weight-decay", simclr_weight_decay, "Weight decay without labels");
-    options.choice("--simclr-opt", simclr_opt, {"sgd", "adamw", "adam", "lars"},
-                   "Optimiser without labels");
     options.add("--simclr-min-area", simclr_min_area, "Smallest random crop without labels");
     options.add("--supervised-lr", supervised_lr, "Learning rate with labels");
     options.add("--inject-lr", inject_lr, "Learning rate of the injections");
@@ -197,6 +194,8 @@ class Study {
                  .image_size = options_.image_size};
     p.run = run_options(start, options_.other_epochs, 0.1);
     const int64_t small_batch = options_.simclr_batch;
+    if (start != "supervised") p.run.batch_size = small_batch;
+    if (start != "supervised" && start != "mae") p.run.min_area = options_.simclr_min_area;
     const auto vit = [&](int64_t patch) {
       p.network = {.arch = "vit_tiny",
                    .width = 4 * options_.width,
@@ -215,15 +214,10 @@ class Study {
     } else if (start == "simclr") {
       p.run.epochs = options_.simclr_epochs;
       p.run.lr = options_.simclr_lr;
-      p.run.opt = options_.simclr_opt;
-      p.run.min_area = options_.simclr_min_area;
-      p.run.batch_size = small_batch;
       p.run.weight_decay = options_.simclr_weight_decay;
     } else if (start == "moco" || start == "ce+selfsupcon") {
       p.method.key_momentum = 0.99;
       p.method.norm_splits = 2;
-      p.run.min_area = options_.simclr_min_area;
-      p.run.batch_size = small_batch;
     } else if (start == "swav") {
       p.method.temperature = 0.1;
       p.method.prototypes = 64;
@@ -232,10 +226,7 @@ class Study {
       p.method.queue_from = 300;
       p.method.local_crops = 0;
       p.run.lr = 0.05;
-      p.run.min_area = options_.simclr_min_area;
-      p.run.batch_size = small_batch;
     } else if (start == "supcon") {
-      p.run.min_area = options_.simclr_min_area;
       p.run.batch_size = 2 * small_batch;
     } else if (start == "dino") {
       vit(options_.image_size / 4);
@@ -243,10 +234,8 @@ class Study {
       p.method.out_dim = p.method.head_hidden = p.method.head_bottleneck = 256;
       p.method.teacher_momentum = 0.99;
       p.method.local_crops = 0;
-      p.run.batch_size = small_batch;
       p.run.weight_decay = 0.04;
       p.run.clip_grad = 3;
-      p.run.min_area = options_.simclr_min_area;
     } else if (start == "mae") {
       vit(4);
       p.method.decoder_width = p.network.width;
