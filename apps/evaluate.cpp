@@ -32,10 +32,6 @@ Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t wo
   return {ops::concat(parts), dataset->labels().to(parts[0].device())};
 }
 
-Tensor rows_between(const Tensor& x, int64_t begin, int64_t end) {
-  return x.narrow(begin, end - begin);
-}
-
 }  // namespace
 
 Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
@@ -72,7 +68,7 @@ ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t c
   FACET_CHECK(validation > 0 && kept > 0, "probe", "{} of {} samples for validation", validation,
               n);
   const auto part = [](const Features& from, int64_t begin, int64_t end) {
-    return ProbeData{rows_between(from.x, begin, end), rows_between(from.labels, begin, end)};
+    return ProbeData{from.x.narrow(begin, end - begin), from.labels.narrow(begin, end - begin)};
   };
   const ProbeResult result =
       linear_probe(part(train, 0, kept), part(train, kept, n), classes, ProbeOptions{});

@@ -42,6 +42,12 @@ const Method& method_of(const std::string& name) {
   return *found;
 }
 
+void expect_shares(std::initializer_list<std::pair<const char*, double>> options) {
+  for (const auto& [option, value] : options)
+    if (!(value >= 0 && value <= 1))
+      throw UsageError(fmt::format("{}: expected 0 to 1, got {}", option, value));
+}
+
 MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64_t seed) {
   // As many whole batches as there are samples: more would hold samples twice.
   const int64_t fitting = std::min(kLargestQueue, run.samples) / run.batch_size * run.batch_size;
@@ -97,12 +103,10 @@ std::unique_ptr<Objective> make_dino(const MethodOptions& method, const NetworkO
 
 // Mixing, erasing and smoothing of training with labels.
 MixedTraining mixed_training(const MethodOptions& method, int64_t batch_size, uint64_t seed) {
-  for (const auto& [option, value] : {std::pair{"--mixup-prob", method.mix_probability},
-                                      {"--mixup-switch-prob", method.switch_probability},
-                                      {"--reprob", method.erase_probability},
-                                      {"--smoothing", method.smoothing}})
-    if (!(value >= 0 && value <= 1))
-      throw UsageError(fmt::format("{}: expected 0 to 1, got {}", option, value));
+  expect_shares({{"--mixup-prob", method.mix_probability},
+                 {"--mixup-switch-prob", method.switch_probability},
+                 {"--reprob", method.erase_probability},
+                 {"--smoothing", method.smoothing}});
   if (!(method.mixup >= 0) || !(method.cutmix >= 0))
     throw UsageError(fmt::format("--mixup and --cutmix: expected at least 0, got {} and {}",
                                  method.mixup, method.cutmix));
@@ -217,10 +221,8 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
         fmt::format("--temperature, --epsilon and --projection-dim: expected positive numbers, got "
                     "{}, {} and {}",
                     method.temperature, method.epsilon, method.projection_dim));
-  for (const auto& [option, value] : {std::pair{"--key-momentum", method.key_momentum},
-                                      {"--momentum-teacher", method.teacher_momentum}})
-    if (!(value >= 0 && value <= 1))
-      throw UsageError(fmt::format("{}: expected 0 to 1, got {}", option, value));
+  expect_shares(
+      {{"--key-momentum", method.key_momentum}, {"--momentum-teacher", method.teacher_momentum}});
   const auto encoder = [&] { return make_encoder(network.resolve()); };
   const double temperature = method.resolved_temperature();
   std::unique_ptr<Objective> objective;
@@ -324,7 +326,7 @@ std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkO
   if (method.method == "supervised") {
     const double low = area(small ? 0.5 : 0.08);
     if (const auto policy = policy_of(method.policy))
-      return {{size, n, {random_resized_crop(size, low, 1, {}), random_flip(), *policy}}};
+      return {policy_pipeline(size, n, *policy, low)};
     return {supervised_pipeline(size, n, low)};
   }
   if (method.method == "mae") return {mae_pipeline(size, n, area(small ? 0.5 : 0.2))};

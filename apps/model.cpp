@@ -60,15 +60,15 @@ VitOptions vit_of(const std::vector<NamedTensor>& weights, const Tensor& patches
   return options;
 }
 
-const char* head_name(const Architecture& architecture) {
-  return std::holds_alternative<VitOptions>(architecture) ? "head" : "fc";
-}
-
 }  // namespace
 
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture) {
   if (const auto* vit = std::get_if<VitOptions>(&architecture)) return std::make_unique<Vit>(*vit);
   return std::make_unique<ResNet>(std::get<ResNetOptions>(architecture));
+}
+
+std::string head_name(const Encoder& encoder) {
+  return dynamic_cast<const Vit*>(&encoder) ? "head" : "fc";
 }
 
 void NetworkOptions::add_to(Options& options) {
@@ -108,7 +108,7 @@ Architecture NetworkOptions::resolve() const {
         .heads = heads,
         .init = init == "xavier" ? VitOptions::Init::xavier : VitOptions::Init::normal,
         .drop_path = drop_path};
-    return Vit(options).options();
+    return resolved(options);
   }
   if (patch_size > 0 || depth > 0 || heads > 0 || drop_path > 0)
     throw UsageError(fmt::format(
@@ -150,13 +150,13 @@ TrainedNetwork load_network(const fs::path& path, Device device) {
   network.metadata = std::move(content.metadata);
   network.name = fs::is_directory(path) ? fs::weakly_canonical(path).filename().string()
                                         : path.stem().string();
-  const std::string head = head_name(network.architecture);
+  network.encoder = make_encoder(network.architecture);
+  const std::string head = head_name(*network.encoder);
   std::erase_if(weights, [&](const NamedTensor& t) {
     if (t.name == head + ".weight") network.head_weight = t.value.to(device);
     if (t.name == head + ".bias") network.head_bias = t.value.to(device);
     return t.name == head + ".weight" || t.name == head + ".bias";
   });
-  network.encoder = make_encoder(network.architecture);
   try {
     load_state(*network.encoder, weights);
   } catch (const FileError& e) {
@@ -170,9 +170,9 @@ TrainedNetwork load_network(const fs::path& path, Device device) {
 void save_network(const fs::path& path, Encoder& encoder, const Tensor& head_weight,
                   const Tensor& head_bias, Metadata metadata) {
   std::vector<NamedTensor> weights = state(encoder);
-  auto* const vit = dynamic_cast<Vit*>(&encoder);
-  if (vit) metadata["facet.heads"] = std::to_string(vit->options().heads);
-  const std::string head = vit ? "head" : "fc";
+  if (const auto* const vit = dynamic_cast<Vit*>(&encoder))
+    metadata["facet.heads"] = std::to_string(vit->options().heads);
+  const std::string head = head_name(encoder);
   if (head_weight.defined()) weights.push_back({head + ".weight", head_weight});
   if (head_bias.defined()) weights.push_back({head + ".bias", head_bias});
   for (NamedTensor& weight : weights) weight.value = weight.value.to(Device{});

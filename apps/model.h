@@ -16,6 +16,8 @@ namespace facet {
 
 using Architecture = std::variant<ResNetOptions, VitOptions>;
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture);
+// What torchvision and timm call the classifier of such a network: "fc" or "head".
+std::string head_name(const Encoder& encoder);
 
 struct NetworkOptions {
   std::string arch = "resnet18";

@@ -140,12 +140,12 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   return result;
 }
 
-std::vector<Json> read_metrics(const std::filesystem::path& run) {
+std::vector<Json> read_metrics(const std::filesystem::path& run, bool failed) {
   std::map<int64_t, Json> by_step;
   std::istringstream lines(read_file(run / "metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
     const Json record = Json::parse(line, nullptr, false);
-    if (record.is_object() && record.contains("step") && !record.contains("error"))
+    if (record.is_object() && record.contains("step") && record.contains("error") == failed)
       by_step[record["step"].get<int64_t>()] = record;
   }
   std::vector<Json> records;

@@ -37,7 +37,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                   const TrainOptions& options);
 
 // Records of metrics.jsonl in step order; of a step that was logged twice the last. Lines that a
-// crash cut short are passed over.
-std::vector<Json> read_metrics(const std::filesystem::path& run);
+// crash cut short are passed over. failed: instead those of steps that were not finite.
+std::vector<Json> read_metrics(const std::filesystem::path& run, bool failed = false);
 
 }  // namespace facet

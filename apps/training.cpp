@@ -82,8 +82,8 @@ void RunOptions::check() const {
   need(per_class >= 0, "--per-class", "at least 0", per_class);
   need(std::isfinite(lr) && lr > 0, "--lr", "a positive number", lr);
   need(weight_decay >= 0, "--weight-decay", "at least 0", weight_decay);
-  need(weight_decay_end == -1 || weight_decay_end >= 0, "--weight-decay-end", "at least 0, or -1",
-       weight_decay_end);
+  need(weight_decay_end == -1 || (weight_decay_end >= 0 && weight_decay > 0), "--weight-decay-end",
+       "-1, or at least 0 with a positive --weight-decay", weight_decay_end);
   need(momentum >= 0 && momentum < 1, "--momentum", "from 0 to less than 1", momentum);
   need(beta2 >= 0 && beta2 < 1, "--beta2", "from 0 to less than 1", beta2);
   need(warmup_lr >= 0 && min_lr >= 0, "--warmup-lr and --min-lr", "at least 0",

@@ -109,11 +109,9 @@ PipelineStep auto_augment(const PolicyOptions& options) {
           false};
 }
 
-Pipeline rand_augment_pipeline(int size, const Normalization& n, std::optional<Filter> filter) {
-  return {size,
-          n,
-          {random_resized_crop(size, .08, 1, filter), random_flip(),
-           rand_augment(9, .5, 2, {.filter = filter})}};
+Pipeline policy_pipeline(int size, const Normalization& n, const PipelineStep& policy,
+                         double min_area, std::optional<Filter> filter) {
+  return {size, n, {random_resized_crop(size, min_area, 1, filter), random_flip(), policy}};
 }
 
 }  // namespace facet

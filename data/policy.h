@@ -18,9 +18,9 @@ PipelineStep rand_augment(double magnitude = 9, double deviation = .5, int layer
                           const PolicyOptions& options = {});
 // Cubuk et al. 2019, the ImageNet policy (timm's "original"): one of 25 pairs of operations.
 PipelineStep auto_augment(const PolicyOptions& options = {});
-// timm's supervised training: crop (.08, 1), flip, RandAugment with ImageNet's fill. MAE's
-// fine-tuning takes bicubic alone; random erasing and mixing follow on the batch (data/mix.h).
-Pipeline rand_augment_pipeline(int size, const Normalization& n,
-                               std::optional<Filter> filter = std::nullopt);
+// timm's supervised training: crop (.08, 1) with either filter, flip, the policy. MAE's fine-tuning
+// takes bicubic alone; random erasing and mixing follow on the batch (data/mix.h).
+Pipeline policy_pipeline(int size, const Normalization& n, const PipelineStep& policy,
+                         double min_area = .08, std::optional<Filter> filter = std::nullopt);
 
 }  // namespace facet

@@ -13,6 +13,8 @@ struct Plan {
 };
 constexpr Plan kPlans[] = {{"vit_tiny", 192, 12}, {"vit_small", 384, 12}, {"vit_base", 768, 12}};
 
+}  // namespace
+
 VitOptions resolved(VitOptions o) {
   const Plan* plan = nullptr;
   for (const Plan& p : kPlans)
@@ -36,8 +38,6 @@ VitOptions resolved(VitOptions o) {
         fmt::format("{}: expected a drop path of 0 to 1, got {}", o.arch, o.drop_path));
   return o;
 }
-
-}  // namespace
 
 const std::vector<std::string>& vit_names() {
   static const std::vector<std::string> names = [] {

@@ -45,6 +45,9 @@ struct KeptPatches {
   Tensor places;  // among the L of their image
 };
 
+// With the architecture's own numbers where 0 stands; a UsageError where they do not fit.
+VitOptions resolved(VitOptions options);
+
 class Vit final : public Encoder {
  public:
   explicit Vit(const VitOptions& options);

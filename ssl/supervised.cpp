@@ -15,6 +15,7 @@ Variable Supervised::classify(const Variable& features, const Tensor& labels) {
   const Variable logits = classifier_(features);
   last_logits_ = logits.value();
   last_labels_ = labels;
+  last_features_ = features.value();
   if (mix_.weight == 1) return cross_entropy(logits, labels, smoothing_);
   return soft_cross_entropy(logits, mix_targets(labels, num_classes(), smoothing_, mix_));
 }
@@ -55,7 +56,9 @@ std::vector<NamedMetric> Supervised::metrics() const {
     ++rows;
     hits += guess[i] == truth[i];
   }
-  return {{"train_accuracy", hits / rows}};
+  std::vector<NamedMetric> values = embedding_spread(last_features_);
+  values.insert(values.begin(), {"train_accuracy", hits / rows});
+  return values;
 }
 
 void Supervised::visit(ModuleVisitor& v) {

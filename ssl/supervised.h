@@ -31,7 +31,8 @@ class Supervised : public Objective {
   // Boxes and shares of a mixed batch are drawn on the host.
   bool replayable() const override { return !mixed_.active(); }
   double collapse_loss(int64_t batch_size) const override;  // ln(classes): knows nothing
-  std::vector<NamedMetric> metrics() const override;        // accuracy on the training batch
+  std::vector<NamedMetric> metrics()
+      const override;  // accuracy on the training batch, spread of features
   void visit(ModuleVisitor& v) override;
 
  protected:
@@ -47,7 +48,7 @@ class Supervised : public Objective {
   double smoothing_;
   MixedTraining mixed_;
   Mix mix_;  // of the last view
-  Tensor last_logits_, last_labels_;
+  Tensor last_logits_, last_labels_, last_features_;
 };
 
 }  // namespace facet

@@ -209,7 +209,7 @@ TEST(AugmentDevice, LoaderLeavesTheViewsToTheDevice) {
 
 TEST(AugmentDevice, StepsThatDevicesLackRunInTheLoader) {
   LoaderOptions options = loader_options(true);
-  options.views[0] = rand_augment_pipeline(12, kHalfNormalization);
+  options.views[0] = policy_pipeline(12, kHalfNormalization, rand_augment());
   DataLoader loader(open_dataset("shapes:train=12", Split::train), options);
   EXPECT_FALSE(loader.leaves_views());
   EXPECT_EQ(loader.next()->views.size(), 2u);

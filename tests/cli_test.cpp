@@ -107,6 +107,11 @@ TEST_F(CliTest, BadValuesNameTheirOption) {
   pretrain({"--method", "dino", "-b", "8", "--momentum-teacher", "2"}, {"--momentum-teacher", "2"});
   expect_error({"reproduce", "--output", path("r"), "--starts", "simclr,byol"}, 2,
                {"--starts", "byol", "swav"});
+  expect_error({"reproduce", "--output", path("r"), "--starts", "mae"}, 2, {"--starts", "'mae'"});
+  expect_error({"reproduce", "--output", path("r"), "--image-size", "30"}, 2,
+               {"30", "patches of 7"});
+  EXPECT_FALSE(fs::exists(path("r")));
+  pretrain({"--weight-decay", "0", "--weight-decay-end", "0.4"}, {"--weight-decay-end", "0.4"});
   expect_error({"selftest", "--networks", "resnet51"}, 2, {"resnet51", "resnet50"});
   expect_error({"pretrain", "--output", path("r"), "--batch-size"}, 2, {"--batch-size"});
   expect_error({"inject", "--output", path("r"), "--from", path("x"), "--cycle", "0"}, 2,

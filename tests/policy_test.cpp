@@ -142,7 +142,7 @@ TEST(AutoAugment, ImageNetPolicy) {
 }
 
 TEST(RandAugment, RunsInAPipeline) {
-  const Pipeline pipeline = rand_augment_pipeline(24, kImagenetNormalization);
+  const Pipeline pipeline = policy_pipeline(24, kImagenetNormalization, rand_augment());
   EXPECT_FALSE(pipeline.on_devices());
   const Image picture = test::scrambled();
   std::set<uint64_t> seen;

@@ -96,7 +96,7 @@ void bench_train(const Arguments& arguments) {
     std::vector<NamedTensor> tensors = state(objective);
     for (NamedTensor& tensor : tensors)  // the classifier under torchvision's and timm's names
       if (tensor.name.starts_with("classifier."))
-        tensor.name = (bench.network.is_vit() ? "encoder.head" : "encoder.fc") +
+        tensor.name = "encoder." + head_name(objective.encoder()) +
                       tensor.name.substr(std::string("classifier").size());
     for (size_t i = 0; i < batch.views.size(); ++i)  // (B, H, W, 3), in the file (B, 3, H, W)
       tensors.push_back({fmt::format("input{}", i), batch.views[i]});

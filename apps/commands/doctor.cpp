@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 
 #include "apps/command.h"
 #include "apps/log.h"
 #include "apps/trainer.h"
-#include "tensor/file.h"
 
 namespace facet {
 namespace {
@@ -59,11 +57,7 @@ Run read_run(const fs::path& folder) {
                                 e.source().begin.line, e.description()));
   }
   run.records = read_metrics(folder);
-  std::istringstream lines(read_file(folder / "metrics.jsonl"));
-  for (std::string line; std::getline(lines, line);) {
-    const Json record = Json::parse(line, nullptr, false);
-    if (record.is_object() && record.contains("error")) run.errors.push_back(record);
-  }
+  run.errors = read_metrics(folder, true);
   return run;
 }
 

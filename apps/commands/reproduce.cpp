@@ -127,7 +127,10 @@ std::vector<Start> chosen_starts(const std::string& text) {
       throw UsageError(fmt::format("--starts: expected {}, got '{}'", start_names(), word));
     chosen.push_back(*found);
   }
-  if (chosen.empty()) throw UsageError("--starts: expected at least one");
+  const bool injected =
+      std::any_of(chosen.begin(), chosen.end(), [](Start s) { return s.injected; });
+  if (chosen.size() < 2 && !injected)
+    throw UsageError(fmt::format("--starts: expected two or more to compare, got '{}'", text));
   return chosen;
 }
 
@@ -157,6 +160,8 @@ class Study {
         device_(use_device(options_.device)) {}
 
   void run() {
+    for (const Start& start : starts_)  // what cannot be trained is said before anything is
+      pretraining(start.method).network.resolve();
     RunFolder folder(root_, config_);
     for (const StudyModel& model : models_) train_model(model);
     for (const StudyModel& model : models_) measure(model);
