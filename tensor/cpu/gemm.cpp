@@ -1,5 +1,6 @@
 // Matrix products: f32 and bf16 by oneDNN with sums in f32, f64 by OpenBLAS. A matrix times its own
-// transpose costs half: one triangle is computed and mirrored (OpenBLAS).
+// transpose costs half: one triangle is computed and mirrored (OpenBLAS). OpenBLAS multiplies wide
+// right matrices, too: oneDNN 2.6 falls to half its speed or a third there (docs/benchmarks).
 #include <algorithm>
 #include <array>
 #include <map>
@@ -116,11 +117,11 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, const Matmul
     });
     beta = T(1);
   }
-  const bool own_transpose =
-      a.raw() == b.raw() && a.shape() == b.shape() && args.trans_a != args.trans_b;
-  const bool by_syrk = own_transpose && beta == T(0) && m * n * k >= kLargeProduct;
+  const bool by_syrk = a.raw() == b.raw() && a.shape() == b.shape() && m * n * k >= kLargeProduct &&
+                       args.trans_a != args.trans_b && beta == T(0);
+  const bool wide = !args.trans_b && n > 2048 && std::min(m, k) >= 512;
   if constexpr (std::is_same_v<T, float>)
-    if (!by_syrk && (beta == T(0) || beta == T(1)) &&
+    if (!by_syrk && !wide && (beta == T(0) || beta == T(1)) &&
         multiply_onednn(a, b, args, beta == T(1), out))
       return;
   const auto product = [&](int64_t i) {
