@@ -189,6 +189,27 @@ void Pipeline::operator()(const Image& image, RandomSequence random, float* out)
   normalize(view(image, random), scale(), out);
 }
 
+Rectangle narrow(std::span<ViewPlan> plans) {
+  FACET_CHECK(!plans.empty(), "narrow", "no views");
+  Rectangle part = plans[0].window;
+  for (const ViewPlan& plan : plans) {
+    const Rectangle& w = plan.window;
+    const int bottom = std::max(part.top + part.height, w.top + w.height);
+    const int right = std::max(part.left + part.width, w.left + w.width);
+    part.top = std::min(part.top, w.top);
+    part.left = std::min(part.left, w.left);
+    part.height = bottom - part.top;
+    part.width = right - part.left;
+  }
+  for (ViewPlan& plan : plans) {
+    plan.height = part.height;
+    plan.width = part.width;
+    plan.window.top -= part.top;
+    plan.window.left -= part.left;
+  }
+  return part;
+}
+
 Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {
   return swav_pipeline(size, n, min_area, 1);
 }

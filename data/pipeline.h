@@ -4,6 +4,7 @@
 #include <array>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,10 @@ class Pipeline {
   Normalization normalization_{};
   std::vector<PipelineStep> steps_;
 };
+
+// The smallest part of a picture that holds what all these views of it show; the plans are changed
+// to be of that part, which is all that has to be decoded.
+Rectangle narrow(std::span<ViewPlan> plans);
 
 // SimCLR as ported to Pillow (VISSL): crop (.08, 1) bilinear, flip, jitter (.8, .8, .8, .2) p .8,
 // grey p .2, blur p .5.

@@ -26,6 +26,8 @@ struct Image {
 // horizontal and a vertical pass in 22-bit fixed point, 8 bits between them.
 Image resize(const Image& image, int height, int width, Filter filter);
 Image crop(const Image& image, int top, int left, int height, int width);  // inside the image
+// `window` of a picture whose rows are `width` pixels.
+Image cut(const uint8_t* picture, int width, const Rectangle& window);
 
 // Runs one operation in place.
 void apply(const ImageOp& op, Image& image);

@@ -80,7 +80,8 @@ FACET_HD inline uint8_t mean_luma(uint64_t sum, int64_t count) {
 // base + factor (v - base), truncated and clipped
 FACET_HD inline uint8_t blend(int base, int v, float factor) {
   const float x = static_cast<float>(base) + factor * static_cast<float>(v - base);
-  return x <= 0.0f ? 0 : x >= 255.0f ? 255 : static_cast<uint8_t>(x);
+  const float above = x > 0.0f ? x : 0.0f;
+  return static_cast<uint8_t>(static_cast<int>(above < 255.0f ? above : 255.0f));
 }
 
 // Operations that treat every value by itself. `mean`: the picture's mean luma, for contrast.
@@ -105,42 +106,45 @@ FACET_HD inline Rgb saturate(Rgb p, float factor) {
   return {blend(gray, p.r, factor), blend(gray, p.g, factor), blend(gray, p.b, factor)};
 }
 
-FACET_HD inline uint8_t round8(double v) {
-  return clip8(static_cast<int>(std::round(v)));
+// Half away from zero, of [0, 255]
+FACET_HD inline int round8(double v) {
+  const int whole = static_cast<int>(v);
+  return whole + (v - whole >= 0.5);
 }
+// Pillow's HSV in 8 bits, with `turn` added to the hue. Every value is computed and then chosen, so
+// that loops over pixels run on vectors.
 FACET_HD inline Rgb turn_hue(Rgb p, uint8_t turn) {
-  const int high = p.r > p.g ? (p.r > p.b ? p.r : p.b) : (p.g > p.b ? p.g : p.b);
-  const int low = p.r < p.g ? (p.r < p.b ? p.r : p.b) : (p.g < p.b ? p.g : p.b);
-  if (high == low) return p;  // saturation 0: any hue gives the same grey
-  const float range = static_cast<float>(high - low);
-  const float rc = static_cast<float>(high - p.r) / range;
-  const float gc = static_cast<float>(high - p.g) / range;
-  const float bc = static_cast<float>(high - p.b) / range;
-  const float h = p.r == high   ? bc - gc
-                  : p.g == high ? static_cast<float>(2.0 + rc - bc)
-                                : static_cast<float>(4.0 + gc - rc);
+  const int r = p.r, g = p.g, b = p.b;
+  const int above = r > g ? r : g, below = r < g ? r : g;
+  const int high = above > b ? above : b, low = below < b ? below : b;
+  const int grey = high == low;  // saturation 0: any hue gives the same grey
+  const float range = static_cast<float>(high - low + grey), v = static_cast<float>(high);
+  const float rc = static_cast<float>(high - r) / range;
+  const float gc = static_cast<float>(high - g) / range;
+  const float bc = static_cast<float>(high - b) / range;
+  const double red = bc - gc;
+  const double green = static_cast<float>(2.0 + rc - bc), blue = static_cast<float>(4.0 + gc - rc);
+  const int is_red = r == high, is_green = (g == high) & (1 - is_red);
+  const double h = red * is_red + green * is_green + blue * (1 - is_red - is_green);
   const double cycle = h / 6.0 + 1.0;  // in [5/6, 11/6]
-  const float around = static_cast<float>(cycle < 1.0 ? cycle : cycle - 1.0);
-  const uint8_t saturation = clip8(static_cast<int>(range / static_cast<float>(high) * 255.0));
-  const auto hue = static_cast<uint8_t>(clip8(static_cast<int>(around * 255.0)) + turn);
-  const auto top = static_cast<uint8_t>(high);
-  if (saturation == 0) return {top, top, top};
-  const float sector = static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0);
-  const int index = static_cast<int>(sector);
-  const float f =
-      static_cast<float>(static_cast<float>(hue) * 6.0 / 255.0 - static_cast<float>(index));
-  const float s = static_cast<float>(saturation / 255.0), v = static_cast<float>(high);
-  const uint8_t a = round8(v * (1.0 - s));
-  const uint8_t q = round8(v * (1.0 - s * f));
-  const uint8_t t = round8(v * (1.0 - s * (1.0 - f)));
-  switch (index % 6) {
-    case 0: return {top, t, a};
-    case 1: return {q, top, a};
-    case 2: return {a, top, t};
-    case 3: return {a, q, top};
-    case 4: return {t, a, top};
-    default: return {top, a, q};
-  }
+  const float around = static_cast<float>(cycle - (cycle >= 1.0));
+  const int saturation = static_cast<int>(range / (v + static_cast<float>(grey)) * 255.0);
+  const int hue = (static_cast<int>(around * 255.0) + turn) & 255;
+  const double at = static_cast<float>(hue) * 6.0 / 255.0;
+  const int sector = static_cast<int>(static_cast<float>(at));
+  const float f = static_cast<float>(at - static_cast<double>(static_cast<float>(sector)));
+  const float s = static_cast<float>(saturation * (1 - grey) / 255.0);
+  const int a = round8(v * (1.0 - s));
+  const int q = round8(v * (1.0 - s * f));
+  const int t = round8(v * (1.0 - s * (1.0 - f)));
+  const int i = sector % 6;
+  const int middle = t + (q - t) * (i & 1);
+  // Each channel is the highest in two sectors, the middle one in two, else the lowest.
+  const auto channel = [=](int high1, int high2, int middle1, int middle2) {
+    return static_cast<uint8_t>(a + (high - a) * ((i == high1) + (i == high2)) +
+                                (middle - a) * ((i == middle1) + (i == middle2)));
+  };
+  return {channel(0, 5, 1, 4), channel(1, 2, 0, 3), channel(3, 4, 2, 5)};
 }
 
 // Every operation that treats each pixel by itself; the others leave it alone.

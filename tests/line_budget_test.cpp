@@ -1,5 +1,6 @@
-// facet stays small enough to be read: 800 lines a source file at most, 32,000 in all without the
-// tests, and 13,000 of tests.
+// facet stays small enough to be read: 800 lines a source file at most, 40,000 in all without the
+// tests, and 18,000 of tests. Set once for all that the project is to hold: a tenth of the sources
+// is the emulator that runs the kernels without a GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kFileLimit = 800;
-constexpr int64_t kTotalLimit = 32'000, kTestsLimit = 13'000;
+constexpr int64_t kTotalLimit = 40'000, kTestsLimit = 18'000;
 
 TEST(LineBudget, FilesAndTotal) {
   const fs::path root = FACET_SOURCE_DIR;

@@ -226,6 +226,7 @@ void run_bench(const Arguments& arguments) {
   const std::vector<std::pair<std::string, void (*)(const Arguments&)>> kinds = {
       {"train", bench_train},
       {"ops", bench_ops},
+      {"data", bench_data},
       {"diversity", bench_diversity},
       {"peers", bench_peers}};
   const std::string word = arguments.empty() ? "--help" : arguments[0];
@@ -236,15 +237,16 @@ void run_bench(const Arguments& arguments) {
   }
   if (word == "--help" || word == "-h") {
     fmt::print(
-        "usage: facet bench train|ops|diversity|peers [options]\n\n"
+        "usage: facet bench train|ops|data|diversity|peers [options]\n\n"
         "  train      images a second of whole training steps\n"
         "  ops        every operation, forward and backward, beside the device's own rates\n"
+        "  data       JPEG files decoded and augmented\n"
         "  diversity  both diversities of ResNet-50-shaped weights\n"
         "  peers      both beside PyTorch and SciPy, run in turn\n");
     return;
   }
   throw UsageError(
-      fmt::format("facet bench: unknown benchmark '{}': expected train, ops, diversity "
+      fmt::format("facet bench: unknown benchmark '{}': expected train, ops, data, diversity "
                   "or peers{}",
                   word, did_you_mean(word, names)));
 }

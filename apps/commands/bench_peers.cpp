@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -15,6 +16,7 @@
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
+#include "tensor/file.h"
 #include "tensor/parallel.h"
 #include "tensor/text.h"
 
@@ -25,36 +27,52 @@ namespace fs = std::filesystem;
 namespace {
 
 // What PyTorch needs to be at its best on such a machine: freed memory is kept, and OpenBLAS and
-// ATen take the AVX-512 paths. docs/benchmarks says how much each gives.
-constexpr const char* kTunedEnvironment =
-    "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 "
-    "OPENBLAS_CORETYPE=SKYLAKEX ATEN_CPU_CAPABILITY=avx512";
+// ATen take the widest vectors of the processor. docs/benchmarks says how much each gives.
+std::string tuned_environment() {
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+  return fmt::format(
+      "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 "
+      "OPENBLAS_CORETYPE={} ATEN_CPU_CAPABILITY={}",
+      has_avx512 ? "SKYLAKEX" : "HASWELL", has_avx512 ? "avx512" : "avx2");
+}
 
 // The interpreter that Debian's python3-torch and python3-scipy belong to.
 constexpr const char* kPython = "/usr/bin/python3";
 
+enum class RowKind : uint8_t { training, metrics, views };
 struct Row {
   std::string name;
-  std::string options;  // of a training step, for both sides; empty: a row of the diversity metrics
-  bool large = false;
+  RowKind kind;
+  std::string options;    // for both sides
+  std::string size = {};  // of the pictures of views
+
+  bool is_rate() const { return kind != RowKind::metrics; }
 };
 
 const std::vector<Row>& all_rows() {
   const std::string resnet = "--arch resnet50 --stem imagenet --image-size 96 --batch-size 32 ";
   const std::string vit = "--arch vit_small --patch-size 16 --image-size 96 --batch-size 32 ";
+  using enum RowKind;
   static const std::vector<Row> rows = {
-      {"resnet50_224_b32", "--arch resnet50 --stem imagenet --image-size 224 --batch-size 32"},
-      {"resnet18_224_b64", "--arch resnet18 --stem imagenet --image-size 224 --batch-size 64"},
-      {"resnet18_32_b128", "--arch resnet18 --stem small --image-size 32 --batch-size 128"},
-      {"simclr_resnet50_96", resnet + "--method simclr"},
-      {"moco_resnet50_96", resnet + "--method moco --queue 4096 --norm-splits 1"},
-      {"swav_resnet50_96", resnet + "--method swav --freeze-steps 0 --local-crops 2"},
-      {"dino_vit_small_96",
+      {"resnet50_224_b32", training,
+       "--arch resnet50 --stem imagenet --image-size 224 --batch-size 32"},
+      {"resnet18_224_b64", training,
+       "--arch resnet18 --stem imagenet --image-size 224 --batch-size 64"},
+      {"resnet18_32_b128", training,
+       "--arch resnet18 --stem small --image-size 32 --batch-size 128"},
+      {"simclr_resnet50_96", training, resnet + "--method simclr"},
+      {"moco_resnet50_96", training, resnet + "--method moco --queue 4096 --norm-splits 1"},
+      {"swav_resnet50_96", training, resnet + "--method swav --freeze-steps 0 --local-crops 2"},
+      {"dino_vit_small_96", training,
        vit + "--method dino --out-dim 4096 --freeze-last-layer 0 --local-crops 2"},
-      {"mae_vit_small_96", vit + "--method mae"},
-      {"vit_base_224_b8", "--arch vit_base --patch-size 16 --image-size 224 --batch-size 8"},
-      {"diversity_resnet50", ""},
-      {"clustering_2048x4608", "", true},
+      {"mae_vit_small_96", training, vit + "--method mae"},
+      {"vit_base_224_b8", training,
+       "--arch vit_base --patch-size 16 --image-size 224 --batch-size 8"},
+      {"diversity_resnet50", metrics, ""},
+      {"clustering_2048x4608", metrics, "--large"},
+      {"moco_views_500x375", views, "--views moco", "500 375"},
+      {"supervised_view_500x375", views, "--views supervised", "500 375"},
+      {"supervised_view_1000x750", views, "--views supervised", "1000 750"},
   };
   return rows;
 }
@@ -101,6 +119,17 @@ struct Measured {
   Json extra = Json::object();
 };
 
+struct RemoveAtEnd {
+  explicit RemoveAtEnd(fs::path what) : path(std::move(what)) {}
+  ~RemoveAtEnd() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  RemoveAtEnd(const RemoveAtEnd&) = delete;
+  RemoveAtEnd& operator=(const RemoveAtEnd&) = delete;
+  const fs::path path;
+};
+
 Measured run_training(const Row& row, int rounds, const std::string& self) {
   const fs::path start =
       fs::temp_directory_path() / fmt::format("facet_bench_{}.safetensors", ::getpid());
@@ -113,55 +142,79 @@ Measured run_training(const Row& row, int rounds, const std::string& self) {
   const std::string peer = fmt::format("{} {} {} --threads {} --start {}", kPython,
                                        quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared,
                                        num_threads(), quoted(start.string()));
+  const RemoveAtEnd removal(start);
   Measured result;
   std::map<std::string, std::vector<double>> extra;
-  try {
-    for (int round = 0; round < rounds; ++round) {
-      log_info("{}: round {} of {}", row.name, round + 1, rounds);
-      const Json a = run_json(ours), b = run_json(peer);
-      const Json c = run_json(fmt::format("env {} {} --channels-last", kTunedEnvironment, peer));
-      result.ours.push_back(a["images_per_second"]);
-      result.peer_default.push_back(b["images_per_second"]);
-      result.peer_tuned.push_back(c["images_per_second"]);
-      for (const Json& losses : {b["losses"], c["losses"]})
-        result.loss_agreement = std::max(result.loss_agreement, disagreement(a["losses"], losses));
-      result.peer_agreement =
-          std::max(result.peer_agreement, disagreement(b["losses"], c["losses"]));
-      for (const auto& [side, values] :
-           {std::pair{"ours", &a}, {"peer_default", &b}, {"peer_tuned", &c}})
-        for (const char* key : {"peak_memory_mib", "start_up_seconds", "first_step_seconds"})
-          extra[fmt::format("{}/{}", key, side)].push_back((*values)[key]);
-    }
-  } catch (...) {
-    fs::remove(start);
-    throw;
+  for (int round = 0; round < rounds; ++round) {
+    log_info("{}: round {} of {}", row.name, round + 1, rounds);
+    const Json a = run_json(ours), b = run_json(peer);
+    const Json c = run_json(fmt::format("env {} {} --channels-last", tuned_environment(), peer));
+    result.ours.push_back(a["images_per_second"]);
+    result.peer_default.push_back(b["images_per_second"]);
+    result.peer_tuned.push_back(c["images_per_second"]);
+    for (const Json& losses : {b["losses"], c["losses"]})
+      result.loss_agreement = std::max(result.loss_agreement, disagreement(a["losses"], losses));
+    result.peer_agreement = std::max(result.peer_agreement, disagreement(b["losses"], c["losses"]));
+    for (const auto& [side, values] :
+         {std::pair{"ours", &a}, {"peer_default", &b}, {"peer_tuned", &c}})
+      for (const char* key : {"peak_memory_mib", "start_up_seconds", "first_step_seconds"})
+        extra[fmt::format("{}/{}", key, side)].push_back((*values)[key]);
   }
-  fs::remove(start);
   for (const auto& [key, values] : extra)
     result.extra[Json::json_pointer("/" + key)] = median(values);
   return result;
 }
 
-Measured run_diversity_row(const Row& row, int rounds, const std::string& self) {
-  const std::string large = row.large ? " --large" : "";
+// Ours, the peer as it comes and the peer tuned, in turn; `values`: what must agree.
+Measured run_commands(const Row& row, int rounds, const std::array<std::string, 3>& commands,
+                      const std::function<Json(const Json&)>& figure,
+                      const std::function<Json(const Json&)>& values) {
   Measured result;
   for (int round = 0; round < rounds; ++round) {
     log_info("{}: round {} of {}", row.name, round + 1, rounds);
-    const std::string script = quoted(std::string(FACET_PEERS) + "/diversity_peer.py");
-    const Json a = run_json(quoted(self) + " bench diversity --json" + large);
-    const Json b = run_json(fmt::format("{} {}{}", kPython, script, large));
-    result.ours.push_back(a["seconds"]);
-    result.peer_default.push_back(b["scipy"]["seconds"]);
-    result.peer_tuned.push_back(b["tuned"]["seconds"]);
-    const auto values = [&](const Json& side) {
-      return row.large ? Json::array({side["clustering"]})
-                       : Json::array({side["clustering"], side["spectral"]});
-    };
-    const Json theirs = values(b["scipy"]), tuned = values(b["tuned"]);
-    result.loss_agreement = std::max(result.loss_agreement, disagreement(values(a), theirs));
-    result.peer_agreement = std::max(result.peer_agreement, disagreement(theirs, tuned));
+    const Json a = run_json(commands[0]), b = run_json(commands[1]), c = run_json(commands[2]);
+    result.ours.push_back(figure(a));
+    result.peer_default.push_back(figure(b));
+    result.peer_tuned.push_back(figure(c));
+    result.loss_agreement = std::max(result.loss_agreement, disagreement(values(a), values(b)));
+    result.peer_agreement = std::max(result.peer_agreement, disagreement(values(b), values(c)));
   }
   return result;
+}
+
+Measured run_metrics(const Row& row, int rounds, const std::string& self) {
+  const std::string peer = fmt::format(
+      "{} {} {}", kPython, quoted(std::string(FACET_PEERS) + "/diversity_peer.py"), row.options);
+  return run_commands(
+      row, rounds,
+      {fmt::format("{} bench diversity --json {}", quoted(self), row.options),
+       peer + " --variant scipy", peer + " --variant tuned"},
+      [](const Json& side) { return side["seconds"]; },
+      [](const Json& side) {
+        Json found = Json::array({side["clustering"]});
+        if (side.contains("spectral")) found.push_back(side["spectral"]);
+        return found;
+      });
+}
+
+// One thread each: the rate of a core.
+Measured run_views(const Row& row, int rounds, const std::string& self) {
+  const fs::path folder =
+      fs::temp_directory_path() / fmt::format("facet_bench_pictures_{}", ::getpid());
+  const std::string shared = fmt::format(" --folder {} {}", quoted(folder.string()), row.options);
+  const std::string peer =
+      fmt::format("{} {}", kPython, quoted(std::string(FACET_PEERS) + "/views_peer.py"));
+  const RemoveAtEnd removal(folder);
+  make_folder(folder);
+  run_json(fmt::format("{} {} --make 24 --size {}", peer, shared, row.size));
+  return run_commands(
+      row, rounds,
+      {fmt::format("OMP_NUM_THREADS=1 {} bench data --json {}", quoted(self), shared),
+       fmt::format("OMP_NUM_THREADS=1 {} {}", peer, shared),
+       fmt::format("env OMP_NUM_THREADS=1 {} {} {} --pillow-blur", tuned_environment(), peer,
+                   shared)},
+      [](const Json& side) { return side["images_per_second"]; },
+      [](const Json& side) { return Json::array({side["mean"]}); });
 }
 
 }  // namespace
@@ -198,16 +251,17 @@ void bench_peers(const Arguments& arguments) {
     fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11} {:>11}\n", "row", "ours", "default",
                "tuned", "x default", "x tuned", "difference", "peers' own");
   for (const Row& row : chosen) {
-    const bool is_training = !row.options.empty();
-    const Measured m = is_training ? run_training(row, static_cast<int>(rounds), self)
-                                   : run_diversity_row(row, static_cast<int>(rounds), self);
+    const auto run = row.kind == RowKind::training  ? run_training
+                     : row.kind == RowKind::metrics ? run_metrics
+                                                    : run_views;
+    const Measured m = run(row, static_cast<int>(rounds), self);
     const double ours = median(m.ours), as_it_comes = median(m.peer_default),
                  tuned = median(m.peer_tuned);
-    // Above 1: we are faster. Training counts images a second, metrics seconds.
-    const double over_default = is_training ? ours / as_it_comes : as_it_comes / ours;
-    const double over_tuned = is_training ? ours / tuned : tuned / ours;
+    // Above 1: we are faster.
+    const double over_default = row.is_rate() ? ours / as_it_comes : as_it_comes / ours;
+    const double over_tuned = row.is_rate() ? ours / tuned : tuned / ours;
     results[row.name] = {
-        {"unit", is_training ? "images/s" : "s"},
+        {"unit", row.is_rate() ? "images/s" : "s"},
         {"ours", ours},
         {"peer_default", as_it_comes},
         {"peer_tuned", tuned},
@@ -222,7 +276,7 @@ void bench_peers(const Arguments& arguments) {
       fmt::print(
           "{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e} {:>11.1e}  ({})\n",
           row.name, ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
-          m.peer_agreement, is_training ? "images/s" : "s");
+          m.peer_agreement, row.is_rate() ? "images/s" : "s");
       for (const auto& [key, value] : m.extra.items())
         fmt::print("  {:<18} {:>10.2f} {:>10.2f} {:>10.2f}\n", key, value["ours"].get<double>(),
                    value["peer_default"].get<double>(), value["peer_tuned"].get<double>());

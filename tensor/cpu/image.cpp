@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+
+#if defined(__SSE4_1__)
+#include <immintrin.h>
+#endif
 
 #include "tensor/check.h"
 #include "tensor/pixels.h"
@@ -14,6 +19,8 @@ using namespace pixels;
 namespace {
 
 // ---- resampling
+
+constexpr int kHalf = 1 << (kPrecision - 1);
 
 // For each output position the first input position and its fixed-point weights.
 struct Taps {
@@ -32,31 +39,61 @@ struct Taps {
   }
 };
 
-Image resize_rows(const Image& image, int width, Filter filter) {
-  const Taps taps(image.width, width, filter);
-  Image out(image.height, width);
-  for (int y = 0; y < image.height; ++y)
-    for (int x = 0; x < width; ++x) {
-      int sum[3] = {1 << (kPrecision - 1), 1 << (kPrecision - 1), 1 << (kPrecision - 1)};
-      const int* w = &taps.weight[static_cast<size_t>(x) * taps.size];
-      const uint8_t* from = image.at(y, taps.first[static_cast<size_t>(x)]);
-      for (int i = 0; i < taps.count[static_cast<size_t>(x)]; ++i, from += 3)
-        for (int c = 0; c < 3; ++c) sum[c] += from[c] * w[i];
-      for (int c = 0; c < 3; ++c) out.at(y, x)[c] = clip8(sum[c] >> kPrecision);
+// The values of a pixel and one more, as the compilers' vectors.
+using Quad [[gnu::vector_size(16)]] = int32_t;
+using QuadBytes [[gnu::vector_size(4)]] = uint8_t;
+
+Quad four_from(const uint8_t* values) {
+#if defined(__SSE4_1__)  // one instruction, which GCC 12 does not find
+  int32_t bits;
+  std::memcpy(&bits, values, sizeof bits);
+  return reinterpret_cast<Quad>(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bits)));
+#else
+  return Quad{values[0], values[1], values[2], values[3]};
+#endif
+}
+
+// The rows of a window of a picture that is `stride` pixels wide.
+Image resize_rows(const uint8_t* picture, int stride, const Rectangle& window, int width,
+                  Filter filter) {
+  const Taps taps(window.width, width, filter);
+  Image out(window.height, width);
+  const size_t row = static_cast<size_t>(window.width) * 3;
+  // As many for every output, so that the loop over them is foreseen: weights beyond are zero.
+  const int count = *std::max_element(taps.count.begin(), taps.count.end());
+  std::vector<uint8_t> line(row + static_cast<size_t>(count) * 3 + 1);
+  for (int y = 0; y < window.height; ++y) {
+    std::copy_n(picture + (static_cast<size_t>(window.top + y) * stride + window.left) * 3, row,
+                line.begin());
+    uint8_t* to = out.at(y, 0);
+    const int* w = taps.weight.data();
+    for (size_t x = 0; x < static_cast<size_t>(width); ++x, to += 3, w += taps.size) {
+      Quad sum = kHalf - Quad{};
+      const uint8_t* from = &line[static_cast<size_t>(taps.first[x]) * 3];
+      for (int i = 0; i < count; ++i, from += 3) {
+        sum += four_from(from) * w[i];
+      }
+      sum >>= kPrecision;
+      sum = sum < 0 ? Quad{} : sum;
+      const auto bytes = __builtin_convertvector(sum > 255 ? 255 - Quad{} : sum, QuadBytes);
+      std::memcpy(to, &bytes, 3);
     }
+  }
   return out;
 }
 
-Image resize_columns(const Image& image, int height, Filter filter) {
-  const Taps taps(image.height, height, filter);
-  Image out(height, image.width);
-  const size_t row = static_cast<size_t>(image.width) * 3;
+// A picture whose rows are `width` pixels.
+Image resize_columns(const uint8_t* picture, int width, int from_height, int height,
+                     Filter filter) {
+  const Taps taps(from_height, height, filter);
+  Image out(height, width);
+  const size_t row = static_cast<size_t>(width) * 3;
   std::vector<int> sum(row);
   for (int y = 0; y < height; ++y) {
-    std::fill(sum.begin(), sum.end(), 1 << (kPrecision - 1));
+    std::fill(sum.begin(), sum.end(), kHalf);
     const int* w = &taps.weight[static_cast<size_t>(y) * taps.size];
     for (int i = 0; i < taps.count[static_cast<size_t>(y)]; ++i) {
-      const uint8_t* from = image.at(taps.first[static_cast<size_t>(y)] + i, 0);
+      const uint8_t* from = picture + (taps.first[static_cast<size_t>(y)] + i) * row;
       for (size_t k = 0; k < row; ++k) sum[k] += from[k] * w[i];
     }
     uint8_t* to = out.at(y, 0);
@@ -65,16 +102,44 @@ Image resize_columns(const Image& image, int height, Filter filter) {
   return out;
 }
 
+// A window of a picture that is `stride` pixels wide.
+Image resize_window(const uint8_t* picture, int stride, const Rectangle& window, int height,
+                    int width, Filter filter) {
+  if (window.width == width && window.height == height) return cut(picture, stride, window);
+  if (window.height == height) return resize_rows(picture, stride, window, width, filter);
+  const Image rows = window.width == width ? cut(picture, stride, window)
+                                           : resize_rows(picture, stride, window, width, filter);
+  return resize_columns(rows.pixels.data(), width, window.height, height, filter);
+}
+
 // ---- colour
 
+// Pixels are taken apart a block at a time, so that `change` runs on vectors: it must not branch.
 template <typename Change>
 void for_each_pixel(Image& image, const Change& change) {
-  for (size_t i = 0; i < image.pixels.size(); i += 3) {
-    uint8_t* p = &image.pixels[i];
-    const Rgb after = change(Rgb{p[0], p[1], p[2]});
-    p[0] = after.r;
-    p[1] = after.g;
-    p[2] = after.b;
+  constexpr size_t kBlock = 64;
+  std::array<uint8_t, kBlock> red, green, blue;
+  const size_t count = image.pixels.size() / 3;
+  for (size_t begin = 0; begin < count; begin += kBlock) {
+    const size_t n = std::min(kBlock, count - begin);
+    uint8_t* const p = &image.pixels[begin * 3];
+    for (size_t i = 0; i < n; ++i) {
+      red[i] = p[i * 3];
+      green[i] = p[i * 3 + 1];
+      blue[i] = p[i * 3 + 2];
+    }
+#pragma omp simd
+    for (size_t i = 0; i < kBlock; ++i) {
+      const Rgb after = change(Rgb{red[i], green[i], blue[i]});
+      red[i] = after.r;
+      green[i] = after.g;
+      blue[i] = after.b;
+    }
+    for (size_t i = 0; i < n; ++i) {
+      p[i * 3] = red[i];
+      p[i * 3 + 1] = green[i];
+      p[i * 3 + 2] = blue[i];
+    }
   }
 }
 
@@ -86,6 +151,14 @@ int mean_of(const Image& image) {
 
 void map_values(const ImageOp& op, Image& image) {
   const int mean = op.kind == ImageOpKind::contrast ? mean_of(image) : 0;
+  if (op.kind == ImageOpKind::brightness || op.kind == ImageOpKind::contrast) {
+    const float factor = op.value;
+    const size_t count = image.pixels.size();
+    uint8_t* const values = image.pixels.data();
+#pragma omp simd
+    for (size_t i = 0; i < count; ++i) values[i] = blend(mean, values[i], factor);
+    return;
+  }
   std::array<uint8_t, 256> table;
   for (size_t v = 0; v < table.size(); ++v)
     table[v] = value_op(op.kind, op.value, static_cast<int>(v), mean);
@@ -94,36 +167,57 @@ void map_values(const ImageOp& op, Image& image) {
 
 // ---- box blur
 
-// One pass along a line of `n` values that lie `step` bytes apart.
-void box_blur_line(const uint8_t* in, uint8_t* out, int n, size_t step, const Box& box) {
-  const auto at = [&](int x) {
-    return static_cast<uint32_t>(in[static_cast<size_t>(std::clamp(x, 0, n - 1)) * step]);
-  };
-  uint32_t sum = 0;
-  for (int x = -box.reach - 1; x < box.reach; ++x) sum += at(x);
-  for (int x = 0; x < n; ++x) {
-    sum += at(x + box.reach) - at(x - box.reach - 1);
-    out[static_cast<size_t>(x) * step] = box(sum, at(x - box.reach - 1) + at(x + box.reach + 1));
+// One pass over `n` values: to = the weighted sum of 2 reach + 3 neighbours, each a line of its
+// own.
+void box_blur_line(const uint8_t* const* lines, const Box& box, size_t n, uint8_t* to) {
+  const int last = 2 * box.reach + 2;
+  std::array<uint32_t, 256> sum;
+  for (size_t begin = 0; begin < n; begin += sum.size()) {
+    const size_t count = std::min(sum.size(), n - begin);
+    sum.fill(0);
+    for (int i = 1; i < last; ++i) {
+      const uint8_t* const from = lines[i] + begin;
+#pragma omp simd
+      for (size_t k = 0; k < count; ++k) sum[k] += from[k];
+    }
+    const uint8_t *const one = lines[0] + begin, *const other = lines[last] + begin;
+#pragma omp simd
+    for (size_t k = 0; k < count; ++k)
+      to[begin + k] = box(sum[k], static_cast<uint32_t>(one[k]) + other[k]);
   }
 }
 
 void box_blur(Image& image, const Box& box) {
+  const int margin = box.reach + 1;
+  const size_t row = static_cast<size_t>(image.width) * 3, edge = static_cast<size_t>(margin) * 3;
+  std::vector<const uint8_t*> lines(static_cast<size_t>(2 * margin) + 1);
+  // Along the rows: the neighbours are the row itself, shifted, with its ends repeated.
+  std::vector<uint8_t> wide(row + 2 * edge);
+  for (size_t i = 0; i < lines.size(); ++i) lines[i] = wide.data() + i * 3;
+  for (int y = 0; y < image.height; ++y)
+    for (int pass = 0; pass < kBoxPasses; ++pass) {
+      uint8_t* const values = image.at(y, 0);
+      std::copy_n(values, row, &wide[edge]);
+      for (size_t k = 0; k < edge; ++k) {
+        wide[k] = values[k % 3];
+        wide[edge + row + k] = values[row - 3 + k % 3];
+      }
+      box_blur_line(lines.data(), box, row, values);
+    }
   Image other(image.height, image.width);
-  const size_t row = static_cast<size_t>(image.width) * 3;
   for (int pass = 0; pass < kBoxPasses; ++pass) {
-    for (int y = 0; y < image.height; ++y)
-      for (int c = 0; c < 3; ++c)
-        box_blur_line(image.at(y, 0) + c, other.at(y, 0) + c, image.width, 3, box);
-    std::swap(image.pixels, other.pixels);
-  }
-  for (int pass = 0; pass < kBoxPasses; ++pass) {
-    for (size_t k = 0; k < row; ++k)
-      box_blur_line(image.pixels.data() + k, other.pixels.data() + k, image.height, row, box);
+    for (int y = 0; y < image.height; ++y) {
+      for (int i = -margin; i <= margin; ++i)
+        lines[static_cast<size_t>(i + margin)] =
+            image.at(std::clamp(y + i, 0, image.height - 1), 0);
+      box_blur_line(lines.data(), box, row, other.at(y, 0));
+    }
     std::swap(image.pixels, other.pixels);
   }
 }
 
-// `window` of a picture whose rows are `width` pixels.
+}  // namespace
+
 Image cut(const uint8_t* picture, int width, const Rectangle& window) {
   Image out(window.height, window.width);
   for (int y = 0; y < window.height; ++y)
@@ -132,13 +226,11 @@ Image cut(const uint8_t* picture, int width, const Rectangle& window) {
   return out;
 }
 
-}  // namespace
-
 Image resize(const Image& image, int height, int width, Filter filter) {
   FACET_CHECK(height > 0 && width > 0 && image.height > 0 && image.width > 0, "resize",
               "cannot resize {}x{} to {}x{}", image.height, image.width, height, width);
-  Image out = image.width == width ? image : resize_rows(image, width, filter);
-  return out.height == height ? out : resize_columns(out, height, filter);
+  return resize_window(image.pixels.data(), image.width, {0, 0, image.height, image.width}, height,
+                       width, filter);
 }
 
 Image crop(const Image& image, int top, int left, int height, int width) {
@@ -171,8 +263,8 @@ void apply(const ImageOp& op, Image& image) {
 
 Image make_view(const ViewPlan& plan, const uint8_t* picture) {
   const Rectangle& v = plan.view;
-  Image image = resize(cut(picture, plan.width, plan.window), plan.resized_height,
-                       plan.resized_width, plan.filter);
+  Image image = resize_window(picture, plan.width, plan.window, plan.resized_height,
+                              plan.resized_width, plan.filter);
   if (v.height != image.height || v.width != image.width)
     image = crop(image, v.top, v.left, v.height, v.width);
   for (int i = 0; i < plan.count; ++i) apply(plan.ops[i], image);

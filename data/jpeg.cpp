@@ -1,0 +1,121 @@
+#include "data/jpeg.h"
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstdio>
+#include <stdexcept>
+
+// clang-format off: these want FILE declared, and jpeglib.h before jerror.h
+#include <jerror.h>
+#include <jpeglib.h>
+// clang-format on
+
+namespace facet::jpeg {
+namespace {
+
+// Every scan of a progressive file costs a pass over all coefficients.
+constexpr int kMaxScans = 500;
+// Columns that the smooth upsampling of colour looks at beside a window: one block of 2 x 8 pixels.
+constexpr int kMargin = 16;
+
+// libjpeg reports errors by a function that must not return. It jumps back, so nothing with a
+// destructor may be made between setjmp and the calls.
+struct Decoder {
+  jpeg_decompress_struct info{};
+  jpeg_error_mgr errors{};
+  jpeg_progress_mgr progress{};
+  std::jmp_buf back;
+  char message[JMSG_LENGTH_MAX] = {};
+
+  explicit Decoder(std::span<const uint8_t> bytes) : bytes_(bytes) {
+    info.err = jpeg_std_error(&errors);
+    info.client_data = this;
+    errors.error_exit = [](j_common_ptr common) {
+      auto* const self = static_cast<Decoder*>(common->client_data);
+      self->errors.format_message(common, self->message);
+      std::longjmp(self->back, 1);
+    };
+    // Most warnings are harmless and left to Pillow's indulgence; the end of the data is not.
+    errors.emit_message = [](j_common_ptr common, int level) {
+      if (level < 0 && common->err->msg_code == JWRN_JPEG_EOF) common->err->error_exit(common);
+    };
+    progress.progress_monitor = [](j_common_ptr common) {
+      auto* const self = static_cast<Decoder*>(common->client_data);
+      if (self->info.input_scan_number <= kMaxScans) return;
+      std::snprintf(self->message, sizeof self->message, "more than %d scans", kMaxScans);
+      std::longjmp(self->back, 1);
+    };
+  }
+  ~Decoder() { jpeg_destroy_decompress(&info); }
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  void read_header() {
+    jpeg_create_decompress(&info);
+    info.progress = &progress;
+    jpeg_mem_src(&info, bytes_.data(), bytes_.size());
+    jpeg_read_header(&info, TRUE);
+  }
+
+ private:
+  std::span<const uint8_t> bytes_;
+};
+
+// Pillow takes four channels for Adobe's inverted ones: nk = 255 - K, out = nk - nk C / 255.
+void cmyk_to_rgb(const uint8_t* from, int width, uint8_t* to) {
+  for (int x = 0; x < width; ++x, from += 4, to += 3) {
+    const int nk = from[3];
+    for (int c = 0; c < 3; ++c) {
+      const int product = (255 - from[c]) * nk + 128;
+      to[c] = static_cast<uint8_t>(nk - ((product + (product >> 8)) >> 8));
+    }
+  }
+}
+
+void read_rows(jpeg_decompress_struct& info, const Rectangle& window, Image& out) {
+  const int right = window.left + window.width;
+  JDIMENSION first = static_cast<JDIMENSION>(std::max(0, window.left - kMargin));
+  JDIMENSION count =
+      static_cast<JDIMENSION>(std::min<int>(static_cast<int>(info.output_width), right + kMargin)) -
+      first;
+  if (count < info.output_width) jpeg_crop_scanline(&info, &first, &count);
+  if (window.top > 0) jpeg_skip_scanlines(&info, static_cast<JDIMENSION>(window.top));
+  const bool cmyk = info.out_color_space == JCS_CMYK;
+  const size_t skipped = static_cast<size_t>(window.left) - first, channels = cmyk ? 4 : 3;
+  JSAMPROW row = static_cast<JSAMPROW>(info.mem->alloc_large(
+      reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE, size_t{info.output_width} * channels));
+  for (int y = 0; y < window.height; ++y) {
+    jpeg_read_scanlines(&info, &row, 1);
+    const uint8_t* const from = row + skipped * channels;
+    if (cmyk)
+      cmyk_to_rgb(from, window.width, out.at(y, 0));
+    else
+      std::copy_n(from, static_cast<size_t>(window.width) * 3, out.at(y, 0));
+  }
+}
+
+}  // namespace
+
+Size read_size(std::span<const uint8_t> bytes) {
+  Decoder decoder(bytes);
+  if (setjmp(decoder.back)) throw std::runtime_error(decoder.message);
+  decoder.read_header();
+  return {static_cast<int>(decoder.info.image_height), static_cast<int>(decoder.info.image_width)};
+}
+
+Image decode(std::span<const uint8_t> bytes, const Rectangle& window) {
+  Decoder decoder(bytes);
+  Image out(window.height, window.width);
+  if (setjmp(decoder.back)) throw std::runtime_error(decoder.message);
+  decoder.read_header();
+  jpeg_decompress_struct& info = decoder.info;
+  info.out_color_space = info.num_components == 4 ? JCS_CMYK : JCS_RGB;
+  info.dct_method = JDCT_ISLOW;
+  jpeg_start_decompress(&info);
+  read_rows(info, window, out);
+  // The end of the file matters where the picture was read to its end.
+  if (info.output_scanline == info.output_height) jpeg_finish_decompress(&info);
+  return out;
+}
+
+}  // namespace facet::jpeg

@@ -1,0 +1,19 @@
+// JPEG by libjpeg-turbo, with limits on what a hostile file can cost. Throws std::runtime_error
+// with the decoder's message.
+#pragma once
+
+#include <span>
+
+#include "tensor/image.h"
+
+namespace facet::jpeg {
+
+struct Size {
+  int height, width;
+};
+Size read_size(std::span<const uint8_t> bytes);
+// A window inside of the picture, equal to that part of the whole. Grey becomes three equal
+// channels, CMYK and YCCK become RGB with Pillow's integers.
+Image decode(std::span<const uint8_t> bytes, const Rectangle& window);
+
+}  // namespace facet::jpeg
