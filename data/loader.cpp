@@ -193,7 +193,9 @@ Batch DataLoader::make(int64_t batch) const {
             fmt::format("{} sample {}: {}", dataset_->name(), index, e.what());
         if (options_.on_bad_sample == OnBadSample::fail || attempt == kMaxAttempts)
           throw Error(message, e.exit_code());
-        result.bad.push_back({index, message});
+        if (std::none_of(result.bad.begin(), result.bad.end(),
+                         [&](const BadSample& bad) { return bad.index == index; }))
+          result.bad.push_back({index, message});
         if (options_.on_bad_sample == OnBadSample::omit) break;
         index = replacement(wanted, attempt);
       }

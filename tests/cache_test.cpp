@@ -82,8 +82,9 @@ TEST_F(Pictures, SkipAndSubstituteKeepTheBatchAndRepeat) {
       EXPECT_EQ(std::count(want.indices.begin(), want.indices.end(), kBad), 0);
       // In place of the bad one stands another, with its own label.
       for (size_t i = 0; i < 20; ++i) EXPECT_EQ(want.labels[i], want.indices[i] < 10 ? 0 : 1);
-      if (policy == OnBadSample::substitute)
+      if (policy == OnBadSample::substitute) {
         EXPECT_EQ(std::count(want.labels.begin(), want.labels.end(), 1), 10);
+      }
       for (const int workers : {1, 4}) {
         DataLoader other(open(Split::train), options(policy, workers));
         EXPECT_EQ(collect(other, epoch), want) << workers << " workers";

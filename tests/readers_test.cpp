@@ -663,7 +663,8 @@ TEST_F(Coco, DamagedAnnotationsAreNamed) {
   const auto problem = [&](const std::string& json) {
     return error_of<FileError>([&] { parse_coco(json, "some.json", "", Part::train, true); });
   };
-  expect_parts(problem(std::string(kTrain).substr(0, 300)), {"some.json", "damaged JSON at byte 301"});
+  expect_parts(problem(std::string(kTrain).substr(0, 300)),
+               {"some.json", "damaged JSON at byte 301"});
   expect_parts(problem("{}"), {"no categories"});
   std::string deep;
   for (int i = 0; i < 100'000; ++i) deep += '[';
