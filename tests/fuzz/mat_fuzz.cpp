@@ -4,7 +4,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace facet;
   fuzz::expect_value_or_file_error([&] {
-    const MatFile file(fuzz::text(data, size), "fuzz");
+    const MatFile file(std::string(fuzz::text(data, size)), "fuzz");
     // As the readers ask for them.
     for (const char* variable : {"labels", "trnid"})
       fuzz::expect_value_or_file_error([&] { file.integers(variable); });
