@@ -160,6 +160,7 @@ std::optional<std::vector<TarMember>> load_index(const fs::path& path, const Inp
     const auto second = std::from_chars(first.ptr + 1, last, member.size);
     const size_t name = static_cast<size_t>(second.ptr - rest.data()) + 1;
     const size_t end = rest.find('\n', name);
+    if (end == std::string_view::npos) return std::nullopt;
     member.name = rest.substr(name, end - name);
     members.push_back(std::move(member));
     at = end + 1;
