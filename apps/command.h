@@ -16,6 +16,7 @@ void run_separation(const Arguments& arguments);
 void run_reproduce(const Arguments& arguments);
 void run_doctor(const Arguments& arguments);
 void run_selftest(const Arguments& arguments);
+void run_dataset(const Arguments& arguments);
 void run_bench(const Arguments& arguments);
 
 struct Command {

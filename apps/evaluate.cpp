@@ -2,7 +2,9 @@
 
 #include <cstring>
 
+#include "apps/data_options.h"
 #include "apps/interrupt.h"
+#include "apps/log.h"
 #include "data/loader.h"
 #include "metrics/accuracy.h"
 #include "metrics/knn.h"
@@ -16,50 +18,59 @@ constexpr int64_t kDefaultImageSize = 224;
 
 // Calls `rows_of` on every batch in order and puts the rows under each other.
 template <typename RowsOf>
-Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t workers,
+Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t workers, bool omit,
                  const RowsOf& rows_of) {
   DataLoader loader(dataset, {.views = {pipeline},
                               .batch_size = std::min(kBatch, dataset->size()),
                               .shuffle = false,
                               .drop_last = false,
-                              .workers = static_cast<int>(workers)});
+                              .workers = static_cast<int>(workers),
+                              .on_bad_sample = omit ? OnBadSample::omit : OnBadSample::fail});
   loader.start(0);
-  TensorList parts;
+  TensorList parts, labels;
+  int64_t count_bad = 0;
   while (const auto batch = loader.next()) {
     parts.push_back(rows_of(batch->views[0]));
+    labels.push_back(batch->labels);
+    for (const BadSample& bad : batch->bad) log_info("warning: {}", bad.error);
+    count_bad += static_cast<int64_t>(batch->bad.size());
     stop_if_interrupted("stopped while evaluating");
   }
-  return {ops::concat(parts), dataset->labels().to(parts[0].device())};
+  if (count_bad > max_bad_samples(dataset->size()))
+    throw FileError(fmt::format("{}: {} of {} samples cannot be decoded", dataset->name(),
+                                count_bad, dataset->size()));
+  return {ops::concat(parts), ops::concat(labels).to(parts[0].device()), count_bad};
 }
 
 }  // namespace
 
 Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
-                          int64_t workers) {
+                          int64_t workers, bool omit) {
   const NoGrad no_grad;
   encoder.eval();
   const Device device = parameters(encoder).at(0).value.device();
-  return collect(dataset, pipeline, workers, [&](const Tensor& images) {
+  return collect(dataset, pipeline, workers, omit, [&](const Tensor& images) {
     return encoder.features(Variable(images.to(device))).value();
   });
 }
 
-Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device) {
-  return collect(dataset, pipeline, 0, [&](const Tensor& images) {
+Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device, bool omit) {
+  return collect(dataset, pipeline, 0, omit, [&](const Tensor& images) {
     return images.reshape({images.dim(0), images.numel() / images.dim(0)}).to(device);
   });
 }
 
 double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k) {
   const KnnResult result = knn_classify(train.x, train.labels, classes, test.x, {.k = k});
-  return 100.0 * top_k_accuracy(result.scores, test.labels);
+  return test.with_bad(100.0 * top_k_accuracy(result.scores, test.labels));
 }
 
-double head_accuracy(const TrainedNetwork& network, const Features& test) {
+double head_accuracy(const TrainedNetwork& network, const Features& test, const Dataset& dataset) {
   FACET_CHECK(network.head_weight.defined(), "accuracy", "{} has no classifier", network.name);
-  return 100.0 *
-         top_k_accuracy(ops::matmul(test.x, network.head_weight, false, true, network.head_bias),
-                        test.labels);
+  require_same_classes(network.metadata, network.name, dataset);
+  return test.with_bad(100.0 * top_k_accuracy(ops::matmul(test.x, network.head_weight, false, true,
+                                                          network.head_bias),
+                                              test.labels));
 }
 
 ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t classes,
@@ -74,8 +85,8 @@ ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t c
       linear_probe(part(train, 0, kept), part(train, kept, n), classes, ProbeOptions{});
   const Tensor scores = result.classifier(test.x);
   const bool multi_label = test.labels.rank() == 2;
-  return {100.0 * (multi_label ? mean_average_precision(scores, test.labels).mean
-                               : top_k_accuracy(scores, test.labels)),
+  return {test.with_bad(100.0 * (multi_label ? mean_average_precision(scores, test.labels).mean
+                                             : top_k_accuracy(scores, test.labels))),
           result.c};
 }
 

@@ -11,20 +11,30 @@
 namespace facet {
 
 struct Features {
-  Tensor x;       // (N, D)
-  Tensor labels;  // i64 (N), or f32 0/1 (N, classes), on the same device
+  Tensor x;         // (N, D)
+  Tensor labels;    // i64 (N), or f32 0/1 (N, classes), on the same device
+  int64_t bad = 0;  // samples beside those that could not be decoded
+
+  // An accuracy of the N in which every bad sample counts as wrong.
+  double with_bad(double percent) const {
+    const auto good = static_cast<double>(x.dim(0));
+    return percent * good / (good + static_cast<double>(bad));
+  }
 };
 
 // In eval mode, whole pictures at the network's image size, without augmentation. On the
 // network's device.
+// `omit`: samples that cannot be decoded are left out and counted, with a warning each.
 Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
-                          int64_t workers);
+                          int64_t workers, bool omit = false);
 // The pictures themselves, as rows of normalised pixels.
-Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device = {});
+Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device = {},
+                    bool omit = false);
 
 // Accuracies in percent.
 double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k);
-double head_accuracy(const TrainedNetwork& network, const Features& test);
+// Of the network's own classifier; a FileError where it knows other classes than the dataset.
+double head_accuracy(const TrainedNetwork& network, const Features& test, const Dataset& dataset);
 
 struct ProbeScore {
   double percent = 0.0;  // top-1 accuracy, or mean average precision for multi-label tasks

@@ -25,6 +25,7 @@ constexpr Command kCommands[] = {
     {"separation", run_separation, "how far the classes of labelled features lie apart"},
     {"doctor", run_doctor, "what is wrong with a run, and what usually helps"},
     {"selftest", run_selftest, "whether this machine computes what the official codes compute"},
+    {"dataset", run_dataset, "check, describe, show or cache a dataset"},
     {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report"},
     {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
 };

@@ -1,6 +1,7 @@
 #include "apps/trainer.h"
 
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "apps/interrupt.h"
@@ -11,8 +12,10 @@ namespace {
 constexpr const char* kModel = "model.";
 constexpr const char* kOptimizer = "optimizer.";
 
+constexpr const char* kBadSamples = "facet.bad_samples";  // indices
+
 void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer& optimizer,
-          double seconds, double loss) {
+          double seconds, double loss, const std::set<int64_t>& bad_samples) {
   std::vector<NamedTensor> tensors;
   for (auto& [name, value] : state(objective)) {
     // A bad state never pushes out a good one.
@@ -26,12 +29,13 @@ void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer
   folder.save_checkpoint(step, to_file_layout(tensors),
                          {{"facet.method", objective.name()},
                           {"facet.seconds", fmt::format("{}", seconds)},
-                          {"facet.loss", fmt::format("{}", loss)}});
+                          {"facet.loss", fmt::format("{}", loss)},
+                          {kBadSamples, fmt::format("{}", fmt::join(bad_samples, " "))}});
 }
 
 // Returns the number of steps done.
 int64_t restore(const TensorFile& checkpoint, Objective& objective, Optimizer& optimizer,
-                TrainResult& result) {
+                TrainResult& result, std::set<int64_t>& bad_samples) {
   std::vector<NamedTensor> model, rest;
   for (const auto& [name, value] : from_file_layout(checkpoint.tensors)) {
     if (name.starts_with(kModel)) model.push_back({name.substr(6), value});
@@ -47,6 +51,10 @@ int64_t restore(const TensorFile& checkpoint, Objective& objective, Optimizer& o
   };
   result.seconds = number("facet.seconds");
   result.loss = number("facet.loss");
+  if (const auto bad = checkpoint.metadata.find(kBadSamples); bad != checkpoint.metadata.end()) {
+    std::istringstream indices(bad->second);
+    for (int64_t index; indices >> index;) bad_samples.insert(index);
+  }
   return static_cast<int64_t>(number("step"));
 }
 
@@ -56,12 +64,14 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                   const TrainOptions& options) {
   TrainResult result;
   int64_t step = 0;
+  std::set<int64_t> bad_samples;
   if (const auto checkpoint = folder.load_checkpoint()) {
-    step = restore(*checkpoint, objective, optimizer, result);
+    step = restore(*checkpoint, objective, optimizer, result, bad_samples);
     if (step < options.total_steps)
       log_info("{}: continuing after step {} of {}", options.title, step, options.total_steps);
   }
   result.first_step = step;
+  result.bad_samples = static_cast<int64_t>(bad_samples.size());
   if (step >= options.total_steps) return result;
 
   objective.train();
@@ -83,7 +93,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   };
   const auto checkpoint = [&] {
     result.seconds = seconds_before + since_start.seconds();
-    guarded([&] { save(folder, step, objective, optimizer, result.seconds, result.loss); });
+    guarded([&] {
+      save(folder, step, objective, optimizer, result.seconds, result.loss, bad_samples);
+    });
     saved_step = step;
     since_save = Stopwatch();
   };
@@ -91,6 +103,16 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     Stopwatch step_clock;
     const Batch batch = options.batch(step);
     const double wait = step_clock.seconds();
+    for (const BadSample& bad : batch.bad) {
+      if (!bad_samples.insert(bad.index).second) continue;
+      result.bad_samples = static_cast<int64_t>(bad_samples.size());
+      log_info("warning: {}: {}", options.title, bad.error);
+      if (result.bad_samples > options.max_bad_samples)
+        throw FileError(
+            fmt::format("{}: {} samples cannot be decoded, at most {} are passed over; "
+                        "facet dataset verify names all",
+                        options.title, result.bad_samples, options.max_bad_samples));
+    }
     const double lr = options.lr(step);
     if (options.weight_decay)
       for (ParamGroup& group : optimizer.groups())
@@ -126,6 +148,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       guarded([&] {
         for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
       });
+      if (result.bad_samples > 0) record["bad_samples"] = result.bad_samples;
       record["images_per_second"] = progress.images_per_second();
       record["wait_share"] = progress.wait_share();
       folder.log(record);

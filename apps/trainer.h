@@ -21,14 +21,16 @@ struct TrainOptions {
   std::function<Batch(int64_t step)> batch;
   int64_t log_every = 10;  // steps between lines of metrics.jsonl
   double checkpoint_seconds = 60.0;
+  int64_t max_bad_samples = 10;  // more distinct ones end the run
   StepOptions step;
   ProgressOptions progress;
 };
 
 struct TrainResult {
-  int64_t first_step = 0;  // where this process began
-  double seconds = 0.0;    // of all processes that worked on the run
-  double loss = 0.0;       // of the last step
+  int64_t first_step = 0;   // where this process began
+  double seconds = 0.0;     // of all processes that worked on the run
+  double loss = 0.0;        // of the last step
+  int64_t bad_samples = 0;  // distinct ones that could not be decoded
 };
 
 // Continues from the folder's newest checkpoint. Throws NonFiniteError before the weights are

@@ -42,6 +42,7 @@ std::vector<std::string> optimizer_names() {
 
 void RunOptions::add_to(Options& options) {
   options.add("--data,--dataset", data, "Dataset:\n" + dataset_help());
+  reading.add_to(options);
   options.add("--per-class", per_class, "Training images a class (0: all)");
   options.add("-b,--batch-size", batch_size, "Images a step");
   options.add("--epochs", epochs, "Passes over the training images");
@@ -196,7 +197,8 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
                                .batch_size = options.batch_size,
                                .seed = options.seed,
                                .workers = static_cast<int>(options.workers),
-                               .views_on_device = !device.is_cpu()});
+                               .views_on_device = !device.is_cpu(),
+                               .on_bad_sample = options.reading.policy()});
   if (!device.is_cpu() && !stream.leaves_views())
     log_info("{}: views are made on the CPU, with steps that {} lacks", options.output,
              device.str());
@@ -219,20 +221,24 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
   train_options.batch = [&stream](int64_t step) { return stream(step); };
   train_options.log_every = options.log_interval;
   train_options.checkpoint_seconds = options.checkpoint_seconds;
+  train_options.max_bad_samples = max_bad_samples(dataset->size());
   return train(objective, optimizer, folder, train_options);
 }
 
 // What a later command has to know about a trained network.
-Metadata describe(const char* method, const std::string& data, int64_t image_size,
+Metadata describe(const char* method, const RunOptions& run, int64_t image_size,
                   const std::string& config, const DatasetPtr& dataset, const TrainResult& result) {
-  return {{"facet.method", method},
-          {"facet.data", data},
-          {"facet.image_size", std::to_string(image_size)},
-          {"facet.config", config},
-          {"facet.dataset_fingerprint", dataset->fingerprint()},
-          {"facet.loss", fmt::format("{}", result.loss)},
-          {"facet.seconds", fmt::format("{}", result.seconds)},
-          {"facet.version", FACET_VERSION}};
+  Metadata metadata = {{"facet.method", method},
+                       {"facet.data", run.reading.specification(run.data)},
+                       {"facet.image_size", std::to_string(image_size)},
+                       {"facet.config", config},
+                       {"facet.dataset_fingerprint", dataset->fingerprint()},
+                       {"facet.loss", fmt::format("{}", result.loss)},
+                       {"facet.seconds", fmt::format("{}", result.seconds)},
+                       {"facet.version", FACET_VERSION}};
+  remember_classes(*dataset, metadata);
+  if (result.bad_samples > 0) metadata["facet.bad_samples"] = std::to_string(result.bad_samples);
+  return metadata;
 }
 
 // A finished run needs nothing but what it wrote.
@@ -276,7 +282,7 @@ Pipeline supervised_view(const RunOptions& options, int64_t size, const Normaliz
 }  // namespace
 
 DatasetPtr training_set(const RunOptions& options) {
-  const DatasetPtr all = open_dataset(options.data, Split::train);
+  const DatasetPtr all = options.reading.open(options.data, Split::train);
   return options.per_class > 0 ? balanced_subset(all, options.per_class, options.seed) : all;
 }
 
@@ -309,7 +315,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   RunFolder folder(options.run.output, config);  // only now: a refused request leaves no folder
   log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, method,
            options.network.arch, parameter_count(objective->encoder()), dataset->size(),
-           dataset->name());
+           dataset->describe());
   const TrainResult result = run_training(options.run, *objective, views, dataset, folder, device);
   Tensor weight, bias;
   Linear* classifier = nullptr;
@@ -322,8 +328,8 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
     bias = classifier->bias.value();
   }
   save_network(folder.model_path(), objective->encoder(), weight, bias,
-               describe(objective->name(), options.run.data, options.network.image_size, config,
-                        dataset, result));
+               describe(objective->name(), options.run, options.network.image_size, config, dataset,
+                        result));
   return result;
 }
 
@@ -379,14 +385,14 @@ TrainResult inject(const InjectOptions& options, const std::string& config) {
     objective.reset_head(options.run.seed);
   }
   log_info("{}: labels into {} with T = {} on {} pictures of {}", options.run.output, options.from,
-           options.cycle, dataset->size(), dataset->name());
+           options.cycle, dataset->size(), dataset->describe());
   const TrainResult result =
       run_training(options.run, objective,
                    {supervised_view(options.run, eval.size(), normalization_for(options.run.data))},
                    dataset, folder, device);
   save_network(folder.model_path(), objective.encoder(), objective.classifier().weight.value(),
                objective.classifier().bias.value(),
-               describe("inject", options.run.data, eval.size(), config, dataset, result));
+               describe("inject", options.run, eval.size(), config, dataset, result));
   return result;
 }
 

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "apps/data_options.h"
 #include "apps/methods.h"
 #include "apps/trainer.h"
 #include "data/dataset.h"
@@ -12,6 +13,7 @@ namespace facet {
 // What both kinds of run share.
 struct RunOptions {
   std::string data = "fashion-mnist", output;
+  ReadingOptions reading;
   int64_t per_class = 0;  // training images a class; 0: all
   int64_t batch_size = 128, epochs = 10;
   std::string opt = "sgd", schedule = "cosine";

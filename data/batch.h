@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "tensor/ops.h"
@@ -12,6 +13,12 @@ struct PlannedViews {
   ChannelScale scale;
 };
 
+// A sample that could not be decoded.
+struct BadSample {
+  int64_t index = 0;
+  std::string error;
+};
+
 // One batch as the loader delivers it.
 struct Batch {
   TensorList views;  // each (B, H, W, 3) f32, normalised; one for supervised training
@@ -22,9 +29,12 @@ struct Batch {
   std::vector<PlannedViews> planned = {};
   // What the objective drew for this batch (Objective::prepare).
   TensorList extra = {};
+  // What could not be decoded and was replaced or left out.
+  std::vector<BadSample> bad = {};
 
   Batch to(Device device) const {
     Batch moved{{}, labels.to(device), indices};
+    moved.bad = bad;
     for (const Tensor& view : views) moved.views.push_back(view.to(device));
     for (const Tensor& tensor : extra) moved.extra.push_back(tensor.to(device));
     if (planned.empty()) return moved;

@@ -1,7 +1,8 @@
-// CIFAR-10 and CIFAR-100, binary versions: records of label byte(s) and 3 x 32 x 32 bytes, planes
-// red, green, blue.
+// CIFAR-10 and CIFAR-100. Binary versions: records of label byte(s) and 3 x 32 x 32 bytes, planes
+// red, green, blue. Python versions: the same bytes as rows of an array beside a list of labels.
 #include <fstream>
 
+#include "data/cifar_python.h"
 #include "data/readers.h"
 #include "tensor/ops.h"
 
@@ -17,10 +18,23 @@ struct Layout {
   const char* subfolder;
   const char* class_file;
   int64_t label_bytes, label_at, classes;
+  // of the Python version
+  const char *python_subfolder, *python_class_file, *python_classes, *python_labels;
 };
-constexpr Layout kCifar10{"cifar10", "cifar-10-batches-bin", "batches.meta.txt", 1, 0, 10};
+constexpr Layout kCifar10{"cifar10",
+                          "cifar-10-batches-bin",
+                          "batches.meta.txt",
+                          1,
+                          0,
+                          10,
+                          "cifar-10-batches-py",
+                          "batches.meta",
+                          "label_names",
+                          "labels"};
 // CIFAR-100 stores the coarse label first.
-constexpr Layout kCifar100{"cifar100", "cifar-100-binary", "fine_label_names.txt", 2, 1, 100};
+constexpr Layout kCifar100{
+    "cifar100", "cifar-100-binary", "fine_label_names.txt", 2, 1, 100, "cifar-100-python",
+    "meta",     "fine_label_names", "fine_labels"};
 
 std::vector<std::string> read_classes(const fs::path& file, int64_t expected) {
   std::ifstream in(file);
@@ -34,6 +48,22 @@ std::vector<std::string> read_classes(const fs::path& file, int64_t expected) {
     throw FileError(
         fmt::format("{}: expected {} class names, got {}", file.string(), expected, names.size()));
   return names;
+}
+
+std::vector<std::string> read_python_classes(const fs::path& file, const Layout& layout) {
+  const std::string bytes = read_file(file);
+  const auto names = parse_cifar_pickle(bytes, file.string()).texts[layout.python_classes];
+  if (static_cast<int64_t>(names.size()) != layout.classes)
+    throw FileError(fmt::format("{}: expected {} class names, got {}", file.string(),
+                                layout.classes, names.size()));
+  return names;
+}
+
+// Three planes, red, green and blue, to pixels.
+template <typename PlaneByte>
+void interleave(const PlaneByte& plane_byte, uint8_t* to) {
+  for (int64_t i = 0; i < 1024; ++i)
+    for (int64_t c = 0; c < 3; ++c) to[3 * i + c] = plane_byte(c * 1024 + i);
 }
 
 // Appends one file of `records` records.
@@ -57,27 +87,57 @@ void read_batch(const fs::path& file, const Layout& layout, int64_t records, uin
       throw FileError(fmt::format("{}: label {} of record {} is not among the {} classes",
                                   file.string(), labels[r], r, layout.classes));
     const uint8_t* planes = bytes + layout.label_bytes;
-    uint8_t* to = pixels + r * kPixels;
-    for (int64_t i = 0; i < 1024; ++i)
-      for (int64_t c = 0; c < 3; ++c) to[3 * i + c] = planes[c * 1024 + i];
+    interleave([&](int64_t i) { return planes[i]; }, pixels + r * kPixels);
+  }
+}
+
+// The same of the Python version.
+void read_python_batch(const fs::path& file, const Layout& layout, int64_t records, uint8_t* pixels,
+                       int64_t* labels) {
+  const std::string bytes = read_file(file);
+  CifarPickle batch = parse_cifar_pickle(bytes, file.string());
+  const std::vector<int64_t>& found = batch.numbers[layout.python_labels];
+  if (batch.rows != records || batch.columns != kPixels ||
+      static_cast<int64_t>(found.size()) != records)
+    throw FileError(
+        fmt::format("{}: expected {} pictures of {} bytes and as many {}, got {} x {} "
+                    "and {}",
+                    file.string(), records, kPixels, layout.python_labels, batch.rows,
+                    batch.columns, found.size()));
+  for (int64_t r = 0; r < records; ++r) {
+    labels[r] = found[static_cast<size_t>(r)];
+    if (labels[r] < 0 || labels[r] >= layout.classes)
+      throw FileError(fmt::format("{}: label {} of record {} is not among the {} classes",
+                                  file.string(), labels[r], r, layout.classes));
+    interleave(
+        [&](int64_t i) {
+          const int64_t at = batch.fortran ? i * records + r : r * kPixels + i;
+          return static_cast<uint8_t>(batch.data[static_cast<size_t>(at)]);
+        },
+        pixels + r * kPixels);
   }
 }
 
 DatasetPtr read_cifar(const fs::path& root, const Layout& layout, Split split,
                       const std::vector<std::string>& files, int64_t per_file) {
   if (!fs::is_directory(root))
-    throw FileError(fmt::format("{}: no such folder; expected the binary version of {}",
+    throw FileError(fmt::format("{}: no such folder; expected the binary or Python version of {}",
                                 root.string(), layout.name));
-  const fs::path folder =
-      fs::is_directory(root / layout.subfolder) ? root / layout.subfolder : root;
-  std::vector<std::string> classes = read_classes(folder / layout.class_file, layout.classes);
+  fs::path folder = root;
+  for (const char* inner : {layout.python_subfolder, layout.subfolder})
+    if (fs::is_directory(root / inner)) folder = root / inner;
+  const bool python = fs::exists(folder / layout.python_class_file);
+  std::vector<std::string> classes =
+      python ? read_python_classes(folder / layout.python_class_file, layout)
+             : read_classes(folder / layout.class_file, layout.classes);
   const int64_t n = per_file * static_cast<int64_t>(files.size());
   Tensor pixels = Tensor::empty({n, 32, 32, 3}, DType::u8);
   Tensor labels = Tensor::empty({n}, DType::i64);
   int64_t at = 0;
   for (const std::string& file : files) {
-    read_batch(folder / file, layout, per_file, pixels.data<uint8_t>() + at * kPixels,
-               labels.data<int64_t>() + at);
+    (python ? read_python_batch : read_batch)(
+        folder / (python ? fs::path(file).stem().string() : file), layout, per_file,
+        pixels.data<uint8_t>() + at * kPixels, labels.data<int64_t>() + at);
     at += per_file;
   }
   std::vector<int64_t> count(static_cast<size_t>(layout.classes));

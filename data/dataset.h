@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tensor/image.h"
+#include "data/sample.h"
 #include "tensor/tensor.h"
 
 namespace facet {
@@ -22,10 +22,14 @@ class Dataset {
   virtual int64_t size() const = 0;
   virtual const std::vector<std::string>& classes() const = 0;
   virtual Image image(int64_t index) const = 0;
+  virtual Sample sample(int64_t index) const { return Sample(image(index)); }
   // i64 (size); or f32 0/1 (size, classes) for a multi-label task
   virtual const Tensor& labels() const = 0;
-  // Hash of pixels and labels (hex), to tell datasets apart in logs and checkpoints.
+  // Hash (hex) to tell datasets apart in logs and checkpoints: of pixels and labels or, where the
+  // pixels lie in files, of the manifest.
   virtual std::string fingerprint() const = 0;
+  // One line for logs.
+  virtual std::string describe() const { return name(); }
 
   bool multi_label() const { return labels().rank() == 2; }
   int64_t num_classes() const { return static_cast<int64_t>(classes().size()); }
@@ -59,6 +63,10 @@ class SubsetDataset final : public Dataset {
   Image image(int64_t index) const override {
     return base_->image(indices_.at(static_cast<size_t>(index)));
   }
+  Sample sample(int64_t index) const override {
+    return base_->sample(indices_.at(static_cast<size_t>(index)));
+  }
+  std::string describe() const override { return base_->describe(); }
   const Tensor& labels() const override { return labels_; }
   std::string fingerprint() const override;
 
@@ -75,10 +83,13 @@ DatasetPtr balanced_subset(const DatasetPtr& dataset, int64_t per_class, uint64_
 std::pair<DatasetPtr, DatasetPtr> random_split(const DatasetPtr& dataset, double fraction,
                                                uint64_t seed);
 
-// Opens a dataset by its specification:
-//   fashion-mnist[:FOLDER]  mnist:FOLDER  cifar10:FOLDER  cifar100:FOLDER
-//   shapes  textures  digits  scene   [:key=value,...] with train, test (counts), size, seed
+// Opens a dataset by its specification, KIND[:FOLDER][,key=value...] (dataset_help() lists them):
+//   fashion-mnist   cub200:FOLDER   food101:FOLDER,split=paper   shapes:train=200,size=28
+// Trees are checked: what is missing, miscounted or in both splits is a FileError.
 DatasetPtr open_dataset(const std::string& specification, Split split);
+// The specification with one more key; unchanged for an empty value.
+std::string with_option(const std::string& specification, const std::string& key,
+                        const std::string& value);
 // One line a kind, for help texts.
 std::string dataset_help();
 

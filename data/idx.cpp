@@ -1,8 +1,10 @@
 // MNIST-layout folders.
 #include <zlib.h>
 
+#include <map>
 #include <memory>
 
+#include "data/listing.h"
 #include "data/readers.h"
 
 namespace facet {
@@ -54,6 +56,20 @@ fs::path find_file(const fs::path& folder, const std::string& stem, int rank) {
       }
   throw FileError(fmt::format("{}: expected {} or {}.gz there or in MNIST/raw, found neither",
                               folder.string(), kinds[0], kinds[0]));
+}
+
+// MNIST and Fashion-MNIST name their files alike: the official label files give a mix-up away.
+void refuse_other_dataset(const fs::path& label_file, const std::string& name) {
+  static const std::map<std::string, std::string> known = {
+      {"d53e105ee54ea40749a09fcbcd1e9432", "mnist"},
+      {"ec29112dd5afa0611ce80d1b7f02629c", "mnist"},
+      {"25c81989df183df01b3e8a0aad5dffbe", "fashion-mnist"},
+      {"bb300cfdad3c16e7a12a480ee83cd310", "fashion-mnist"}};
+  if (label_file.extension() != ".gz") return;
+  const auto found = known.find(md5(read_file(label_file)));
+  if (found != known.end() && found->second != name)
+    throw FileError(fmt::format("{}: expected {}, got the official file of {}", label_file.string(),
+                                name, found->second));
 }
 
 }  // namespace
@@ -112,6 +128,7 @@ DatasetPtr read_mnist(const fs::path& folder, Split split, const std::string& na
   const std::string stem = split == Split::train ? "train" : "t10k";
   const fs::path image_file = find_file(folder, stem + "-images", 3);
   const fs::path label_file = find_file(folder, stem + "-labels", 1);
+  refuse_other_dataset(label_file, name);
   const Tensor pixels = read_idx(image_file, 3);
   const Tensor labels = read_idx(label_file, 1);
   if (pixels.dim(0) != labels.dim(0))

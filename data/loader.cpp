@@ -9,27 +9,15 @@
 namespace facet {
 namespace {
 
-// Puts the part of a picture that the last plans need behind the pixels of a batch.
-void pack(const Image& image, std::vector<PlannedViews>& views, std::vector<uint8_t>& pixels) {
-  int top = image.height, left = image.width, bottom = 0, right = 0;
-  for (const PlannedViews& view : views) {
-    const Rectangle& w = view.plans.back().window;
-    top = std::min(top, w.top);
-    left = std::min(left, w.left);
-    bottom = std::max(bottom, w.top + w.height);
-    right = std::max(right, w.left + w.width);
+// Puts the part of a picture that the plans need behind the pixels of a batch.
+void pack(const uint8_t* picture, std::vector<ViewPlan>& plans, std::vector<uint8_t>& pixels) {
+  const int width = plans[0].width;
+  const Rectangle part = narrow(plans);
+  for (ViewPlan& plan : plans) plan.offset = static_cast<int64_t>(pixels.size());
+  for (int y = part.top; y < part.top + part.height; ++y) {
+    const uint8_t* row = picture + (static_cast<size_t>(y) * width + part.left) * 3;
+    pixels.insert(pixels.end(), row, row + static_cast<size_t>(part.width) * 3);
   }
-  for (PlannedViews& view : views) {
-    ViewPlan& plan = view.plans.back();
-    plan.offset = static_cast<int64_t>(pixels.size());
-    plan.height = bottom - top;
-    plan.width = right - left;
-    plan.window.top -= top;
-    plan.window.left -= left;
-  }
-  for (int y = top; y < bottom; ++y)
-    pixels.insert(pixels.end(), image.at(y, left),
-                  image.at(y, left) + static_cast<size_t>(right - left) * 3);
 }
 
 }  // namespace
@@ -43,6 +31,14 @@ DataLoader::DataLoader(DatasetPtr dataset, LoaderOptions options)
   FACET_CHECK(batches() > 0, "loader",
               "{}: {} samples do not fill one batch of {}; try a smaller batch", dataset_->name(),
               dataset_->size(), options_.batch_size);
+  if (options_.on_bad_sample == OnBadSample::substitute) {
+    FACET_CHECK(!dataset_->multi_label(), "loader",
+                "{}: a substitute needs one label a picture; skip bad samples instead",
+                dataset_->name());
+    of_class_.resize(static_cast<size_t>(dataset_->num_classes()));
+    for (int64_t i = 0; i < dataset_->size(); ++i)
+      of_class_[static_cast<size_t>(dataset_->labels().data<int64_t>()[i])].push_back(i);
+  }
   start(0);
 }
 
@@ -134,16 +130,48 @@ std::optional<Batch> DataLoader::next() {
   return batch;
 }
 
+int64_t DataLoader::replacement(int64_t index, uint64_t attempt) const {
+  RandomSequence random(random_key(options_.seed, RandomPurpose::order)
+                            .child(static_cast<uint64_t>(epoch_))
+                            .child(static_cast<uint64_t>(index))
+                            .child(attempt));
+  if (of_class_.empty())
+    return static_cast<int64_t>(random.below(static_cast<uint64_t>(dataset_->size())));
+  const int64_t label = dataset_->labels().data<int64_t>()[index];
+  const std::vector<int64_t>& alike = of_class_[static_cast<size_t>(label)];
+  return alike[random.below(alike.size())];
+}
+
+void DataLoader::show(int64_t index, int64_t key, int64_t row, Batch& batch,
+                      std::vector<uint8_t>& pixels) const {
+  const RandomKey random = random_key(options_.seed, RandomPurpose::augment)
+                               .child(static_cast<uint64_t>(epoch_))
+                               .child(static_cast<uint64_t>(key));
+  const Sample sample = dataset_->sample(index);
+  std::vector<ViewPlan> plans;
+  for (size_t v = 0; v < options_.views.size(); ++v)
+    plans.push_back(
+        options_.views[v].plan(sample.height(), sample.width(), RandomSequence(random.child(v))));
+  Image buffer;
+  const uint8_t* picture = sample.shown(plans, buffer);
+  if (!batch.planned.empty()) {
+    pack(picture, plans, pixels);
+    for (size_t v = 0; v < plans.size(); ++v) batch.planned[v].plans.push_back(plans[v]);
+    return;
+  }
+  for (size_t v = 0; v < plans.size(); ++v) {
+    const int64_t numel = batch.views[v].numel() / batch.views[v].dim(0);
+    float* const to = batch.views[v].data<float>() + row * numel;
+    normalize(make_view(plans[v], picture), options_.views[v].scale(), to);
+  }
+}
+
 Batch DataLoader::make(int64_t batch) const {
+  constexpr uint64_t kMaxAttempts = 20;
   const int64_t begin = batch * options_.batch_size;
   const int64_t end =
       std::min<int64_t>(begin + options_.batch_size, static_cast<int64_t>(order_.size()));
   Batch result;
-  result.indices = Tensor::from(std::vector<int64_t>(order_.begin() + begin, order_.begin() + end),
-                                {end - begin});
-  result.labels = ops::gather_rows(dataset_->labels(), result.indices);
-  const RandomKey key =
-      random_key(options_.seed, RandomPurpose::augment).child(static_cast<uint64_t>(epoch_));
   const bool leaves = leaves_views();
   for (const Pipeline& pipeline : options_.views)
     if (leaves)
@@ -151,26 +179,33 @@ Batch DataLoader::make(int64_t batch) const {
     else
       result.views.push_back(Tensor::empty({end - begin, pipeline.size(), pipeline.size(), 3}));
   std::vector<uint8_t> pixels;
+  std::vector<int64_t> indices;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t index = order_[static_cast<size_t>(i)];
-    try {
-      const Image image = dataset_->image(index);
-      for (size_t v = 0; v < options_.views.size(); ++v) {
-        const RandomSequence random(key.child(static_cast<uint64_t>(index)).child(v));
-        if (leaves) {
-          result.planned[v].plans.push_back(
-              options_.views[v].plan(image.height, image.width, random));
-          continue;
-        }
-        const int64_t numel = result.views[v].numel() / (end - begin);
-        options_.views[v](image, random, result.views[v].data<float>() + (i - begin) * numel);
+    const int64_t wanted = order_[static_cast<size_t>(i)];
+    int64_t index = wanted;
+    for (uint64_t attempt = 0;; ++attempt) {
+      try {
+        show(index, wanted, static_cast<int64_t>(indices.size()), result, pixels);
+        indices.push_back(index);
+        break;
+      } catch (const Error& e) {
+        const std::string message =
+            fmt::format("{} sample {}: {}", dataset_->name(), index, e.what());
+        if (options_.on_bad_sample == OnBadSample::fail || attempt == kMaxAttempts)
+          throw Error(message, e.exit_code());
+        if (std::none_of(result.bad.begin(), result.bad.end(),
+                         [&](const BadSample& bad) { return bad.index == index; }))
+          result.bad.push_back({index, message});
+        if (options_.on_bad_sample == OnBadSample::omit) break;
+        index = replacement(wanted, attempt);
       }
-      if (leaves) pack(image, result.planned, pixels);
-    } catch (const Error& e) {
-      throw Error(fmt::format("{} sample {}: {}", dataset_->name(), index, e.what()),
-                  e.exit_code());
     }
   }
+  const auto shown = static_cast<int64_t>(indices.size());
+  if (shown == 0) throw Error(result.bad.back().error, ExitCode::bad_file);
+  for (Tensor& view : result.views) view = view.narrow(0, shown);
+  result.indices = Tensor::from(indices, {shown});
+  result.labels = ops::gather_rows(dataset_->labels(), result.indices);
   if (leaves) result.pixels = Tensor::from(pixels, {static_cast<int64_t>(pixels.size())});
   return result;
 }

@@ -15,6 +15,14 @@
 
 namespace facet {
 
+// What becomes of a sample that cannot be decoded.
+enum class OnBadSample : uint8_t {
+  fail,        // an error that names the file
+  skip,        // another sample in its place, drawn from (seed, epoch, the bad one)
+  substitute,  // the same, of its class
+  omit,        // none in its place: the batch is smaller (for evaluation)
+};
+
 struct LoaderOptions {
   std::vector<Pipeline> views;  // one pipeline a view
   int64_t batch_size = 128;
@@ -28,6 +36,7 @@ struct LoaderOptions {
   bool views_on_device = false;
   // Rank r of W takes every W-th sample of the epoch's order, padded from its start to a multiple.
   int rank = 0, world = 1;
+  OnBadSample on_bad_sample = OnBadSample::fail;
 };
 
 // The order of samples depends on (seed, epoch), the augmentation of a sample on (seed, epoch,
@@ -53,6 +62,10 @@ class DataLoader {
 
  private:
   Batch make(int64_t batch) const;
+  // Makes row `row` of a batch of sample `index`, with the randomness of sample `key`.
+  void show(int64_t index, int64_t key, int64_t row, Batch& batch,
+            std::vector<uint8_t>& pixels) const;
+  int64_t replacement(int64_t index, uint64_t attempt) const;
   void stop();
   void work();
 
@@ -60,6 +73,7 @@ class DataLoader {
   LoaderOptions options_;
   int64_t epoch_ = 0;
   std::vector<int64_t> order_;
+  std::vector<std::vector<int64_t>> of_class_;  // samples, for substitutes
   double wait_seconds_ = 0;
 
   std::mutex mutex_;

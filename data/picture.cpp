@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "data/jpeg.h"
+#include "data/listing.h"
 #include "tensor/check.h"
 
 namespace {
@@ -112,8 +113,10 @@ void EncodedPicture::guarded(const char* part, const Read& read) const {
   try {
     read();
   } catch (const std::runtime_error& error) {
-    throw FileError(
-        fmt::format("{}: damaged {} {}: {}", file_, facet::name(kind_), part, error.what()));
+    const std::string_view content(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
+    throw FileError(fmt::format("{}: damaged {} {}: {} ({} bytes, sha256 {:.12})", file_,
+                                facet::name(kind_), part, error.what(), bytes_.size(),
+                                sha256(content)));
   }
 }
 

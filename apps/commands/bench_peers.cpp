@@ -45,6 +45,7 @@ struct Row {
   RowKind kind;
   std::string options;    // for both sides
   std::string size = {};  // of the pictures of views
+  std::string ours = {};  // options of ours alone
 
   bool is_rate() const { return kind != RowKind::metrics; }
 };
@@ -73,6 +74,7 @@ const std::vector<Row>& all_rows() {
       {"moco_views_500x375", views, "--views moco", "500 375"},
       {"supervised_view_500x375", views, "--views supervised", "500 375"},
       {"supervised_view_1000x750", views, "--views supervised", "1000 750"},
+      {"supervised_view_cache", views, "--views supervised", "500 375", "--cache 256"},
   };
   return rows;
 }
@@ -209,7 +211,7 @@ Measured run_views(const Row& row, int rounds, const std::string& self) {
   run_json(fmt::format("{} {} --make 24 --size {}", peer, shared, row.size));
   return run_commands(
       row, rounds,
-      {fmt::format("OMP_NUM_THREADS=1 {} bench data --json {}", quoted(self), shared),
+      {fmt::format("OMP_NUM_THREADS=1 {} bench data --json {} {}", quoted(self), shared, row.ours),
        fmt::format("OMP_NUM_THREADS=1 {} {}", peer, shared),
        fmt::format("env OMP_NUM_THREADS=1 {} {} {} --pillow-blur", tuned_environment(), peer,
                    shared)},

@@ -326,7 +326,7 @@ class Study {
       // A network that was never given a classifier gets one as its features deserve.
       const bool has_head = network.head_weight.defined();
       const double accuracy =
-          has_head ? head_accuracy(network, test)
+          has_head ? head_accuracy(network, test, *upstream(Split::test))
                    : probe_accuracy(train, test, classes, train.x.dim(0) / 5).percent;
       Json probes = Json::object(), chosen = Json::object();
       for (const std::string& task : kTasks) {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__SSE4_1__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -39,17 +39,29 @@ struct Taps {
   }
 };
 
-// The values of a pixel and one more, as the compilers' vectors.
-using Quad [[gnu::vector_size(16)]] = int32_t;
-using QuadBytes [[gnu::vector_size(4)]] = uint8_t;
+// Two rows side by side, so that a vector holds the pixels of one column: four values each, of
+// which the last is not used.
+constexpr int kRows = 2;
+using Lanes [[gnu::vector_size(32)]] = int32_t;
+constexpr size_t kLanes = sizeof(Lanes) / sizeof(int32_t);
 
-Quad four_from(const uint8_t* values) {
-#if defined(__SSE4_1__)  // one instruction, which GCC 12 does not find
-  int32_t bits;
-  std::memcpy(&bits, values, sizeof bits);
-  return reinterpret_cast<Quad>(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bits)));
+// Bytes to lanes, and lanes clipped to bytes, as instructions that GCC 12 does not find.
+void widen(const uint8_t* bytes, Lanes& lanes) {
+#if defined(__AVX2__)
+  lanes = reinterpret_cast<Lanes>(
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
 #else
-  return Quad{values[0], values[1], values[2], values[3]};
+  for (size_t i = 0; i < kLanes; ++i) lanes[i] = bytes[i];
+#endif
+}
+void clip(const Lanes& lanes, uint8_t* bytes) {
+#if defined(__AVX2__)
+  const auto all = reinterpret_cast<__m256i>(lanes);
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(words, words));
+#else
+  for (size_t i = 0; i < kLanes; ++i) bytes[i] = clip8(lanes[i]);
 #endif
 }
 
@@ -58,25 +70,32 @@ Image resize_rows(const uint8_t* picture, int stride, const Rectangle& window, i
                   Filter filter) {
   const Taps taps(window.width, width, filter);
   Image out(window.height, width);
-  const size_t row = static_cast<size_t>(window.width) * 3;
   // As many for every output, so that the loop over them is foreseen: weights beyond are zero.
   const int count = *std::max_element(taps.count.begin(), taps.count.end());
-  std::vector<uint8_t> line(row + static_cast<size_t>(count) * 3 + 1);
-  for (int y = 0; y < window.height; ++y) {
-    std::copy_n(picture + (static_cast<size_t>(window.top + y) * stride + window.left) * 3, row,
-                line.begin());
-    uint8_t* to = out.at(y, 0);
+  const auto columns = static_cast<size_t>(window.width);
+  std::vector<uint8_t> block((columns + static_cast<size_t>(count)) * kLanes);
+  for (int y = 0; y < window.height; y += kRows) {
+    const int rows = std::min(kRows, window.height - y);
+    for (int r = 0; r < rows; ++r) {
+      const uint8_t* from =
+          picture + (static_cast<size_t>(window.top + y + r) * stride + window.left) * 3;
+      uint8_t* to = &block[static_cast<size_t>(r) * 4];
+      for (size_t x = 0; x + 1 < columns; ++x, from += 3, to += kLanes) std::memcpy(to, from, 4);
+      std::memcpy(to, from, 3);
+    }
     const int* w = taps.weight.data();
-    for (size_t x = 0; x < static_cast<size_t>(width); ++x, to += 3, w += taps.size) {
-      Quad sum = kHalf - Quad{};
-      const uint8_t* from = &line[static_cast<size_t>(taps.first[x]) * 3];
-      for (int i = 0; i < count; ++i, from += 3) {
-        sum += four_from(from) * w[i];
+    for (int x = 0; x < width; ++x, w += taps.size) {
+      Lanes sum = kHalf - Lanes{};
+      const uint8_t* from =
+          &block[static_cast<size_t>(taps.first[static_cast<size_t>(x)]) * kLanes];
+      for (int i = 0; i < count; ++i, from += kLanes) {
+        Lanes values;
+        widen(from, values);
+        sum += values * w[i];
       }
-      sum >>= kPrecision;
-      sum = sum < 0 ? Quad{} : sum;
-      const auto bytes = __builtin_convertvector(sum > 255 ? 255 - Quad{} : sum, QuadBytes);
-      std::memcpy(to, &bytes, 3);
+      uint8_t pixels[kLanes];
+      clip(sum >> kPrecision, pixels);
+      for (int r = 0; r < rows; ++r) std::memcpy(out.at(y + r, x), pixels + 4 * r, 3);
     }
   }
   return out;
@@ -273,9 +292,21 @@ Image make_view(const ViewPlan& plan, const uint8_t* picture) {
 
 template <typename T>
 void normalize(const Image& image, const ChannelScale& s, T* out) {
-  for (size_t i = 0; i < image.pixels.size(); i += 3)
-    for (size_t c = 0; c < 3; ++c)
-      out[i + c] = normalised<T>(image.pixels[i + c], s.scale[c], s.shift[c]);
+  // Scale and shift of a block of whole pixels, so that the loop over it runs on vectors.
+  constexpr size_t kBlock = 48;
+  float scale[kBlock], shift[kBlock];
+  for (size_t i = 0; i < kBlock; ++i) {
+    scale[i] = s.scale[i % 3];
+    shift[i] = s.shift[i % 3];
+  }
+  const size_t count = image.pixels.size();
+  const uint8_t* const from = image.pixels.data();
+  size_t begin = 0;
+  for (; begin + kBlock <= count; begin += kBlock)
+    for (size_t i = 0; i < kBlock; ++i)
+      out[begin + i] = normalised<T>(from[begin + i], scale[i], shift[i]);
+  for (size_t i = begin; i < count; ++i)
+    out[i] = normalised<T>(from[i], scale[i - begin], shift[i - begin]);
 }
 template void normalize(const Image&, const ChannelScale&, float*);
 template void normalize(const Image&, const ChannelScale&, bf16*);

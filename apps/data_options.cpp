@@ -1,0 +1,65 @@
+#include "apps/data_options.h"
+
+#include "data/listing.h"
+
+namespace facet {
+namespace {
+
+constexpr const char* kClasses = "facet.classes";
+constexpr const char* kClassesHash = "facet.classes_sha256";
+
+// One name a line. Names have no line ends: they come from lists or are names of folders.
+std::string class_list(const Dataset& dataset) {
+  return fmt::format("{}", fmt::join(dataset.classes(), "\n"));
+}
+
+}  // namespace
+
+void ReadingOptions::add_to(Options& options) {
+  options.choice("--split", split, {"default", "official", "paper", "trainval"},
+                 "Which parts train and test; default: official, where there is one");
+  options.add("--cache", cache, "Pictures that facet dataset cache put into this folder");
+  options.choice("--on-bad-sample", on_bad_sample, {"fail", "skip", "substitute"},
+                 "A picture that cannot be decoded: an error, another one, or one of its class; in "
+                 "evaluation (but for fail) it counts as wrong");
+}
+
+std::string ReadingOptions::specification(const std::string& data) const {
+  return with_option(data, "split", split == "default" ? "" : split);
+}
+
+DatasetPtr ReadingOptions::open(const std::string& data, Split part) const {
+  return open_dataset(with_option(specification(data), "cache", cache), part);
+}
+
+OnBadSample ReadingOptions::policy() const {
+  return on_bad_sample == "skip"         ? OnBadSample::skip
+         : on_bad_sample == "substitute" ? OnBadSample::substitute
+                                         : OnBadSample::fail;
+}
+
+void remember_classes(const Dataset& dataset, std::map<std::string, std::string>& metadata) {
+  metadata[kClasses] = class_list(dataset);
+  metadata[kClassesHash] = sha256(class_list(dataset));
+}
+
+void require_same_classes(const std::map<std::string, std::string>& metadata,
+                          const std::string& network, const Dataset& dataset) {
+  const auto hash = metadata.find(kClassesHash);
+  if (hash == metadata.end() || hash->second == sha256(class_list(dataset))) return;
+  const auto list = metadata.find(kClasses);
+  const std::vector<std::string> known =
+      list == metadata.end() ? std::vector<std::string>() : parse_lines(list->second, network);
+  size_t first = 0;
+  while (first < known.size() && first < dataset.classes().size() &&
+         known[first] == dataset.classes()[first])
+    ++first;
+  const auto at = [&](const std::vector<std::string>& names) {
+    return first < names.size() ? "'" + names[first] + "'" : std::string("none");
+  };
+  throw FileError(fmt::format("{} knows {} classes, {} has {}: class {} is {} there and {} here",
+                              network, known.size(), dataset.name(), dataset.num_classes(), first,
+                              at(known), at(dataset.classes())));
+}
+
+}  // namespace facet
