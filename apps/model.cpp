@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "apps/weights.h"
+
 namespace facet {
 
 namespace fs = std::filesystem;
@@ -11,52 +13,42 @@ namespace {
 
 constexpr int64_t kSmallImage = 64;  // pixels a side of pictures without room for large steps
 
-std::vector<std::string> architecture_names() {
-  std::vector<std::string> names = resnet_names();
-  names.insert(names.end(), vit_names().begin(), vit_names().end());
-  return names;
-}
+using Shapes = std::map<std::string, std::vector<int64_t>>;
 
-const Tensor* find(const std::vector<NamedTensor>& weights, const std::string& name) {
-  const auto found = std::find_if(weights.begin(), weights.end(),
-                                  [&](const NamedTensor& t) { return t.name == name; });
-  return found == weights.end() ? nullptr : &found->value;
-}
-
-ResNetOptions resnet_of(const std::vector<NamedTensor>& weights, const Tensor& first) {
+ResNetOptions resnet_of(const Shapes& shapes, const std::vector<int64_t>& first) {
   ResNetOptions options;
-  options.width = first.dim(0);
-  options.stem = first.dim(1) == 7 ? Stem::imagenet : Stem::small;
-  options.channels = first.dim(3);
-  const bool bottleneck = find(weights, "layer1.0.conv3.weight") != nullptr;
-  const bool deep = find(weights, "layer1.2.conv1.weight") != nullptr;
+  options.width = first[0];
+  options.stem = first[2] == 7 ? Stem::imagenet : Stem::small;
+  options.channels = first[1];
+  const bool bottleneck = shapes.contains("layer1.0.conv3.weight");
+  const bool deep = shapes.contains("layer1.2.conv1.weight");
   options.arch = bottleneck ? "resnet50" : deep ? "resnet34" : "resnet18";
   return options;
 }
 
-VitOptions vit_of(const std::vector<NamedTensor>& weights, const Tensor& patches,
+VitOptions vit_of(const Shapes& shapes, const std::vector<int64_t>& patches,
                   const Metadata& metadata, const std::string& file) {
-  const Tensor* const position = find(weights, "pos_embed");
-  if (!position || position->rank() != 3)
+  const auto position = shapes.find("pos_embed");
+  if (position == shapes.end() || position->second.size() != 3)
     throw FileError(fmt::format("{}: no ViT: expected a tensor pos_embed of three axes", file));
-  const auto grid = std::llround(std::sqrt(static_cast<double>(position->dim(1) - 1)));
-  if (grid * grid != position->dim(1) - 1)
+  const int64_t places = position->second[1];
+  const auto grid = std::llround(std::sqrt(static_cast<double>(places - 1)));
+  if (grid < 1 || grid * grid != places - 1)
     throw FileError(
-        fmt::format("{}: expected a pos_embed of a class token and a square of patches, "
-                    "got {}",
-                    file, position->str()));
+        fmt::format("{}: expected a pos_embed of a class token and a square of patches, got ({})",
+                    file, fmt::join(position->second, ", ")));
   VitOptions options;
-  options.width = patches.dim(0);
-  options.patch = patches.dim(1);
-  options.channels = patches.dim(3);
+  options.width = patches[0];
+  options.patch = patches[2];
+  options.channels = patches[1];
   options.image_size = grid * options.patch;
-  while (find(weights, fmt::format("blocks.{}.norm1.weight", options.depth))) ++options.depth;
+  while (shapes.contains(fmt::format("blocks.{}.norm1.weight", options.depth))) ++options.depth;
   options.arch = options.width >= 768   ? "vit_base"
                  : options.width >= 384 ? "vit_small"
                                         : "vit_tiny";
   if (const auto heads = metadata.find("facet.heads"); heads != metadata.end())
     options.heads = std::stol(heads->second);
-  if (find(weights, "fc_norm.weight")) options.pool = VitOptions::Pool::mean;
+  if (shapes.contains("fc_norm.weight")) options.pool = VitOptions::Pool::mean;
   return options;
 }
 
@@ -65,6 +57,16 @@ VitOptions vit_of(const std::vector<NamedTensor>& weights, const Tensor& patches
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture) {
   if (const auto* vit = std::get_if<VitOptions>(&architecture)) return std::make_unique<Vit>(*vit);
   return std::make_unique<ResNet>(std::get<ResNetOptions>(architecture));
+}
+
+std::vector<std::string> architecture_names() {
+  std::vector<std::string> names = resnet_names();
+  names.insert(names.end(), vit_names().begin(), vit_names().end());
+  return names;
+}
+
+std::string architecture_name(const Architecture& architecture) {
+  return std::visit([](const auto& options) { return options.arch; }, architecture);
 }
 
 std::string head_name(const Encoder& encoder) {
@@ -119,15 +121,33 @@ Architecture NetworkOptions::resolve() const {
                        .width = width > 0 ? width : ResNetOptions{}.width};
 }
 
-Architecture architecture_of(const std::vector<NamedTensor>& weights, const Metadata& metadata,
-                             const std::string& file) {
-  const Tensor* const conv1 = find(weights, "conv1.weight");
-  if (conv1 && conv1->rank() == 4) return resnet_of(weights, *conv1);
-  const Tensor* const patches = find(weights, "patch_embed.proj.weight");
-  if (patches && patches->rank() == 4) return vit_of(weights, *patches, metadata, file);
-  throw FileError(fmt::format(
-      "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight",
-      file));
+Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,
+                             const std::string& file, const std::string& arch) {
+  const auto conv1 = shapes.find("conv1.weight");
+  const auto patches = shapes.find("patch_embed.proj.weight");
+  const bool is_resnet = conv1 != shapes.end() && conv1->second.size() == 4;
+  if (!is_resnet && (patches == shapes.end() || patches->second.size() != 4))
+    throw FileError(fmt::format(
+        "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight",
+        file));
+  if (arch != "auto" && arch.starts_with("vit") == is_resnet)
+    throw FileError(
+        fmt::format("{}: expected {}, got a {}", file, arch, is_resnet ? "ResNet" : "ViT"));
+  if (is_resnet) {
+    ResNetOptions options = resnet_of(shapes, conv1->second);
+    if (arch != "auto") options.arch = arch;
+    return options;
+  }
+  VitOptions options = vit_of(shapes, patches->second, metadata, file);
+  if (arch != "auto") {
+    options.arch = arch;
+    options.width = options.depth = 0;  // the architecture's
+  }
+  try {
+    return resolved(options);
+  } catch (const UsageError& e) {
+    throw FileError(fmt::format("{}: {}", file, e.what()));
+  }
 }
 
 int TrainedNetwork::heads() const {
@@ -135,7 +155,7 @@ int TrainedNetwork::heads() const {
   return vit ? static_cast<int>(vit->options().heads) : 0;
 }
 
-TrainedNetwork load_network(const fs::path& path, Device device) {
+TrainedNetwork load_network(const fs::path& path, Device device, const std::string& arch) {
   fs::path file = path;
   if (fs::is_directory(path)) {
     file = path / "model.safetensors";
@@ -143,25 +163,23 @@ TrainedNetwork load_network(const fs::path& path, Device device) {
       throw FileError(
           fmt::format("{}: expected a finished run with model.safetensors in it", path.string()));
   }
-  TensorFile content = load_safetensors(file);
-  std::vector<NamedTensor> weights = from_file_layout(content.tensors);
+  const WeightsFile content(file);
+  const MappedWeights mapped = map_weights(content, arch);
+  std::vector<NamedTensor> weights = load_mapped(content, mapped);
   TrainedNetwork network;
-  network.architecture = architecture_of(weights, content.metadata, file.string());
-  network.metadata = std::move(content.metadata);
+  network.architecture = mapped.architecture;
+  network.metadata = content.content().metadata;
   network.name = fs::is_directory(path) ? fs::weakly_canonical(path).filename().string()
                                         : path.stem().string();
   network.encoder = make_encoder(network.architecture);
-  const std::string head = head_name(*network.encoder);
   std::erase_if(weights, [&](const NamedTensor& t) {
-    if (t.name == head + ".weight") network.head_weight = t.value.to(device);
-    if (t.name == head + ".bias") network.head_bias = t.value.to(device);
-    return t.name == head + ".weight" || t.name == head + ".bias";
+    const bool is_weight = t.name == mapped.head + ".weight";
+    const bool is_bias = t.name == mapped.head + ".bias";
+    if (is_weight) network.head_weight = t.value.cast(DType::f32).to(device);
+    if (is_bias) network.head_bias = t.value.cast(DType::f32).to(device);
+    return is_weight || is_bias;
   });
-  try {
-    load_state(*network.encoder, weights);
-  } catch (const FileError& e) {
-    throw FileError(fmt::format("{}: {}", file.string(), e.what()));
-  }
+  load_state(*network.encoder, weights, false);
   network.encoder->eval();
   to_device(*network.encoder, device);
   return network;

@@ -1,7 +1,8 @@
-// Networks from options, from run folders and from safetensors files.
+// Networks from options, from run folders and from files of weights.
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <variant>
@@ -47,14 +48,20 @@ struct TrainedNetwork {
   int heads() const;  // of attention; 0 for a ResNet
 };
 
-// From a run folder (its model.safetensors) or a .safetensors file, ours or any with torchvision's
-// or timm's names. The architecture is read off the names and shapes of the weights, but for the
-// heads of a ViT: "facet.heads" of the metadata or, without it, width / 64.
-TrainedNetwork load_network(const std::filesystem::path& path, Device device = {});
+// From a run folder (its model.safetensors) or any file of weights that apps/weights.h knows:
+// PyTorch checkpoints, safetensors, .npz. The architecture is read off the names and shapes of the
+// weights, but for the heads of a ViT: "facet.heads" of the metadata or, without it, width / 64.
+// `arch` other than "auto" is what is expected.
+TrainedNetwork load_network(const std::filesystem::path& path, Device device = {},
+                            const std::string& arch = "auto");
 void save_network(const std::filesystem::path& path, Encoder& encoder, const Tensor& head_weight,
                   const Tensor& head_bias, Metadata metadata);
-Architecture architecture_of(const std::vector<NamedTensor>& weights, const Metadata& metadata,
-                             const std::string& file);
+// Shapes as files have them, (Cout, Cin, kh, kw), under torchvision's or timm's names.
+Architecture architecture_of(const std::map<std::string, std::vector<int64_t>>& shapes,
+                             const Metadata& metadata, const std::string& file,
+                             const std::string& arch = "auto");
+std::string architecture_name(const Architecture& architecture);
+std::vector<std::string> architecture_names();
 
 std::vector<NamedWeight> named_weights(Module& module);
 

@@ -11,11 +11,14 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "files are little-endian");
 
 constexpr FileType kTypes[] = {
-    {"F64", 8, DType::f64},   {"I64", 8, DType::i64}, {"U64", 8, DType::i64},
-    {"F32", 4, DType::f32},   {"I32", 4, DType::i32}, {"U32", 4, DType::i64},
-    {"BF16", 2, DType::bf16}, {"F16", 2, DType::f32}, {"I16", 2, DType::i32},
-    {"U16", 2, DType::i32},   {"U8", 1, DType::u8},   {"I8", 1, DType::i32},
-    {"BOOL", 1, DType::u8},
+    {"F64", 64, DType::f64},   {"I64", 64, DType::i64}, {"U64", 64, DType::i64},
+    {"F32", 32, DType::f32},   {"I32", 32, DType::i32}, {"U32", 32, DType::i64},
+    {"BF16", 16, DType::bf16}, {"F16", 16, DType::f32}, {"I16", 16, DType::i32},
+    {"U16", 16, DType::i32},   {"U8", 8, DType::u8},    {"I8", 8, DType::i32},
+    {"BOOL", 8, DType::u8},    {"C128", 128, {}},       {"C64", 64, {}},
+    {"F8_E5M2", 8, {}},        {"F8_E4M3", 8, {}},      {"F8_E8M0", 8, {}},
+    {"F8_E4M3FNUZ", 8, {}},    {"F8_E5M2FNUZ", 8, {}},  {"F6_E2M3", 6, {}},
+    {"F6_E3M2", 6, {}},        {"F4", 4, {}},
 };
 
 // IEEE half precision.
@@ -50,13 +53,14 @@ const FileType* find_file_type(std::string_view name) {
 
 const FileType& file_type_of(DType dtype) {
   for (const FileType& type : kTypes)
-    if (type.dtype == dtype && type.bytes == size_of(dtype)) return type;
+    if (type.dtype == dtype && type.bytes() == size_of(dtype)) return type;
   throw InternalError("a type that cannot be written");
 }
 
 Tensor decode(const FileType& file_type, std::span<const std::byte> bytes, const Shape& shape) {
-  Tensor out = Tensor::empty(shape, file_type.dtype);
   const std::string_view type = file_type.name;
+  if (!file_type.dtype) throw FileError(fmt::format("elements of type {} are not supported", type));
+  Tensor out = Tensor::empty(shape, *file_type.dtype);
   const auto same = [](auto v) { return v; };
   if (type == "F16")
     widen<uint16_t, float>(bytes, out, from_half);

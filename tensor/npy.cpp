@@ -1,7 +1,6 @@
 #include "tensor/npy.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <limits>
 #include <string>
@@ -16,6 +15,10 @@ namespace {
 
 constexpr std::string_view kMagic = "\x93NUMPY";
 constexpr uint64_t kLargestHeader = 10'000;  // NumPy's own limit
+
+constexpr std::pair<std::string_view, std::string_view> kKinds[] = {
+    {"f2", "F16"}, {"f4", "F32"}, {"f8", "F64"}, {"i1", "I8"},  {"i2", "I16"}, {"i4", "I32"},
+    {"i8", "I64"}, {"u1", "U8"},  {"u2", "U16"}, {"u4", "U32"}, {"u8", "U64"}, {"b1", "BOOL"}};
 
 // {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } and nothing else.
 class Header {
@@ -91,19 +94,6 @@ class Header {
     if (kind.starts_with("O")) fail("Python objects ('{}') are a pickle: never read", descr);
     const bool is_byte = kind == "b1" || kind == "i1" || kind == "u1";
     if (order == ">" && !is_byte) fail("'{}' is big-endian: save it as little-endian", descr);
-    static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kKinds = {
-        {{"f2", "F16"},
-         {"f4", "F32"},
-         {"f8", "F64"},
-         {"i1", "I8"},
-         {"i2", "I16"},
-         {"i4", "I32"},
-         {"i8", "I64"},
-         {"u1", "U8"},
-         {"u2", "U16"},
-         {"u4", "U32"},
-         {"u8", "U64"},
-         {"b1", "BOOL"}}};
     for (const auto& [numpy, name] : kKinds)
       if (kind == numpy && (order == "<" || order == "=" || is_byte)) type = find_file_type(name);
     if (!type) fail("elements of type '{}' are not supported", descr);
@@ -119,7 +109,7 @@ class Header {
   void read_shape() {
     has_shape_ = true;
     expect("(");
-    uint64_t product = type ? type->bytes : 8;  // with zero extents as 1
+    uint64_t product = type ? type->bytes() : 8;  // with zero extents as 1
     bool comma = true;
     while (!take(")")) {
       if (!comma) expect(",");
@@ -161,35 +151,35 @@ Tensor reversed(const Tensor& x) {
 
 }  // namespace
 
-Tensor load_npy(const std::filesystem::path& path) {
-  const InputFile file(path);
+NpyHeader read_npy_header(std::string_view start, uint64_t file_bytes, const std::string& file) {
   const auto fail = [&](const std::string& what) {
-    throw FileError(fmt::format("{}: {}", path.string(), what));
+    throw FileError(fmt::format("{}: {}", file, what));
   };
-  std::array<uint8_t, 12> start{};
-  if (file.size() >= start.size()) file.read(0, std::as_writable_bytes(std::span(start)));
-  if (file.size() < start.size() ||
-      !std::equal(kMagic.begin(), kMagic.end(), start.begin(),
-                  [](char a, uint8_t b) { return static_cast<uint8_t>(a) == b; }))
-    fail("not a .npy file");
-  const int version = start[6];
+  if (start.size() < 12 || !start.starts_with(kMagic)) fail("not a .npy file");
+  const auto byte = [&](size_t i) { return uint64_t{static_cast<uint8_t>(start[i])}; };
+  const uint64_t version = byte(6);
   if (version < 1 || version > 3) fail(fmt::format("version {} of .npy is unknown", version));
   const uint64_t begin = version == 1 ? 10 : 12;
-  uint64_t length = start[8] | start[9] << 8;
-  if (version > 1) length |= uint64_t{start[10]} << 16 | uint64_t{start[11]} << 24;
-  if (length > kLargestHeader || begin + length > file.size())
-    fail(fmt::format("header of {} bytes in a file of {}, expected at most {}", length, file.size(),
+  uint64_t length = byte(8) | byte(9) << 8;
+  if (version > 1) length |= byte(10) << 16 | byte(11) << 24;
+  if (length > kLargestHeader || begin + length > start.size())
+    fail(fmt::format("header of {} bytes in a file of {}, expected at most {}", length, file_bytes,
                      kLargestHeader));
-  std::string text(length, '\0');
-  file.read(begin, std::as_writable_bytes(std::span(text)));
-  const Header header(text, path.string());
-
-  const uint64_t bytes = static_cast<uint64_t>(header.shape.numel()) * header.type->bytes;
-  if (file.size() - begin - length != bytes)
+  const Header header(start.substr(begin, length), file);
+  const uint64_t bytes = bytes_of(*header.type, static_cast<uint64_t>(header.shape.numel()));
+  if (file_bytes - begin - length != bytes)
     fail(fmt::format("{} of '{}' needs {} bytes behind the header, got {}", header.shape,
-                     header.descr, bytes, file.size() - begin - length));
-  std::vector<std::byte> content(bytes);
-  file.read(begin + length, content);
+                     header.descr, bytes, file_bytes - begin - length));
+  return {header.type, header.shape, header.fortran, begin + length};
+}
+
+Tensor load_npy(const std::filesystem::path& path) {
+  const InputFile file(path);
+  std::string start(std::min(file.size(), kNpyStart), '\0');
+  file.read(0, std::as_writable_bytes(std::span(start)));
+  const NpyHeader header = read_npy_header(start, file.size(), path.string());
+  std::vector<std::byte> content(file.size() - header.length);
+  file.read(header.length, content);
   Shape stored = header.shape;
   if (header.fortran)
     for (int axis = 0; axis < stored.rank(); ++axis)
@@ -198,28 +188,31 @@ Tensor load_npy(const std::filesystem::path& path) {
     const Tensor tensor = decode(*header.type, content, stored);
     return header.fortran ? reversed(tensor) : tensor;
   } catch (const FileError& e) {
-    header.fail("{}", e.what());
+    throw FileError(fmt::format("{}: {}", path.string(), e.what()));
   }
 }
 
-void save_npy(const std::filesystem::path& path, const Tensor& tensor) {
-  const DType dtype = tensor.dtype();
-  FACET_CHECK(dtype != DType::bf16, "save_npy", "NumPy has no bf16: cast {} before", tensor.str());
-  std::string shape;
-  for (const int64_t extent : tensor.shape()) shape += fmt::format("{}, ", extent);
-  std::string header = fmt::format("{{'descr': '{}{}{}', 'fortran_order': False, 'shape': ({}), }}",
-                                   dtype == DType::u8 ? '|' : '<',
-                                   is_floating(dtype)   ? 'f'
-                                   : dtype == DType::u8 ? 'u'
-                                                        : 'i',
-                                   size_of(dtype), shape);
+std::string npy_header(const FileType& type, const std::vector<int64_t>& shape) {
+  const auto kind = std::find_if(std::begin(kKinds), std::end(kKinds),
+                                 [&](const auto& k) { return k.second == type.name; });
+  if (kind == std::end(kKinds)) return {};
+  std::string extents;
+  for (const int64_t extent : shape) extents += fmt::format("{}, ", extent);
+  std::string header = fmt::format("{{'descr': '{}{}', 'fortran_order': False, 'shape': ({}), }}",
+                                   type.bits > 8 ? '<' : '|', kind->first, extents);
   header.append(63 - (10 + header.size()) % 64, ' ');  // the elements begin at a multiple of 64
   header += '\n';
+  return std::string(kMagic) + '\1' + '\0' + static_cast<char>(header.size() & 255) +
+         static_cast<char>(header.size() >> 8) + header;
+}
+
+void save_npy(const std::filesystem::path& path, const Tensor& tensor) {
+  FACET_CHECK(tensor.dtype() != DType::bf16, "save_npy", "NumPy has no bf16: cast {} before",
+              tensor.str());
   const Tensor host = tensor.to(Device{});
-  AtomicFile file(path, 10 + header.size() + host.bytes());
-  file.write(kMagic);
-  file.write(std::string{'\1', '\0', static_cast<char>(header.size() & 255),
-                         static_cast<char>(header.size() >> 8)});
+  const std::string header =
+      npy_header(file_type_of(tensor.dtype()), {tensor.shape().begin(), tensor.shape().end()});
+  AtomicFile file(path, header.size() + host.bytes());
   file.write(header);
   file.write({static_cast<const std::byte*>(host.raw()), host.bytes()});
   file.commit();

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "tensor/tensor.h"
+#include "tensor/file_types.h"
 
 namespace facet {
 
@@ -15,5 +18,19 @@ Tensor load_npy(const std::filesystem::path& path);
 
 // Version 1, C order, atomically (tensor/file.h). NumPy has no bf16: cast it before.
 void save_npy(const std::filesystem::path& path, const Tensor& tensor);
+
+// What a file says before its elements, from its first kNpyStart bytes (or all, where there are
+// fewer).
+inline constexpr size_t kNpyStart = 12 + 10'000;
+struct NpyHeader {
+  const FileType* type = nullptr;
+  Shape shape;
+  bool fortran = false;
+  uint64_t length = 0;  // bytes before the first element
+};
+// `file_bytes` of a whole file that holds nothing else; a FileError names it as `file`.
+NpyHeader read_npy_header(std::string_view start, uint64_t file_bytes, const std::string& file);
+// The header that goes before such elements in C order; empty for types NumPy does not have.
+std::string npy_header(const FileType& type, const std::vector<int64_t>& shape);
 
 }  // namespace facet

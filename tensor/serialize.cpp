@@ -6,8 +6,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "tensor/file.h"
-#include "tensor/file_types.h"
 #include "tensor/ops.h"
 
 namespace facet {
@@ -19,10 +17,8 @@ constexpr size_t kLongestName = 4096;
 constexpr const char* kChecksumKey = "facet.checksum";
 
 struct Entry {
-  std::string name;
-  const FileType* type = nullptr;
-  Shape shape;
-  uint64_t begin = 0, end = 0;
+  StoredTensor tensor;
+  uint64_t begin = 0, end = 0;  // in the buffer
 };
 
 // FNV-1a over 64-bit words (zero-padded at the end of each piece).
@@ -65,6 +61,7 @@ class HeaderReader {
 
   Metadata metadata;
   std::vector<Entry> entries;  // by offset
+  std::vector<std::string> warnings;
   uint64_t buffer() const { return buffer_; }
 
   template <typename... Args>
@@ -121,30 +118,37 @@ class HeaderReader {
     const Json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
     if (!dtype.is_string()) fail("tensor '{}': dtype is not a string", name);
     Entry entry;
-    entry.name = name;
-    entry.type = find_file_type(dtype.get<std::string>());
-    if (!entry.type) fail("tensor '{}': dtype {} is not supported", name, dtype.get<std::string>());
+    entry.tensor.name = name;
+    entry.tensor.type = find_file_type(dtype.get<std::string>());
+    if (!entry.tensor.type)
+      fail("tensor '{}': dtype {} is not supported", name, dtype.get<std::string>());
     if (!shape.is_array() || !offsets.is_array() || offsets.size() != 2)
       fail("tensor '{}': expected shape [...] and data_offsets [begin, end]", name);
-    if (shape.size() > Shape::kMaxRank)
-      fail("tensor '{}': {} axes, expected at most {}", name, shape.size(), int{Shape::kMaxRank});
+    if (value.size() > 3)
+      warnings.push_back(fmt::format("tensor '{}' has fields that nobody knows", name));
     // Zero-size tensors may have any other extents, so the product is checked with them at 1, too.
-    uint64_t bytes = entry.type->bytes, extent_product = entry.type->bytes;
+    uint64_t numel = 1, extent_product = std::max<size_t>(entry.tensor.type->bits, 8);
     for (const Json& extent : shape) {
       const uint64_t n = unsigned_of(extent, name);
       if (n > std::numeric_limits<int64_t>::max() ||
           __builtin_mul_overflow(extent_product, std::max<uint64_t>(n, 1), &extent_product) ||
           extent_product > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
         fail("tensor '{}': its size overflows", name);
-      bytes *= n;
-      entry.shape.push_back(static_cast<int64_t>(n));
+      numel *= n;
+      entry.tensor.shape.push_back(static_cast<int64_t>(n));
     }
+    entry.tensor.strides = contiguous_strides(entry.tensor.shape);
+    if (numel * entry.tensor.type->bits % 8 != 0)
+      fail("tensor '{}': {} elements of {} end inside a byte", name, numel,
+           entry.tensor.type->name);
+    const uint64_t bytes = entry.tensor.bytes();
     entry.begin = unsigned_of(offsets[0], name);
     entry.end = unsigned_of(offsets[1], name);
     if (entry.end < entry.begin) fail("tensor '{}': ends before it begins", name);
     if (entry.end - entry.begin != bytes)
-      fail("tensor '{}': {} of {} needs {} bytes, data_offsets give {}", name, entry.type->name,
-           entry.shape, bytes, entry.end - entry.begin);
+      fail("tensor '{}': {} of ({}) needs {} bytes, data_offsets give {}", name,
+           entry.tensor.type->name, fmt::join(entry.tensor.shape, ", "), bytes,
+           entry.end - entry.begin);
     return entry;
   }
 
@@ -156,13 +160,13 @@ class HeaderReader {
   // Sorted by offset the tensors lie end to end and fill the file.
   void check_layout() {
     std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-      return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
+      return std::tie(a.begin, a.end, a.tensor.name) < std::tie(b.begin, b.end, b.tensor.name);
     });
     uint64_t at = 0;
     for (const Entry& entry : entries) {
       if (entry.begin != at)
-        fail("tensor '{}' begins at byte {} of the buffer, expected {}", entry.name, entry.begin,
-             at);
+        fail("tensor '{}' begins at byte {} of the buffer, expected {}", entry.tensor.name,
+             entry.begin, at);
       at = entry.end;
     }
     if (at > file_.size() || buffer_ + at != file_.size())
@@ -173,61 +177,88 @@ class HeaderReader {
   uint64_t buffer_ = 0;
 };
 
-Tensor decoded(const Entry& entry, std::span<const std::byte> bytes, const HeaderReader& header) {
-  try {
-    return decode(*entry.type, bytes, entry.shape);
-  } catch (const FileError& e) {
-    header.fail("tensor '{}': {}", entry.name, e.what());
+// Calls use(tensor, bytes) for each in the file's order and compares the checksum.
+template <typename Use>
+void read_all(const InputFile& file, const StoredContent& content, const Use& use) {
+  Checksum checksum;
+  std::vector<std::byte> bytes;
+  for (const StoredTensor& tensor : content.tensors) {
+    const StoredBlock& block = content.blocks[tensor.block];
+    bytes.resize(block.bytes);
+    file.read(block.begin, bytes);
+    checksum.add(bytes);
+    use(tensor, std::span<const std::byte>(bytes));
   }
+  const auto expected = content.metadata.find(kChecksumKey);
+  if (expected != content.metadata.end() && expected->second != checksum.str())
+    throw FileError(fmt::format("{}: checksum {} expected, got {}: the file is damaged",
+                                file.path().string(), expected->second, checksum.str()));
 }
 
 }  // namespace
 
-TensorFile load_safetensors(const std::filesystem::path& path) {
-  const InputFile file(path);
+StoredContent open_safetensors(const InputFile& file) {
   HeaderReader header(file);
   header.read();
-  TensorFile result;
-  Checksum checksum;
-  std::vector<std::byte> bytes;
-  for (const Entry& entry : header.entries) {
-    bytes.resize(entry.end - entry.begin);
-    file.read(header.buffer() + entry.begin, bytes);
-    checksum.add(bytes);
-    result.tensors.push_back({entry.name, decoded(entry, bytes, header)});
+  StoredContent content{.container = "safetensors",
+                        .metadata = std::move(header.metadata),
+                        .warnings = std::move(header.warnings)};
+  for (Entry& entry : header.entries) {
+    entry.tensor.block = content.blocks.size();
+    content.blocks.push_back(
+        {.begin = header.buffer() + entry.begin, .bytes = entry.end - entry.begin});
+    content.tensors.push_back(std::move(entry.tensor));
   }
-  result.metadata = std::move(header.metadata);
-  const auto expected = result.metadata.find(kChecksumKey);
-  if (expected != result.metadata.end() && expected->second != checksum.str())
-    header.fail("checksum {} expected, got {}: the file is damaged", expected->second,
-                checksum.str());
+  return content;
+}
+
+void verify_safetensors(const InputFile& file, const StoredContent& content) {
+  if (content.metadata.contains(kChecksumKey))
+    read_all(file, content, [](const StoredTensor&, std::span<const std::byte>) {});
+}
+
+TensorFile load_safetensors(const std::filesystem::path& path) {
+  const InputFile file(path);
+  StoredContent content = open_safetensors(file);
+  TensorFile result;
+  read_all(file, content, [&](const StoredTensor& tensor, std::span<const std::byte> bytes) {
+    try {
+      if (tensor.shape.size() > Shape::kMaxRank)
+        throw FileError(
+            fmt::format("{} axes, expected at most {}", tensor.shape.size(), int{Shape::kMaxRank}));
+      result.tensors.push_back(
+          {tensor.name, decode(*tensor.type, bytes, Shape(std::span(tensor.shape)))});
+    } catch (const FileError& e) {
+      throw FileError(fmt::format("{}: tensor '{}': {}", path.string(), tensor.name, e.what()));
+    }
+  });
+  result.metadata = std::move(content.metadata);
   return result;
 }
 
-void save_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
+void save_safetensors(const std::filesystem::path& path, std::vector<PackedTensor> tensors,
                       Metadata metadata) {
-  std::vector<NamedTensor> sorted;
-  for (const auto& [name, value] : tensors) {
-    FACET_CHECK(!name.empty() && name.size() <= kLongestName && name != "__metadata__" &&
-                    name.find('\0') == std::string::npos,
-                "save_safetensors", "'{}' is no name for a tensor", name);
-    sorted.push_back({name, value.to(Device{})});
-  }
   // The largest elements first, so that all lie aligned; then by name.
-  std::sort(sorted.begin(), sorted.end(), [](const NamedTensor& a, const NamedTensor& b) {
-    const size_t sa = size_of(a.value.dtype()), sb = size_of(b.value.dtype());
-    return sa != sb ? sa > sb : a.name < b.name;
+  std::sort(tensors.begin(), tensors.end(), [](const PackedTensor& a, const PackedTensor& b) {
+    return a.type->bits != b.type->bits ? a.type->bits > b.type->bits : a.name < b.name;
   });
   Checksum checksum;
   nlohmann::ordered_json header = {{"__metadata__", nlohmann::ordered_json::object()}};
   uint64_t at = 0;
-  for (const auto& [name, value] : sorted) {
-    FACET_CHECK(!header.contains(name), "save_safetensors", "two tensors are named '{}'", name);
-    header[name] = {{"dtype", file_type_of(value.dtype()).name},
-                    {"shape", std::vector<int64_t>(value.shape().begin(), value.shape().end())},
-                    {"data_offsets", {at, at + value.bytes()}}};
-    at += value.bytes();
-    checksum.add({static_cast<const std::byte*>(value.raw()), value.bytes()});
+  std::set<std::string> names;
+  for (const PackedTensor& tensor : tensors) {
+    const std::string& name = tensor.name;
+    FACET_CHECK(!name.empty() && name.size() <= kLongestName && name != "__metadata__" &&
+                    name.find('\0') == std::string::npos,
+                "save_safetensors", "'{}' is no name for a tensor", name);
+    FACET_CHECK(names.insert(name).second, "save_safetensors", "two tensors are named '{}'", name);
+    FACET_CHECK(std::string_view(tensor.type->name) != "C128", "save_safetensors",
+                "tensor '{}': safetensors has no C128", name);
+    header[name] = {{"dtype", tensor.type->name},
+                    {"shape", tensor.shape},
+                    {"data_offsets", {at, at + tensor.bytes.size()}}};
+    at += tensor.bytes.size();
+    checksum.add(tensor.bytes);
   }
   metadata["format"] = "pt";
   metadata[kChecksumKey] = checksum.str();
@@ -239,9 +270,22 @@ void save_safetensors(const std::filesystem::path& path, std::span<const NamedTe
   const uint64_t length = text.size();
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
-  for (const auto& [name, value] : sorted)
-    file.write({static_cast<const std::byte*>(value.raw()), value.bytes()});
+  for (const PackedTensor& tensor : tensors) file.write(tensor.bytes);
   file.commit();
+}
+
+void save_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
+                      Metadata metadata) {
+  std::vector<Tensor> hosts;  // what the packed ones point to
+  std::vector<PackedTensor> packed;
+  for (const auto& [name, value] : tensors) {
+    const Tensor& host = hosts.emplace_back(value.to(Device{}));
+    packed.push_back({name,
+                      &file_type_of(host.dtype()),
+                      {host.shape().begin(), host.shape().end()},
+                      {static_cast<const std::byte*>(host.raw()), host.bytes()}});
+  }
+  save_safetensors(path, std::move(packed), std::move(metadata));
 }
 
 namespace {

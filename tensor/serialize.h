@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "tensor/file.h"
+#include "tensor/stored_tensor.h"
 
 namespace facet {
 
@@ -28,6 +29,15 @@ TensorFile load_safetensors(const std::filesystem::path& path);
 // joined by {"format": "pt"}, without which other readers refuse the file, and the checksum.
 void save_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                       Metadata metadata = {});
+
+// The same for tensors of any type, as they are to lie in the file; they are sorted.
+void save_safetensors(const std::filesystem::path& path, std::vector<PackedTensor> tensors,
+                      Metadata metadata = {});
+
+// What the file holds, its tensors left where they are; types that facet has none for are listed,
+// too. verify_safetensors() reads all of them against the checksum that facet writes.
+StoredContent open_safetensors(const InputFile& file);
+void verify_safetensors(const InputFile& file, const StoredContent& content);
 
 // Files hold convolutions as PyTorch does, (Cout, Cin, kh, kw); facet computes with (Cout, kh, kw,
 // Cin). Every tensor of four axes is permuted, others are passed on.
