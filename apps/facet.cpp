@@ -23,9 +23,12 @@ constexpr Command kCommands[] = {
     {"diversity", run_diversity, "feature diversity of a network's weights"},
     {"cka", run_cka, "how alike two representations of the same samples are"},
     {"separation", run_separation, "how far the classes of labelled features lie apart"},
+    {"transfer", run_transfer, "transferability of models from a table of accuracies"},
+    {"importance", run_importance, "what the factors of a table tell of its target"},
+    {"study", run_study, "measure and compare the checkpoints in a folder, with a report"},
     {"doctor", run_doctor, "what is wrong with a run, and what usually helps"},
     {"selftest", run_selftest, "whether this machine computes what the official codes compute"},
-    {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report"},
+    {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report; or the paper's tables"},
     {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
 };
 

@@ -88,6 +88,8 @@ constexpr Kind kKinds[] = {
     {"textures", "[:...] textures, 10 classes", false, open_synthetic<make_textures>},
     {"digits", "[:...] digits drawn as strokes, 10 classes", false, open_synthetic<make_digits>},
     {"scene", "[:...] several figures a picture, 8 labels", false, open_synthetic<make_scene>},
+    {"counts", "[:...] one to five figures a picture, 5 classes: how many", false,
+     open_synthetic<make_counts>},
 };
 
 }  // namespace
