@@ -7,6 +7,7 @@
 #include "apps/log.h"
 #include "data/loader.h"
 #include "metrics/accuracy.h"
+#include "metrics/cka.h"
 #include "metrics/knn.h"
 #include "metrics/linear_probe.h"
 
@@ -88,6 +89,59 @@ ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t c
   return {test.with_bad(100.0 * (multi_label ? mean_average_precision(scores, test.labels).mean
                                              : top_k_accuracy(scores, test.labels))),
           result.c};
+}
+
+Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const DatasetPtr& dataset,
+                        const SimilarityOptions& options) {
+  const NoGrad no_grad;
+  std::vector<TrainedNetwork*> networks = {&first};
+  if (second) networks.push_back(second);
+  std::vector<Pipeline> views;
+  for (TrainedNetwork* network : networks) {
+    network->encoder->eval();
+    views.push_back(evaluation_pipeline(*network));
+  }
+  DataLoader loader(dataset, {.views = views,
+                              .batch_size = std::min(options.batch_size, dataset->size()),
+                              .seed = options.seed,
+                              .drop_last = false,
+                              .workers = static_cast<int>(options.workers)});
+  // Stages of a large batch are made a few pictures at a time: all that they need is not kept.
+  const auto stages_of = [&](TrainedNetwork& network, const Tensor& images) {
+    const Device device = parameters(*network.encoder).at(0).value.device();
+    std::vector<TensorList> parts;  // of each stage
+    for (int64_t at = 0; at < images.dim(0); at += kBatch) {
+      const Variable x(images.narrow(at, std::min(kBatch, images.dim(0) - at)).to(device));
+      const VariableList stages =
+          options.blocks ? network.encoder->blocks(x) : network.encoder->stages(x);
+      parts.resize(stages.size());
+      for (size_t i = 0; i < stages.size(); ++i) {
+        const Tensor& value = stages[i].value();
+        parts[i].push_back(value.reshape({value.dim(0), value.numel() / value.dim(0)}));
+      }
+    }
+    TensorList whole;
+    for (const TensorList& list : parts) whole.push_back(ops::concat(list));
+    return whole;
+  };
+  CkaAccumulator similarity;
+  for (int64_t epoch = 0; epoch < options.epochs; ++epoch) {
+    loader.start(epoch);
+    while (const auto batch = loader.next()) {
+      stop_if_interrupted("stopped while comparing representations");
+      if (batch->views[0].dim(0) < 4) continue;
+      const TensorList a = stages_of(first, batch->views[0]);
+      if (second)
+        similarity.add(a, stages_of(*second, batch->views[1]));
+      else
+        similarity.add(a);
+    }
+  }
+  return similarity.result();
+}
+
+double mean_of(const Tensor& matrix) {
+  return ops::reduce(ReduceOp::mean, matrix.flatten()).item();
 }
 
 Normalization normalization_for(const std::string& dataset) {

@@ -44,6 +44,18 @@ struct ProbeScore {
 ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t classes,
                           int64_t validation);
 
+struct SimilarityOptions {
+  int64_t batch_size = 600, epochs = 1;  // the paper's: batches of 600, three times all pictures
+  bool blocks = false;                   // after every block instead of every stage
+  int64_t workers = 1;
+  uint64_t seed = 0;  // of the order of the pictures
+};
+// Minibatch CKA between the stages of a network and of another one (null: its own), which may see
+// pictures of another size, f64 (stages, stages). Batches of fewer than 4 pictures are left out.
+Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const DatasetPtr& dataset,
+                        const SimilarityOptions& options = {});
+double mean_of(const Tensor& matrix);
+
 // The statistics a dataset is normalised with: its own where they are known, else ImageNet's.
 Normalization normalization_for(const std::string& dataset);
 bool is_grey(const std::string& dataset);

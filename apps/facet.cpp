@@ -26,10 +26,14 @@ constexpr Command kCommands[] = {
     {"features", run_features, "features or logits of a network for given images"},
     {"cka", run_cka, "how alike two representations of the same samples are"},
     {"separation", run_separation, "how far the classes of labelled features lie apart"},
+    {"transfer", run_transfer, "transferability of models from a table of accuracies"},
+    {"importance", run_importance, "what the factors of a table tell of its target"},
+    {"study", run_study, "measure and compare the checkpoints in a folder, with a report"},
     {"doctor", run_doctor, "what is wrong with a run, and what usually helps"},
     {"selftest", run_selftest, "whether this machine computes what the official codes compute"},
     {"dataset", run_dataset, "check, describe, show or cache a dataset"},
-    {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report"},
+    {"reproduce", run_reproduce,
+     "the whole study on Fashion-MNIST, with a report; or the paper's tables"},
     {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
 };
 

@@ -125,6 +125,8 @@ constexpr Kind kKinds[] = {
      open_synthetic<make_digits>},
     {"scene", "[:...] several figures a picture, 8 labels", Kind::nothing,
      open_synthetic<make_scene>},
+    {"counts", "[:...] one to five figures a picture, 5 classes: how many", Kind::nothing,
+     open_synthetic<make_counts>},
 };
 
 // Datasets in trees of files, each with the counts of its official lists, of the paper's Table 2

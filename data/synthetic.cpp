@@ -368,4 +368,26 @@ DatasetPtr make_scene(const SyntheticOptions& o, Split split) {
                                         std::vector<std::string>(kFigures, kFigures + kKinds));
 }
 
+DatasetPtr make_counts(const SyntheticOptions& options, Split split) {
+  return make_family("counts", 5, {"1", "2", "3", "4", "5"}, options, split,
+                     [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
+                       const Color back = random_color(random);
+                       Canvas canvas(size, back);
+                       std::vector<int> cells = {0, 1, 2, 3, 4, 5, 6, 7, 8};  // of a 3 x 3 lattice
+                       random.shuffle(cells);
+                       for (int64_t i = 0; i <= kind; ++i) {
+                         Color color = random_color(random);
+                         while (distance(color, back) < 0.8) color = random_color(random);
+                         const double radius = random.uniform(0.18, 0.27), slack = 0.31 - radius;
+                         const int cell = cells[static_cast<size_t>(i)];
+                         const Pose pose{(cell % 3 - 1) * 0.64 + random.uniform(-slack, slack),
+                                         (cell / 3 - 1) * 0.64 + random.uniform(-slack, slack),
+                                         radius, random.uniform(-0.5, 0.5), false};
+                         paint_figure(canvas, static_cast<int>(random.below(std::size(kFigures))),
+                                      pose, color);
+                       }
+                       canvas.write(random.uniform(4, 15), random, out);
+                     });
+}
+
 }  // namespace facet

@@ -20,5 +20,7 @@ DatasetPtr make_textures(const SyntheticOptions& options, Split split);
 DatasetPtr make_digits(const SyntheticOptions& options, Split split);
 // One to four figures of eight kinds in a picture; the label says which kinds are there.
 DatasetPtr make_scene(const SyntheticOptions& options, Split split);
+// One to five small figures of any kinds and colours, none touching another: how many.
+DatasetPtr make_counts(const SyntheticOptions& options, Split split);
 
 }  // namespace facet

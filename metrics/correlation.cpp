@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "tensor/check.h"
+#include "tensor/random.h"
 
 namespace facet {
 namespace {
@@ -78,6 +79,32 @@ std::vector<double> ranks(std::span<const double> x) {
     first = last + 1;
   }
   return result;
+}
+
+Interval bootstrap_interval(size_t n,
+                            const std::function<double(std::span<const size_t>)>& statistic,
+                            uint64_t seed, int resamples, double level) {
+  FACET_CHECK(n >= 1 && resamples >= 1 && level > 0.0 && level < 1.0, "bootstrap",
+              "{} resamples of {} samples for a level of {}", resamples, n, level);
+  RandomSequence random(random_key(seed, RandomPurpose::bootstrap));
+  std::vector<size_t> drawn(n);
+  std::vector<double> values;
+  for (int i = 0; i < resamples; ++i) {
+    for (size_t& index : drawn) index = random.below(n);
+    const double value = statistic(drawn);
+    if (std::isfinite(value)) values.push_back(value);
+  }
+  if (2 * values.size() < static_cast<size_t>(resamples))
+    return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
+  std::sort(values.begin(), values.end());
+  // Linear between order statistics, as numpy.quantile.
+  const auto quantile = [&](double q) {
+    const double at = q * static_cast<double>(values.size() - 1);
+    const auto below = static_cast<size_t>(at);
+    const size_t above = std::min(below + 1, values.size() - 1);
+    return values[below] + (at - static_cast<double>(below)) * (values[above] - values[below]);
+  };
+  return {quantile(0.5 * (1.0 - level)), quantile(0.5 * (1.0 + level))};
 }
 
 }  // namespace facet

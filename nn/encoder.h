@@ -10,8 +10,10 @@ class Encoder : public Module {
   // x (N, H, W, C) -> (N, feature_dim())
   virtual Variable features(const Variable& x) = 0;
   virtual int64_t feature_dim() const = 0;
-  // Activations after each stage or block, for CKA; the features alone where there are none.
+  // Activations after each stage of a ResNet or block of a ViT, for CKA; the features alone where
+  // there are none. blocks(): after every block of a ResNet, too.
   virtual VariableList stages(const Variable& x) { return {features(x)}; }
+  virtual VariableList blocks(const Variable& x) { return stages(x); }
 
   // Whether forwards in training draw random numbers (drop path).
   virtual bool random() const { return false; }

@@ -125,6 +125,14 @@ VariableList ResNet::stages(const Variable& x) {
   return outputs;
 }
 
+VariableList ResNet::blocks(const Variable& x) {
+  VariableList outputs;
+  Variable y = stem(x);
+  for (auto& layer : layers_)
+    for (auto& block : layer) outputs.push_back(y = (*block)(y));
+  return outputs;
+}
+
 Variable ResNet::features(const Variable& x) {
   Variable y = stem(x);
   for (auto& layer : layers_)

@@ -35,6 +35,7 @@ class ResNet final : public Encoder {
   Variable logits(const Variable& x);  // needs num_classes > 0
   // Outputs of the four stages (N, H, W, C), for CKA.
   VariableList stages(const Variable& x) override;
+  VariableList blocks(const Variable& x) override;
   int64_t feature_dim() const override { return feature_dim_; }
   // Weight 0 for the last norm of every block, so that each starts as its shortcut (Goyal et al.
   // 2017).

@@ -26,8 +26,8 @@ TEST_F(CliTest, HelpAndVersionGoToStdout) {
   const Outcome version = run({"--version"});
   EXPECT_EQ(version.code, 0);
   EXPECT_EQ(version.out.find("facet 0."), 0u) << version.out;
-  for (const char* command :
-       {"pretrain", "inject", "probe", "knn", "diversity", "cka", "separation", "reproduce"}) {
+  for (const char* command : {"pretrain", "inject", "probe", "knn", "diversity", "cka",
+                              "separation", "transfer", "importance", "study", "reproduce"}) {
     const Outcome outcome = run({command, "--help"});
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: facet " + std::string(command)), std::string::npos);

@@ -252,7 +252,7 @@ TEST_P(Synthetic, ClassesAreBalanced) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Synthetic,
-                         ::testing::Values("shapes", "textures", "digits", "scene"));
+                         ::testing::Values("shapes", "textures", "digits", "scene", "counts"));
 
 TEST(Subset, BalancedAndDeterministic) {
   const DatasetPtr d = open_dataset("shapes:train=200", Split::train);

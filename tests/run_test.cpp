@@ -311,13 +311,27 @@ TEST_F(RunTest, TheStudyGoesFromPicturesToReportAndContinues) {
   EXPECT_EQ(results["starts"].size(), 8u);
   double sum = 0;
   for (const auto& model : results["models"]) {
-    EXPECT_EQ(model["probes"].size(), 4u);
+    EXPECT_EQ(model["probes"].size(), 5u);
+    EXPECT_GE(model["inter"].get<double>(), model["intra"].get<double>());
+    EXPECT_TRUE(model["cka"].is_number());
     EXPECT_NEAR(model["clustering_cis"].get<double>(),
                 model["accuracy"].get<double>() * model["clustering_diversity"].get<double>(),
                 1e-9);
     sum += model["transfer"].get<double>();
   }
   EXPECT_NEAR(sum, 0, 1e-9);  // scores are relative to the models' mean
+  // The backbone that never learned from labels is its start's.
+  EXPECT_EQ(results["injections"].size(), 2u);
+  EXPECT_NEAR(
+      results["injections"][1]["models"][2]["to_start"].get<double>(),
+      [&] {
+        double sum_of = 0.0;
+        for (const auto& row : results["models"][6]["cka_matrix"])
+          for (const auto& value : row) sum_of += value.get<double>() / 16.0;
+        return 100.0 * sum_of;
+      }(),
+      0.01);
+  EXPECT_EQ(results["models"][9]["probes"], results["models"][6]["probes"]);
   EXPECT_GT(fs::file_size(path("study/report.html")), 20'000u);
   const std::string csv = read_file(path("study/results.csv"));
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 15);

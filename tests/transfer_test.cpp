@@ -20,7 +20,7 @@ struct Table {
   std::map<std::string, std::vector<double>> columns;
 
   explicit Table(const std::string& file) {
-    std::ifstream in(std::string(FACET_SOURCE_DIR) + "/tests/golden/" + file);
+    std::ifstream in(std::string(FACET_SOURCE_DIR) + "/apps/paper/" + file);
     std::string line, cell;
     std::getline(in, line);
     std::vector<std::string> names;

@@ -11,6 +11,7 @@
 #include "apps/log.h"
 #include "apps/machine.h"
 #include "apps/report/page.h"
+#include "apps/table.h"
 #include "tensor/file.h"
 #include "tensor/profile.h"
 #include "tests/op_case.h"

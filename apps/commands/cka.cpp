@@ -1,12 +1,21 @@
-// facet cka: how alike two representations of the same samples are.
+// facet cka: how alike two representations of the same samples are, or the stages of networks.
 #include "metrics/cka.h"
 
 #include "apps/command.h"
+#include "apps/evaluate.h"
 #include "apps/machine.h"
+#include "apps/table.h"
 #include "tensor/npy.h"
 
 namespace facet {
 namespace {
+
+struct CkaOptions {
+  std::string first, second, device = "cpu", data;
+  int64_t batch = 0;
+  SimilarityOptions stages;
+  bool json = false, csv = false;
+};
 
 // Over batches of `size` rows; a rest of fewer than 4 is left out.
 double minibatch_cka(const Tensor& x, const Tensor& y, int64_t size) {
@@ -19,39 +28,112 @@ double minibatch_cka(const Tensor& x, const Tensor& y, int64_t size) {
   return accumulator.result().item();
 }
 
+void compare_arrays(const CkaOptions& o) {
+  if (o.second.empty()) throw UsageError("facet cka: expected two .npy files");
+  const Device where = use_device(o.device);
+  const Tensor x = load_npy(o.first).to(where), y = load_npy(o.second).to(where);
+  if (x.rank() < 2 || y.rank() < 2 || x.dim(0) != y.dim(0))
+    throw FileError(fmt::format("{}, {}: expected two arrays (n, ...) of one n, got {} and {}",
+                                o.first, o.second, x.str(), y.str()));
+  const double cka = o.batch == 0 ? linear_cka(x, y) : minibatch_cka(x, y, o.batch);
+  if (o.json)
+    fmt::print("{}\n", Json({{"first", o.first},
+                             {"second", o.second},
+                             {"samples", x.dim(0)},
+                             {"batch_size", o.batch},
+                             {"cka", cka}})
+                           .dump());
+  else if (o.csv)
+    fmt::print("first,second,samples,cka\n{},{},{},{}\n", csv_field(o.first), csv_field(o.second),
+               x.dim(0), cka);
+  else
+    fmt::print(
+        "{} and {}: linear CKA {:.6f} ({} samples{})\n", o.first, o.second, cka, x.dim(0),
+        o.batch == 0 ? std::string() : fmt::format(", unbiased over batches of {}", o.batch));
+}
+
+void compare_networks(CkaOptions o) {
+  if (o.data.empty()) throw UsageError("facet cka: networks are compared on pictures: give --data");
+  if (o.stages.epochs < 1)
+    throw UsageError(fmt::format("--epochs: expected 1 or more, got {}", o.stages.epochs));
+  if (o.batch > 0) o.stages.batch_size = o.batch;
+  const Device device = use_device(o.device);
+  TrainedNetwork first = load_network(o.first, device), second;
+  const bool two = !o.second.empty();
+  if (two) second = load_network(o.second, device);
+  const DatasetPtr pictures = open_dataset(o.data, Split::test);
+  if (pictures->size() < 4)
+    throw UsageError(
+        fmt::format("--data {}: expected 4 pictures or more, got {}", o.data, pictures->size()));
+  const Tensor matrix = stage_similarity(first, two ? &second : nullptr, pictures, o.stages);
+  const std::vector<double> values = matrix.to_vector<double>();
+  const int64_t rows = matrix.dim(0), columns = matrix.dim(1);
+  // A model's own score leaves the diagonal out.
+  const double score = two ? 100.0 * mean_of(matrix) : rows > 1 ? cka_score(matrix) : 100.0;
+  Json list = Json::array();
+  const char* const what = o.stages.blocks ? "block" : "stage";
+  Table table{"", {two ? fmt::format("{} \\ {}", first.name, second.name) : first.name}, {}};
+  for (int64_t j = 1; j <= columns; ++j) table.columns.push_back(fmt::format("{} {}", what, j));
+  for (int64_t i = 0; i < rows; ++i) {
+    Json row = Json::array();
+    std::vector<std::string> cells = {fmt::format("{} {}", what, i + 1)};
+    for (int64_t j = 0; j < columns; ++j) {
+      const double value = values[static_cast<size_t>(i * columns + j)];
+      row.push_back(value);
+      cells.push_back(o.csv ? fmt::format("{}", value) : fmt::format("{:.4f}", value));
+    }
+    list.push_back(row);
+    table.rows.push_back(cells);
+  }
+  if (o.json)
+    fmt::print("{}\n", Json({{"first", first.name},
+                             {"second", two ? Json(second.name) : Json(nullptr)},
+                             {"data", o.data},
+                             {"pictures", pictures->size()},
+                             {"batch_size", o.stages.batch_size},
+                             {"epochs", o.stages.epochs},
+                             {"matrix", list},
+                             {"score", score}})
+                           .dump());
+  else if (o.csv)
+    fmt::print("{}", table.csv());
+  else
+    fmt::print("{}CKA score {:.2f} ({} pictures, unbiased over batches of {})\n", table.text(),
+               score, pictures->size(), o.stages.batch_size);
+}
+
 }  // namespace
 
 void run_cka(const Arguments& arguments) {
-  Options options("cka", "Linear CKA of two representations of the same samples, (n, ...) each.");
-  std::string first, second, device = "cpu";
-  int64_t batch = 0;
-  bool json = false;
-  options.add("first", first, "A .npy file of floats");
-  options.add("second", second, "Another one, with as many rows");
-  options.add("-b,--batch-size", batch,
-              "0: exact, of all rows at once; N: unbiased, over batches of N rows in order");
-  options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
-  options.flag("--json", json, "Print JSON", Options::kProcess);
+  Options options("cka",
+                  "Linear CKA of two representations of the same samples, (n, ...) each; or "
+                  "between the stages of a network, or of two, on pictures.");
+  CkaOptions settings;
+  options.add("first", settings.first, "A .npy file of floats; or a run's folder or checkpoint");
+  options.add("second", settings.second,
+              "Another one, with as many rows; or another network (default: the same)");
+  options.add("-b,--batch-size", settings.batch,
+              "Arrays: 0 is exact, of all rows at once; N unbiased, over batches of N rows in "
+              "order. Networks: always batches (0: 600)");
+  options.add("--data,--dataset", settings.data,
+              "Networks: whose test pictures they see:\n" + dataset_help());
+  options.add("--epochs", settings.stages.epochs, "Networks: times that all pictures are seen");
+  options.flag("--blocks", settings.stages.blocks, "Networks: after every block of a ResNet");
+  options.add("--seed", settings.stages.seed, "Networks: of the order of the pictures");
+  options.add("-j,--workers", settings.stages.workers, "Threads that prepare batches",
+              Options::kProcess);
+  options.add("--device", settings.device, "cpu, cuda or cuda:N", Options::kProcess);
+  options.flag("--json", settings.json, "Print JSON", Options::kProcess);
+  options.flag("--csv", settings.csv, "Print comma-separated values", Options::kProcess);
   if (!options.parse(arguments)) return;
-  if (second.empty()) throw UsageError("facet cka: expected two .npy files");
-  if (batch != 0 && batch < 4)
-    throw UsageError(fmt::format("--batch-size: expected 0, or 4 or more, got {}", batch));
-  const Device where = use_device(device);
-  const Tensor x = load_npy(first).to(where), y = load_npy(second).to(where);
-  if (x.rank() < 2 || y.rank() < 2 || x.dim(0) != y.dim(0))
-    throw FileError(fmt::format("{}, {}: expected two arrays (n, ...) of one n, got {} and {}",
-                                first, second, x.str(), y.str()));
-  const double cka = batch == 0 ? linear_cka(x, y) : minibatch_cka(x, y, batch);
-  if (json)
-    fmt::print("{}\n", Json({{"first", first},
-                             {"second", second},
-                             {"samples", x.dim(0)},
-                             {"batch_size", batch},
-                             {"cka", cka}})
-                           .dump());
+  if (settings.first.empty())
+    throw UsageError("facet cka: expected two .npy files, or one or two networks");
+  if (settings.batch != 0 && settings.batch < 4)
+    throw UsageError(fmt::format("--batch-size: expected 0, or 4 or more, got {}", settings.batch));
+  if (settings.first.ends_with(".npy"))
+    compare_arrays(settings);
   else
-    fmt::print("{} and {}: linear CKA {:.6f} ({} samples{})\n", first, second, cka, x.dim(0),
-               batch == 0 ? std::string() : fmt::format(", unbiased over batches of {}", batch));
+    compare_networks(settings);
 }
 
 }  // namespace facet

@@ -2,49 +2,100 @@
 #include "apps/command.h"
 #include "apps/machine.h"
 #include "apps/model.h"
+#include "apps/table.h"
 
 namespace facet {
+namespace {
+
+// tau = 0, 1/steps ... 1.
+std::vector<double> thresholds(int64_t steps) {
+  std::vector<double> list;
+  for (int64_t i = 0; i <= steps; ++i)
+    list.push_back(static_cast<double>(i) / static_cast<double>(steps));
+  return list;
+}
+
+Json json_of(const ModelDiversity& diversity, const DiversityOptions& settings) {
+  Json list = Json::array();
+  const bool curve = !settings.thresholds.empty();
+  for (const LayerDiversity& layer : diversity.layers) {
+    list.push_back({{"name", layer.name},
+                    {"n", layer.n},
+                    {"d", layer.d},
+                    {"D_C", layer.clustering},
+                    {"D_S", layer.spectral}});
+    if (curve) list.back()["C_tau"] = layer.remaining;
+  }
+  Json result = {{"model", {{"D_C", diversity.clustering}, {"D_S", diversity.spectral}}},
+                 {"layers", list}};
+  if (curve) {
+    result["tau"] = settings.thresholds;
+    result["model"]["C_tau"] = diversity.remaining;
+  }
+  return result;
+}
+
+// A row a layer, the model's means below.
+Table table_of(const std::string& name, const ModelDiversity& diversity,
+               const DiversityOptions& settings, bool exact) {
+  Table table{"", {"layer", "n", "d", "D_C", "D_S"}, {}};
+  for (const double tau : settings.thresholds) table.columns.push_back(fmt::format("C {:g}", tau));
+  const auto cell = [&](double value) {
+    return exact ? fmt::format("{}", value) : fmt::format("{:.6f}", value);
+  };
+  const auto add = [&](const std::string& row, int64_t n, int64_t d, double clustering,
+                       double spectral, const std::vector<double>& remaining) {
+    const auto size = [](int64_t value) { return value ? std::to_string(value) : std::string(); };
+    table.rows.push_back({row, size(n), size(d), cell(clustering), cell(spectral)});
+    for (const double c : remaining)
+      table.rows.back().push_back(exact ? cell(c) : fmt::format("{:.3f}", c));
+  };
+  for (const LayerDiversity& l : diversity.layers)
+    add(l.name, l.n, l.d, l.clustering, l.spectral, l.remaining);
+  add(name, 0, 0, diversity.clustering, diversity.spectral, diversity.remaining);
+  return table;
+}
+
+}  // namespace
 
 void run_diversity(const Arguments& arguments) {
   Options options("diversity", "Clustering and spectral diversity of a network's weights.");
-  std::string model, device = "cpu";
+  std::string model, device = "cpu", vit = "msa";
   DiversityOptions settings;
-  bool json = false, layers = false;
-  options.add("model", model, "A run's folder or a .safetensors file");
+  int64_t heads = 0, steps = 10;
+  bool json = false, layers = false, csv = false, curve = false;
+  options.add("model", model, "A run's folder or a checkpoint");
   options.flag("--include-head", settings.include_head, "Measure the classifier, too");
   options.flag("--shortcut", settings.shortcut, "Measure the shortcut convolutions");
+  options.choice("--vit-layers", vit, {"msa", "all"},
+                 "ViT: q, k and v of every head, or all layers");
+  options.add("--heads", heads, "ViT: attention heads (0: the checkpoint's)");
   options.flag("--centre", settings.centre, "Spectral: subtract the mean feature");
   options.flag("--normalize", settings.normalize, "Spectral: features of unit length");
   options.flag("--layers", layers, "Print every layer");
+  options.flag("--curve", curve,
+               "Print the share of clusters C_tau that are left at thresholds from 0 to 1");
+  options.add("--steps", steps, "Between the thresholds of the curve")->check(CLI::Range(1, 1000));
   options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
   options.flag("--json", json, "Print JSON", Options::kProcess);
+  options.flag("--csv", csv, "Print comma-separated values, a row a layer", Options::kProcess);
   if (!options.parse(arguments)) return;
   if (model.empty()) throw UsageError("facet diversity: expected a run's folder or a file");
 
   TrainedNetwork network = load_network(model, use_device(device));
   std::vector<NamedWeight> weights = named_weights(*network.encoder);
   if (network.head_weight.defined()) weights.push_back({"fc.weight", network.head_weight});
-  settings.heads = network.heads();
+  settings.heads = heads > 0 ? static_cast<int>(heads) : network.heads();
+  settings.vit_layers = vit == "all" ? VitLayers::all : VitLayers::msa;
+  if (curve) settings.thresholds = thresholds(steps);
   const ModelDiversity diversity = model_diversity(weights, settings);
-  if (json) {
-    Json list = Json::array();
-    for (const LayerDiversity& layer : diversity.layers)
-      list.push_back({{"name", layer.name},
-                      {"n", layer.n},
-                      {"d", layer.d},
-                      {"D_C", layer.clustering},
-                      {"D_S", layer.spectral}});
-    const Json result = {{"model", {{"D_C", diversity.clustering}, {"D_S", diversity.spectral}}},
-                         {"layers", list}};
-    fmt::print("{}\n", result.dump());
-    return;
-  }
-  if (layers)
-    for (const LayerDiversity& layer : diversity.layers)
-      fmt::print("{:<32} {:>5} x {:<6} D_C {:.6f}  D_S {:.6f}\n", layer.name, layer.n, layer.d,
-                 layer.clustering, layer.spectral);
-  fmt::print("{}: clustering diversity {:.6f}, spectral diversity {:.6f}, {} layers\n",
-             network.name, diversity.clustering, diversity.spectral, diversity.layers.size());
+  if (json) return fmt::print("{}\n", json_of(diversity, settings).dump());
+  if (csv || layers || curve)
+    fmt::print("{}", csv ? table_of(network.name, diversity, settings, true).csv()
+                         : table_of(network.name, diversity, settings, false).text());
+  if (!csv)
+    fmt::print("{}: clustering diversity {:.6f}, spectral diversity {:.6f}, {} layers\n",
+               network.name, diversity.clustering, diversity.spectral, diversity.layers.size());
 }
 
 }  // namespace facet

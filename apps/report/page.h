@@ -28,6 +28,7 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .4rem; }
 p { max-width: 44rem; } .soft { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr));
   gap: 1rem; }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 14rem), 1fr)); gap: 1rem; }
 figure { margin: 0; max-width: 34rem; } figcaption { color: var(--soft); font-size: .9rem; }
 svg { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--soft); } svg .title { fill: var(--text); font-weight: 600; font-size: 14px; }
@@ -40,6 +41,10 @@ svg .name { fill: var(--text); font-size: 11.5px; } svg .note { font-size: 11.5p
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); } .c3 { --c: var(--c3); }
 .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }
 .curve, .error { stroke: var(--c); } .mark, .bar { fill: var(--c); }
+.contour { fill: none; stroke: var(--text); stroke-width: 1; opacity: .35; }
+#tip { position: absolute; padding: .2rem .5rem; border: 1px solid var(--line); font-size: .85rem;
+  background: var(--back); color: var(--text); max-width: 18rem; }
+@media print { #tip { display: none; } }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; font-variant-numeric: tabular-nums; }
@@ -73,6 +78,19 @@ document.querySelectorAll('table.sortable').forEach(function (table) {
     th.addEventListener('keydown', function (e) { if (e.key === 'Enter') sort(); });
   });
 });
+// A tap shows what a pointer sees by resting on a mark.
+document.addEventListener('click', function (e) {
+  var old = document.getElementById('tip');
+  if (old) old.remove();
+  var title = e.target.closest('svg') && e.target.querySelector('title');
+  if (!title) return;
+  var tip = document.createElement('div');
+  tip.id = 'tip';
+  tip.textContent = title.textContent;
+  tip.style.left = Math.max(4, Math.min(e.pageX, innerWidth - 300)) + 'px';
+  tip.style.top = (e.pageY + 12) + 'px';
+  document.body.appendChild(tip);
+});
 )js";
 
 // HTML that grows line by line; one file that needs nothing else.
@@ -101,14 +119,5 @@ class Page {
  private:
   std::string text_;
 };
-
-// A field of comma-separated values, quoted where it has to be.
-inline std::string csv_field(const std::string& text) {
-  if (text.find_first_of("\",\n") == std::string::npos) return text;
-  std::string quoted(1, '"');
-  for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
-  quoted += '"';
-  return quoted;
-}
 
 }  // namespace facet

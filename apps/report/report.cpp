@@ -2,192 +2,138 @@
 
 #include <cmath>
 #include <functional>
-#include <iterator>
 
 #include "apps/log.h"
+#include "apps/report/figures.h"
 #include "apps/report/page.h"
-#include "apps/report/plot.h"
-#include "tensor/check.h"
 
 namespace facet {
 namespace {
-
-// Colour and mark say where a model came from.
-struct Look {
-  const char* start;
-  int colour;
-  Mark mark;
-  const char* name;
-};
-const Look kLooks[] = {{"supervised", 0, Mark::circle, "supervised start"},
-                       {"simclr", 1, Mark::square, "SimCLR start"},
-                       {"supcon", 2, Mark::circle, "SupCon"},
-                       {"ce+selfsupcon", 3, Mark::circle, "CE + SelfSupCon"},
-                       {"moco", 2, Mark::square, "MoCo v2"},
-                       {"swav", 3, Mark::square, "SwAV"},
-                       {"dino", 4, Mark::square, "DINO"},
-                       {"mae", 4, Mark::circle, "MAE"}};
-
-const Look& look_of(const std::string& start) {
-  for (const Look& look : kLooks)
-    if (start == look.start) return look;
-  return kLooks[0];
-}
-
-double number(const Json& value) {
-  return value.is_number() ? value.get<double>() : NAN;
-}
 
 std::string shown(double value, int digits) {
   return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "-";
 }
 
-// A column of the table of models.
+// A column of a table of objects.
 struct Column {
   std::string heading, help;
-  int digits;
-  std::function<double(const Json&)> value;
+  std::function<std::string(const Json&)> text;
 };
-
-std::vector<Column> columns(const Json& results) {
-  const auto field = [](const char* key) {
-    return [key](const Json& model) { return number(model[key]); };
-  };
-  std::vector<Column> list = {
-      {"accuracy %", "upstream test accuracy", 2, field("accuracy")},
-      {"D_C", "clustering diversity", 4, field("clustering_diversity")},
-      {"D_S", "spectral diversity", 4, field("spectral_diversity")},
-      {"CIS_C", "accuracy times clustering diversity", 2, field("clustering_cis")},
-      {"CIS_S", "accuracy times spectral diversity", 2, field("spectral_cis")},
-      {"kNN %", "accuracy of nearest neighbours upstream", 2, field("knn")}};
-  for (const Json& task : results["tasks"]) {
-    const std::string name = task["name"];
-    list.push_back({name + " %", "linear probe on " + name, 2,
-                    [name](const Json& model) { return number(model["probes"][name]); }});
-  }
-  list.push_back({"transfer", "transferability score", 3, field("transfer")});
-  list.push_back({"±", "its standard error", 3, field("transfer_error")});
-  return list;
+Column column(const std::string& heading, const std::string& help, const std::string& key,
+              int digits) {
+  return {heading, help,
+          [key, digits](const Json& row) { return shown(number(part(row, key.c_str())), digits); }};
+}
+Column words(const std::string& heading, const std::string& key) {
+  return {heading, "", [key](const Json& row) {
+            const Json& value = part(row, key.c_str());
+            return value.is_string() ? value.get<std::string>() : value.dump();
+          }};
 }
 
-// Every model as a mark at (x, y).
-Plot scatter(const Json& results, const std::string& title, const std::string& x_label,
-             const char* x_key, const std::string& y_label, const char* y_key,
-             const char* error_key = nullptr) {
-  Plot plot{title, x_label, y_label, {}, {}};
-  for (const Look& look : kLooks) {
-    PlotSeries series{look.name, look.colour, look.mark, {}};
-    for (const Json& model : results["models"]) {
-      if (&look_of(model["start"]) != &look) continue;
-      const double x = number(model[x_key]), y = number(model[y_key]);
-      if (!std::isfinite(x) || !std::isfinite(y)) continue;
-      const std::string name = model["name"], label = model["label"];
-      series.points.push_back(
-          {x, y, label, fmt::format("{}: {} {:.4g}, {} {:.4g}", name, x_label, x, y_label, y),
-           error_key ? number(model[error_key]) : 0.0});
-    }
-    if (!series.points.empty()) plot.series.push_back(std::move(series));
-  }
-  return plot;
-}
-
-std::string curve_plot(const Json& curves, const std::string& title) {
-  Plot plot{title, "step", "loss", {}, {}};
-  int colour = 0;
-  for (const Json& curve : curves) {
-    PlotSeries series{curve["name"], colour++ % 6, Mark::line, {}};
-    for (const Json& point : curve["points"])
-      series.points.push_back({number(point[0]), number(point[1]), "", "", 0.0});
-    series.points = thin_out(series.points, 160);
-    plot.series.push_back(std::move(series));
-    if (curve["collapse"].is_number())
-      plot.lines.push_back(
-          {number(curve["collapse"]), fmt::format("collapse: {:.3f}", number(curve["collapse"]))});
-  }
-  return render_svg(plot);
-}
-
-const Json& correlation(const Json& results, const char* measure) {
-  for (const Json& row : results["correlations"])
-    if (row["measure"] == measure) return row;
-  throw InternalError(fmt::format("no correlation of {}", measure));
-}
-
-std::string model_table(const Json& results) {
+std::string table(const Json& rows, const std::vector<Column>& columns) {
   Page page;
-  page.raw("<div class=\"wide\"><table class=\"sortable\"><thead><tr><th>model</th>");
-  const std::vector<Column> list = columns(results);
-  for (const Column& column : list)
-    page.add("<th title=\"{}\">{}</th>", html_escape(column.help), html_escape(column.heading));
+  page.raw("<div class=\"wide\"><table class=\"sortable\"><thead><tr>");
+  for (const Column& c : columns)
+    page.add("<th title=\"{}\">{}</th>", html_escape(c.help), html_escape(c.heading));
   page.raw("</tr></thead><tbody>");
-  for (const Json& model : results["models"]) {
-    page.add("<tr><td>{}</td>", html_escape(model["name"]));
-    for (const Column& column : list) {
-      page.add("<td>{}</td>", shown(column.value(model), column.digits));
-    }
+  for (const Json& row : rows) {
+    page.raw("<tr>");
+    for (const Column& c : columns) page.add("<td>{}</td>", html_escape(c.text(row)));
     page.raw("</tr>");
   }
   page.raw("</tbody></table></div>");
   return page.take();
 }
 
-std::string key_value_table(const Json& object) {
-  Page page;
-  page.raw("<div class=\"wide\"><table><tbody>");
-  for (const auto& [key, value] : object.items())
-    page.add("<tr><td>{}</td><td>{}</td></tr>", html_escape(key),
-             html_escape(value.is_string() ? value.get<std::string>() : value.dump()));
-  page.raw("</tbody></table></div>");
-  return page.take();
+std::string model_table(const Json& results) {
+  std::vector<Column> columns = {
+      words("model", "name"),
+      column("accuracy %", "upstream test accuracy", "accuracy", 2),
+      column("D_C", "clustering diversity", "clustering_diversity", 4),
+      column("D_S", "spectral diversity", "spectral_diversity", 4),
+      column("CIS_C", "accuracy times clustering diversity", "clustering_cis", 2),
+      column("CIS_S", "accuracy times spectral diversity", "spectral_cis", 2),
+      column("CKA", "100 times the mean similarity of two stages", "cka", 1),
+      column("intra", "intra-class variation", "intra", 3),
+      column("inter", "inter-class separation", "inter", 3),
+      column("MSC", "mean silhouette coefficient", "silhouette", 3),
+      column("kNN %", "accuracy of nearest neighbours upstream", "knn", 2)};
+  for (const Json& task : results["tasks"]) {
+    const std::string name = task["name"];
+    columns.push_back({name + " %", "linear probe on " + name, [name](const Json& model) {
+                         return shown(number(part(model["probes"], name.c_str())), 2);
+                       }});
+  }
+  columns.push_back(column("transfer", "transferability score", "transfer", 3));
+  columns.push_back(column("±", "its standard error", "transfer_error", 3));
+  return table(results["models"], columns);
 }
 
-void knn_section(Page& page, const Json& results) {
-  const Json& knn = results["knn"];
-  std::vector<Bar> bars;
-  for (const Json& row : knn["rows"])
-    bars.push_back({row["features"], number(row["accuracy"]),
-                    row["start"] == "" ? 5 : look_of(row["start"]).colour});
-  page.add(
-      "<section><h2>What the networks learned before labels were injected</h2><p>Each of {} test "
-      "images is "
-      "given the class that its {} nearest neighbours among {} training images vote for. "
-      "The same images and the same vote are used for raw pixels, for the network as it was "
-      "before training, and after. SimCLR, MoCo, SwAV, DINO and MAE never saw a label.</p>"
-      "<div class=\"plots\">",
-      knn["queries"].dump(), knn["k"].dump(), knn["train"].dump());
-  page.plot(render_bars("kNN accuracy on Fashion-MNIST", bars));
+std::string key_value_table(const Json& object) {
+  Json rows = Json::array();
+  for (const auto& [key, value] : object.items()) rows.push_back({{"key", key}, {"value", value}});
+  return table(rows, {words("what", "key"), words("value", "value")});
+}
+
+// A section with plots, or nothing where there are none.
+void figures(Page& page, const std::string& heading, const std::string& words_before,
+             const Svgs& svgs, const char* kind = "plots") {
+  if (svgs.empty()) return;
+  page.add("<section><h2>{}</h2><p>{}</p><div class=\"{}\">", heading, words_before, kind);
+  for (const std::string& svg : svgs) page.plot(svg);
   page.raw("</div></section>");
 }
 
-void correlation_section(Page& page, const Json& results) {
-  page.raw("<section><h2>Which number foretells transfer?</h2>");
-  const Json& accuracy = correlation(results, "accuracy");
-  const Json& clustering = correlation(results, "clustering_cis");
-  const Json& spectral = correlation(results, "spectral_cis");
-  page.add(
-      "<p>Rank correlation (Spearman) with the transferability score over these {} models: "
-      "accuracy {}, accuracy × clustering diversity {}, accuracy × spectral diversity "
-      "{}. The paper found 0.55 for accuracy and 0.89 and 0.91 for the two scores, over "
-      "its ImageNet models.</p>",
-      results["models"].size(), shown(number(accuracy["spearman"]), 2),
-      shown(number(clustering["spearman"]), 2), shown(number(spectral["spearman"]), 2));
-  page.raw("<div class=\"plots\">");
-  page.plot(render_svg(scatter(results, "Transfer against CIS (clustering)",
-                               "accuracy × clustering diversity", "clustering_cis",
-                               "transferability", "transfer", "transfer_error")));
-  page.plot(render_svg(scatter(results, "Transfer against CIS (spectral)",
-                               "accuracy × spectral diversity", "spectral_cis", "transferability",
-                               "transfer", "transfer_error")));
-  page.plot(render_svg(scatter(results, "Transfer against accuracy", "accuracy %", "accuracy",
-                               "transferability", "transfer", "transfer_error")));
-  page.raw(
-      "</div><div class=\"wide\"><table class=\"sortable\"><thead><tr><th>measure</th>"
-      "<th>Spearman</th><th>Pearson</th><th>Kendall</th></tr></thead><tbody>");
+const Json& correlation(const Json& results, const std::string& measure) {
   for (const Json& row : results["correlations"])
-    page.add("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", html_escape(row["title"]),
-             shown(number(row["spearman"]), 3), shown(number(row["pearson"]), 3),
-             shown(number(row["kendall"]), 3));
-  page.raw("</tbody></table></div></section>");
+    if (row["measure"] == measure) return row;
+  static const Json missing = Json::object();
+  return missing;
+}
+
+// "accuracy × clustering diversity foretells transfer better than accuracy does: ..."
+std::string answer(const Json& results, const std::string& measure) {
+  const Json& row = correlation(results, measure);
+  const std::string verdict = part(part(results, "answer"), measure.c_str()).is_string()
+                                  ? part(results, "answer")[measure].get<std::string>()
+                                  : "undecided";
+  const double gain = number(part(row, "gain"));
+  if (!std::isfinite(gain)) return "";
+  const char* const text =
+      verdict == "better"  ? "foretells transfer better than accuracy does"
+      : verdict == "worse" ? "foretells transfer worse than accuracy does"
+                           : "may foretell transfer better or worse than accuracy: these models "
+                             "do not decide it";
+  return fmt::format(
+      "<p><strong>{} {}.</strong> Difference of the rank correlations {:+.2f}, 95% "
+      "interval {:+.2f} to {:+.2f}.</p>",
+      html_escape(row["title"]), text, gain, number(row["gain_low"]), number(row["gain_high"]));
+}
+
+void correlation_section(Page& page, const Json& results) {
+  figures(page, "Which number foretells transfer? (Figure 1)",
+          fmt::format("Every mark is one of {} models, the bar its standard error over the tasks. "
+                      "The better a number foretells transfer, the closer the marks lie to a "
+                      "rising line. The paper found rank correlations of 0.55 for accuracy, and "
+                      "0.89 and 0.91 for accuracy times diversity, over ImageNet models that were "
+                      "probed linearly.",
+                      results["models"].size()),
+          figure_1(results));
+  page.raw(answer(results, "clustering_cis") + answer(results, "spectral_cis"));
+  page.raw(
+      "<p class=\"soft\">Correlations with transferability. The intervals hold 95% of what "
+      "comes out when models are drawn anew, with replacement.</p>");
+  page.raw(table(results["correlations"],
+                 {words("measure", "title"), column("Spearman", "of the ranks", "spearman", 3),
+                  column("from", "95% interval of Spearman's", "low", 2),
+                  column("to", "95% interval of Spearman's", "high", 2),
+                  column("Pearson", "of the values", "pearson", 3),
+                  column("Kendall", "of the order of pairs", "kendall", 3),
+                  column("R²", "Pearson's squared", "r2", 3),
+                  column("gain", "Spearman's minus that of the accuracy", "gain", 2),
+                  column("from", "95% interval of the gain", "gain_low", 2),
+                  column("to", "95% interval of the gain", "gain_high", 2)}));
 }
 
 }  // namespace
@@ -198,51 +144,74 @@ std::string render_report(const Json& results) {
   page.add("<p class=\"soft\">{} · {} · {}</p>", html_escape(results["created"]),
            html_escape(results["machine"]["processor"]),
            format_seconds(number(results["seconds"])));
+  for (const Json& paragraph : results["introduction"])
+    page.add("<p>{}</p>", html_escape(paragraph));
   page.raw(
-      "<p>Networks are trained on Fashion-MNIST with labels (supervised, SupCon, CE + SelfSupCon) "
-      "and without (SimCLR, MoCo v2 and SwAV: a ResNet; DINO and MAE: a vision transformer). Into "
-      "the supervised one and SimCLR's, labels are injected with control cycle T: the "
-      "classifier learns at every step, the network below it only at every T-th. T = 1 is "
-      "ordinary fine-tuning; T = ∞ leaves the network as it was. For every model this report "
-      "measures its accuracy, how diverse its features are, and how well they serve tasks "
-      "it has never seen (a linear classifier on frozen features).</p>"
-      "<p><strong>This is a small study:</strong> a narrow network, subsets, minutes on a "
-      "processor, a few models. It shows the method at work; it can neither confirm nor refute "
-      "what was found with ImageNet models.</p>");
-  page.raw("<section><h2>All models</h2><p class=\"soft\">A click on a heading sorts.</p>");
+      "<section><h2>All models</h2><p class=\"soft\">A click on a heading sorts. All numbers "
+      "lie beside this page as .csv files.</p>");
   page.raw(model_table(results));
   page.raw("</section>");
-  knn_section(page, results);
   correlation_section(page, results);
-
-  page.raw(
-      "<section><h2>Diversity against accuracy</h2><p>Diversity is measured on the weights "
-      "alone: clustering diversity asks how many groups of similar features there are, "
-      "spectral diversity how evenly the features fill their space. Injecting labels moves a "
-      "model to the right; the question is whether it moves down.</p><div class=\"plots\">");
-  page.plot(render_svg(scatter(results, "Clustering diversity against accuracy", "accuracy %",
-                               "accuracy", "D_C", "clustering_diversity")));
-  page.plot(render_svg(scatter(results, "Spectral diversity against accuracy", "accuracy %",
-                               "accuracy", "D_S", "spectral_diversity")));
-  page.raw(
-      "</div></section><section><h2>Losses</h2><p>The dashed line is the method's loss where "
-      "nothing is learned: all images mapped to one point, all classes or prototypes equally "
-      "likely, every patch predicted as its mean. A network that has learned lies below "
-      "it.</p><div class=\"plots\">");
-  for (const Json& group : results["curves"])
-    page.plot(curve_plot(group["curves"], group["title"]));
-  page.raw("</div></section>");
-
+  figures(page, "Diversity against accuracy (Figure 3)",
+          "Diversity is measured on the weights alone: clustering diversity asks how many groups "
+          "of similar features there are, spectral diversity how evenly the features fill their "
+          "space. Larger circles transfer better. Background and curves are the product of both "
+          "axes, the Calibrated ImageNet Score: if it foretells transfer, the large circles lie "
+          "in its light region. Injecting labels moves a model to the right; the question is "
+          "whether it moves down.",
+          figure_3(results));
+  figures(page, "How diverse the features of each model are (Figure 4)",
+          "Before labels are injected. Networks of different kinds are not comparable layer by "
+          "layer: a vision transformer is measured on the query, key and value weights of every "
+          "attention head.",
+          figure_4(results));
+  figures(page, "What the control cycle does to one network (Figure 6)",
+          "T = 1 is ordinary fine-tuning, T = ∞ leaves the network as it was. Left, how similar "
+          "the network's stages remain to those of its start and become to those of the "
+          "supervised one (100 is the same up to rotation); right, what became of its diversity, "
+          "its accuracy and the product of both.",
+          figure_6(results));
+  figures(page, "Control cycle, diversity, score and transfer (Figure 7)",
+          "A line a start. If the score is right, a start transfers best at the control cycle "
+          "where its score is highest.",
+          figure_7(results));
+  figures(page, "Which factor counts most? (Figure 8)",
+          fmt::format("Share of the gain that each factor brings to boosted regression trees that "
+                      "predict transferability. With {} models this describes them; it promises "
+                      "nothing of others.",
+                      results["models"].size()),
+          figure_8(results));
+  figures(page, "Clusters of features, layer by layer (Figure 9)",
+          "Features of a layer are merged while their mean cosine is above a threshold τ; C_τ is "
+          "the share that is left. A curve that stays high up to the right has few similar "
+          "features; the area below it is the layer's clustering diversity. Shown: the least "
+          "diverse model, the one that transfers best and the most diverse one.",
+          figure_9(results));
+  figures(page, "How alike the stages of a model are (Figure 11)",
+          "CKA between the activations of each pair of stages (or blocks) on test pictures. In "
+          "parentheses, 100 times the mean off the diagonal: the higher, the less the stages "
+          "differ.",
+          figure_11(results), "maps");
+  if (const Json& knn = part(results, "knn"); knn.is_object())
+    figures(page, "What the networks learned before labels were injected",
+            fmt::format("Each of {} test pictures is given the class that its {} nearest "
+                        "neighbours among {} training pictures vote for. The same pictures and the "
+                        "same vote are used for raw pixels, for the network as it was before "
+                        "training, and after.",
+                        knn["queries"].dump(), knn["k"].dump(), knn["train"].dump()),
+            neighbour_bars(results));
+  figures(page, "Losses",
+          "The dashed line is the method's loss where nothing is learned: all images mapped to "
+          "one point, all classes or prototypes equally likely, every patch predicted as its "
+          "mean. A network that has learned lies below it.",
+          loss_curves(results));
   page.raw(
       "<section><h2>Tasks</h2><p>The transferability score is the log odds of a model's "
-      "accuracies, minus their mean over the models, averaged over the tasks below.</p>"
-      "<div class=\"wide\"><table><thead><tr><th>task</th><th>classes</th><th>train</th>"
-      "<th>validation</th><th>test</th></tr></thead><tbody>");
-  for (const Json& task : results["tasks"])
-    page.add("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-             html_escape(task["name"]), task["classes"].dump(), task["train"].dump(),
-             task["validation"].dump(), task["test"].dump());
-  page.raw("</tbody></table></div></section><section><h2>How it was made</h2>");
+      "accuracies, minus their mean over the models, averaged over the tasks below.</p>");
+  page.raw(table(results["tasks"],
+                 {words("task", "name"), words("classes", "classes"), words("train", "train"),
+                  words("validation", "validation"), words("test", "test")}));
+  page.raw("</section><section><h2>How it was made</h2>");
   page.raw(key_value_table(results["machine"]));
   page.add("<h3>Times</h3>{}", key_value_table(results["stage_seconds"]));
   page.add("<h3>Configuration</h3><p>Run again with <code>{}</code>.</p>",
@@ -252,24 +221,6 @@ std::string render_report(const Json& results) {
              html_escape(text));
   page.raw("</section>");
   return page.finish();
-}
-
-std::string render_csv(const Json& results) {
-  Page page;
-  const std::vector<Column> list = columns(results);
-  std::string line = "model,start,cycle";
-  for (const Column& column : list) line += fmt::format(",{}", csv_field(column.heading));
-  page.raw(line);
-  for (const Json& model : results["models"]) {
-    line = fmt::format("{},{},{}", csv_field(model["name"]), csv_field(model["start"]),
-                       csv_field(model["cycle"]));
-    for (const Column& column : list) {
-      const double value = column.value(model);
-      line += std::isfinite(value) ? fmt::format(",{}", value) : ",";
-    }
-    page.raw(line);
-  }
-  return page.take();
 }
 
 }  // namespace facet
