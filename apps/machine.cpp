@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <sstream>
@@ -83,24 +84,44 @@ double peak_memory_mib() {
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
 }
 
-Device use_device(const std::string& name) {
-  if (name == "cpu") return {};
-  int index = 0;
-  const std::string number = name.starts_with("cuda:") ? name.substr(5) : "0";
-  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
-  if ((name != "cuda" && !name.starts_with("cuda:")) || error != std::errc() ||
-      end != number.data() + number.size())
-    throw UsageError(fmt::format("--device: expected cpu, cuda or cuda:N, got '{}'", name));
+std::vector<Device> use_devices(const std::string& name) {
+  if (name == "cpu") return {Device{}};
+  std::vector<Device> devices;
+  std::istringstream numbers(name.starts_with("cuda:") ? name.substr(5) : "0");
+  bool valid = (name == "cuda" || name.starts_with("cuda:")) && !name.ends_with(',');
+  for (std::string number; std::getline(numbers, number, ',');) {
+    int index = 0;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
+    valid &= error == std::errc() && end == number.data() + number.size();
+    devices.push_back({DeviceType::cuda, index});
+  }
+  if (!valid || devices.empty())
+    throw UsageError(fmt::format(
+        "--device: expected cpu, cuda, cuda:N or, to pretrain on several, cuda:0,1,...; "
+        "got '{}'",
+        name));
 #if defined(FACET_CUDA)
   cuda::install();
-  if (index < 0 || index >= cuda::device_count())
-    throw UsageError(fmt::format("--device: there is no cuda:{}, only cuda:0 to cuda:{}", index,
-                                 cuda::device_count() - 1));
-  log_info("cuda:{} is {}", index, cuda::device_description(index));
-  return {DeviceType::cuda, index};
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const int index = devices[i].index;
+    if (index < 0 || index >= cuda::device_count())
+      throw UsageError(fmt::format("--device: there is no cuda:{}, only cuda:0 to cuda:{}", index,
+                                   cuda::device_count() - 1));
+    if (std::find(devices.begin(), devices.begin() + static_cast<std::ptrdiff_t>(i), devices[i]) !=
+        devices.begin() + static_cast<std::ptrdiff_t>(i))
+      throw UsageError(fmt::format("--device: cuda:{} is named twice", index));
+    log_info("cuda:{} is {}", index, cuda::device_description(index));
+  }
+  return devices;
 #else
   throw UsageError("--device: this program was built without CUDA (FACET_CUDA=off)");
 #endif
+}
+
+Device use_device(const std::string& name) {
+  if (name.find(',') != std::string::npos)
+    throw UsageError(fmt::format("--device: expected one device, got '{}'", name));
+  return use_devices(name).front();
 }
 
 double seconds_since_start() {

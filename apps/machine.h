@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "tensor/device.h"
 
@@ -16,6 +17,8 @@ Json machine_description();
 // What --device says: "cpu", "cuda" or "cuda:N", made ready for tensors. Throws where there is no
 // such device.
 Device use_device(const std::string& name);
+// The same of "cuda:0,1,...": a device for each rank.
+std::vector<Device> use_devices(const std::string& name);
 std::string device_name(Device device);  // the processor's or GPU's own
 std::string utc_now();                   // "2026-11-23 18:05 UTC"
 double peak_memory_mib();                // of this process

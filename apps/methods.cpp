@@ -50,12 +50,15 @@ void expect_shares(std::initializer_list<std::pair<const char*, double>> options
 
 MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64_t seed) {
   // As many whole batches as there are samples: more would hold samples twice.
+  if (method.norm_splits % run.ranks != 0)
+    throw UsageError(fmt::format("--norm-splits: expected a multiple of the {} devices, got {}",
+                                 run.ranks, method.norm_splits));
   const int64_t fitting = std::min(kLargestQueue, run.samples) / run.batch_size * run.batch_size;
   return {.temperature = method.resolved_temperature(),
           .queue = method.queue >= 0 ? method.queue : std::max(fitting, run.batch_size),
           .momentum = method.key_momentum,
           .projection_dim = method.projection_dim,
-          .splits = static_cast<int>(method.norm_splits),
+          .splits = static_cast<int>(method.norm_splits / run.ranks),
           .seed = seed};
 }
 
@@ -213,6 +216,10 @@ bool uses_labels(const std::string& method) {
   return method_of(method).labels;
 }
 
+bool shares_norms(const std::string& method) {
+  return method != "moco" && method != "ce+selfsupcon";
+}
+
 std::unique_ptr<Objective> make_objective(const MethodOptions& method,
                                           const NetworkOptions& network, const RunSize& run,
                                           uint64_t seed) {
@@ -254,12 +261,16 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
         encoder(), encoder(), run.classes, HybridOptions{.moco = moco_options(method, run, seed)});
   else {
     auto supervised = std::make_unique<Supervised>(encoder(), run.classes, method.smoothing);
-    supervised->set_mixed_training(mixed_training(method, run.batch_size, seed));
+    supervised->set_mixed_training(mixed_training(method, run.batch_size / run.ranks, seed));
     objective = std::move(supervised);
   }
+  if (run.batch_size % run.ranks != 0)
+    throw UsageError(fmt::format("--batch-size: expected a multiple of the {} devices, got {}",
+                                 run.ranks, run.batch_size));
   initialize(*objective, seed);
   objective->begin(seed);
   objective->check_batch(run.batch_size);
+  if (run.ranks > 1) objective->check_batch(run.batch_size / run.ranks);
   return objective;
 }
 

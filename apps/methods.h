@@ -43,13 +43,17 @@ struct MethodOptions {
 // Names for --method.
 const std::vector<std::string>& method_names();
 bool uses_labels(const std::string& method);
+// Whether batch norm has the statistics of all ranks, as if they were one; else each rank has its
+// own parts of the batch (--norm-splits).
+bool shares_norms(const std::string& method);
 
 // What an objective has to know of the run that it is for.
 struct RunSize {
   int64_t classes = 0;
-  int64_t samples = 0;  // of the training set: bounds a queue that was not given
-  int64_t batch_size = 2;
+  int64_t samples = 0;     // of the training set: bounds a queue that was not given
+  int64_t batch_size = 2;  // of all ranks together
   int64_t epochs = 1;
+  int ranks = 1;
 };
 
 // The objective with fresh weights. A UsageError where the method cannot train that network or

@@ -12,9 +12,10 @@ namespace {
 Batch prepared(const Batch& given, Objective& objective, int64_t step, const StepOptions& options) {
   Batch batch = given;
   objective.prepare(batch, step);
-  set_random_key(
-      objective,
-      random_key(options.seed, RandomPurpose::drop_path).child(static_cast<uint64_t>(step)));
+  RandomKey key =
+      random_key(options.seed, RandomPurpose::drop_path).child(static_cast<uint64_t>(step));
+  if (objective.comm().rank() > 0) key = key.child(static_cast<uint64_t>(objective.comm().rank()));
+  set_random_key(objective, key);
   Batch moved = batch.to(options.device);
   for (Tensor& view : moved.views) view = view.cast(options.precision);
   return moved;
@@ -122,8 +123,9 @@ double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
 
 TrainStep::TrainStep(Objective& objective, Optimizer& optimizer, const StepOptions& options)
     : objective_(objective), optimizer_(optimizer), options_(options) {
-  // What networks draw changes from step to step, on the host.
-  options_.graph = options.graph && !draws_random_numbers(objective);
+  // What networks draw changes from step to step, on the host. Collectives are not recorded.
+  options_.graph =
+      options.graph && !draws_random_numbers(objective) && objective.comm().size() == 1;
 }
 
 bool TrainStep::replays() const {

@@ -1,6 +1,7 @@
 #include "apps/trainer.h"
 
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -26,6 +27,7 @@ void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer
   }
   for (auto& [name, value] : optimizer.state())
     tensors.push_back({kOptimizer + name, value.to(Device{})});
+  objective.comm().check();
   folder.save_checkpoint(step, to_file_layout(tensors),
                          {{"facet.method", objective.name()},
                           {"facet.seconds", fmt::format("{}", seconds)},
@@ -67,7 +69,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   std::set<int64_t> bad_samples;
   if (const auto checkpoint = folder.load_checkpoint()) {
     step = restore(*checkpoint, objective, optimizer, result, bad_samples);
-    if (step < options.total_steps)
+    if (step < options.total_steps && objective.comm().rank() == 0)
       log_info("{}: continuing after step {} of {}", options.title, step, options.total_steps);
   }
   result.first_step = step;
@@ -75,8 +77,11 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   if (step >= options.total_steps) return result;
 
   objective.train();
+  Comm& comm = objective.comm();
+  const bool leads = comm.rank() == 0;
   TrainStep train_step(objective, optimizer, options.step);
-  Progress progress(options.title, step, options.total_steps, options.progress);
+  std::optional<Progress> progress;
+  if (leads) progress.emplace(options.title, step, options.total_steps, options.progress);
   Stopwatch since_start, since_save;
   const double seconds_before = result.seconds;
   int64_t saved_step = step;
@@ -99,7 +104,15 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     saved_step = step;
     since_save = Stopwatch();
   };
-  while (step < options.total_steps && !interrupted()) {
+  // All ranks stop before the same step. The first says which before its part of the step ahead of
+  // it, without which nobody comes that far.
+  std::atomic<int64_t> alone = std::numeric_limits<int64_t>::max();
+  std::atomic<int64_t>& stop_at = options.stop_at ? *options.stop_at : alone;
+  const auto stops = [&] {
+    if (leads && interrupted()) stop_at = std::min(stop_at.load(), step + (comm.size() > 1));
+    return step >= stop_at;
+  };
+  while (step < options.total_steps && !stops()) {
     Stopwatch step_clock;
     const Batch batch = options.batch(step);
     const double wait = step_clock.seconds();
@@ -121,8 +134,13 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       guarded([&] { result.loss = train_step(batch, lr, step); });
     } catch (const NonFiniteError& e) {
       std::string samples;
-      for (const int64_t index : batch.indices.to_vector<int64_t>())
+      const Tensor all = comm.all_gather(batch.indices.to(options.step.device));
+      for (const int64_t index : all.to_vector<int64_t>())
         samples += fmt::format("{}{}", samples.empty() ? "" : " ", index);
+      if (!leads) {
+        comm.barrier();  // which the first does not come to: its error is the one that counts
+        throw;
+      }
       folder.log({{"step", step},
                   {"loss", nullptr},
                   {"lr", lr},
@@ -134,8 +152,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
           (folder.path() / "metrics.jsonl").string(), (folder.path() / "checkpoints").string()));
     }
     ++step;
-    const int64_t images = batch.labels.dim(0);
-    progress.update({step, result.loss, lr, images, step_clock.seconds(), wait});
+    if (!leads) continue;
+    const int64_t images = batch.labels.dim(0) * comm.size();
+    progress->update({step, result.loss, lr, images, step_clock.seconds(), wait});
     if (step % options.log_every == 0 || step == 1 || step == options.total_steps) {
       Json record = {
           {"step", step},
@@ -149,14 +168,14 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
         for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
       });
       if (result.bad_samples > 0) record["bad_samples"] = result.bad_samples;
-      record["images_per_second"] = progress.images_per_second();
-      record["wait_share"] = progress.wait_share();
+      record["images_per_second"] = progress->images_per_second();
+      record["wait_share"] = progress->wait_share();
       folder.log(record);
     }
     if (since_save.seconds() > options.checkpoint_seconds && step < options.total_steps)
       checkpoint();
   }
-  if (saved_step != step) checkpoint();
+  if (leads && saved_step != step) checkpoint();
   if (step < options.total_steps)
     stop_if_interrupted(fmt::format("{}: stopped after step {} of {}, saved in {}", options.title,
                                     step, options.total_steps, folder.path().string()));

@@ -2,7 +2,9 @@
 // request. A run that was stopped at any step and continued equals one that was not, bit by bit.
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <limits>
 #include <string>
 
 #include "apps/log.h"
@@ -24,6 +26,7 @@ struct TrainOptions {
   int64_t max_bad_samples = 10;  // more distinct ones end the run
   StepOptions step;
   ProgressOptions progress;
+  std::atomic<int64_t>* stop_at = nullptr;  // shared by ranks: the step before which all stop
 };
 
 struct TrainResult {
@@ -33,8 +36,9 @@ struct TrainResult {
   int64_t bad_samples = 0;  // distinct ones that could not be decoded
 };
 
-// Continues from the folder's newest checkpoint. Throws NonFiniteError before the weights are
-// touched, and an Error with ExitCode::interrupted after saving when a stop is asked for.
+// Ranks (Objective::comm) work on it together: the first logs and saves. Continues from the
+// folder's newest checkpoint. Throws NonFiniteError before the weights are touched, and an Error
+// with ExitCode::interrupted after saving when a stop is asked for.
 TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                   const TrainOptions& options);
 

@@ -1,7 +1,9 @@
 #include "apps/training.h"
 
+#include <atomic>
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "apps/evaluate.h"
 #include "data/loader.h"
@@ -11,6 +13,9 @@
 #include "ssl/label_injection.h"
 #include "ssl/moco.h"
 #include "tensor/parallel.h"
+#if defined(FACET_CUDA)
+#include "cuda/vendor/comm.h"
+#endif
 
 namespace facet {
 namespace {
@@ -65,7 +70,9 @@ void RunOptions::add_to(Options& options) {
                  "Of images and activations; weights and statistics stay f32");
   options.add("--seed", seed, "Of weights, order and augmentation");
   options.add("--output", output, "The run's folder", Options::kProcess);
-  options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
+  options.add("--device", device,
+              "cpu, cuda or cuda:N; to pretrain, also cuda:0,1,...: equal shares of each batch",
+              Options::kProcess);
   options.flag("--graph", graph, "On CUDA, record a step once and replay it", Options::kProcess);
   options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
   options.add("--threads", threads, "Threads that compute (0: one a core)", Options::kProcess);
@@ -190,16 +197,19 @@ std::function<double(int64_t)> make_schedule(const RunOptions& options, int64_t 
 
 TrainResult run_training(const RunOptions& options, Objective& objective,
                          std::vector<Pipeline> views, const DatasetPtr& dataset, RunFolder& folder,
-                         Device device) {
+                         Device device, std::atomic<int64_t>* stop_at = nullptr) {
+  const Comm& comm = objective.comm();
   to_device(objective, device);
   Optimizer optimizer = make_optimizer(options, objective);
   BatchStream stream(dataset, {.views = std::move(views),
-                               .batch_size = options.batch_size,
+                               .batch_size = options.batch_size / comm.size(),
                                .seed = options.seed,
                                .workers = static_cast<int>(options.workers),
                                .views_on_device = !device.is_cpu(),
+                               .rank = comm.rank(),
+                               .world = comm.size(),
                                .on_bad_sample = options.reading.policy()});
-  if (!device.is_cpu() && !stream.leaves_views())
+  if (comm.rank() == 0 && !device.is_cpu() && !stream.leaves_views())
     log_info("{}: views are made on the CPU, with steps that {} lacks", options.output,
              device.str());
   const int64_t per_epoch = stream.steps_per_epoch(), total = per_epoch * options.epochs;
@@ -222,7 +232,18 @@ TrainResult run_training(const RunOptions& options, Objective& objective,
   train_options.log_every = options.log_interval;
   train_options.checkpoint_seconds = options.checkpoint_seconds;
   train_options.max_bad_samples = max_bad_samples(dataset->size());
+  train_options.stop_at = stop_at;
   return train(objective, optimizer, folder, train_options);
+}
+
+// Runs body on a rank for each device.
+void on_devices(const std::vector<Device>& devices, const std::function<void(Comm& comm)>& body) {
+  if (devices.size() == 1) return body(single_rank());
+#if defined(FACET_CUDA)
+  std::vector<int> indices;
+  for (const Device& device : devices) indices.push_back(device.index);
+  cuda::run_ranks(indices, body);
+#endif
 }
 
 // What a later command has to know about a trained network.
@@ -297,39 +318,52 @@ std::unique_ptr<Encoder> untrained_network(const MethodOptions& method,
 
 TrainResult pretrain(const PretrainOptions& options, const std::string& config) {
   options.run.check();
-  const Device device = use_device(options.run.device);
+  const std::vector<Device> devices = use_devices(options.run.device);
   if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
   const DatasetPtr dataset = training_set(options.run);
   const Normalization n = normalization_for(options.run.data);
   const std::string& method = options.method.method;
   if (uses_labels(method)) require_single_label(dataset);
-  const std::unique_ptr<Objective> objective = make_objective(options.method, options.network,
-                                                              {.classes = dataset->num_classes(),
-                                                               .samples = dataset->size(),
-                                                               .batch_size = options.run.batch_size,
-                                                               .epochs = options.run.epochs},
-                                                              options.run.seed);
+  const RunSize size{.classes = dataset->num_classes(),
+                     .samples = dataset->size(),
+                     .batch_size = options.run.batch_size,
+                     .epochs = options.run.epochs,
+                     .ranks = static_cast<int>(devices.size())};
+  std::vector<std::unique_ptr<Objective>> objectives;  // each rank's
+  for (size_t rank = 0; rank < devices.size(); ++rank)
+    objectives.push_back(make_objective(options.method, options.network, size, options.run.seed));
+  Objective& first = *objectives.front();
   const std::vector<Pipeline> views = training_views(
       options.method, options.network, n, is_grey(options.run.data), options.run.min_area);
   RunFolder folder(options.run.output, config);  // only now: a refused request leaves no folder
   log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, method,
-           options.network.arch, parameter_count(objective->encoder()), dataset->size(),
+           options.network.arch, parameter_count(first.encoder()), dataset->size(),
            dataset->describe());
-  const TrainResult result = run_training(options.run, *objective, views, dataset, folder, device);
+  TrainResult result;
+  std::atomic<int64_t> stop_at = std::numeric_limits<int64_t>::max();
+  on_devices(devices, [&](Comm& comm) {
+    const auto rank = static_cast<size_t>(comm.rank());
+    Objective& objective = *objectives[rank];
+    objective.set_comm(comm);
+    if (shares_norms(method)) set_norm_comm(objective, comm);
+    const TrainResult mine =
+        run_training(options.run, objective, views, dataset, folder, devices[rank], &stop_at);
+    if (rank == 0) result = mine;
+    objective.set_comm(single_rank());
+    set_norm_comm(objective, single_rank());
+  });
   Tensor weight, bias;
   Linear* classifier = nullptr;
-  if (auto* supervised = dynamic_cast<Supervised*>(objective.get()))
-    classifier = &supervised->classifier();
-  if (auto* hybrid = dynamic_cast<CeSelfSupcon*>(objective.get()))
-    classifier = &hybrid->classifier();
+  if (auto* supervised = dynamic_cast<Supervised*>(&first)) classifier = &supervised->classifier();
+  if (auto* hybrid = dynamic_cast<CeSelfSupcon*>(&first)) classifier = &hybrid->classifier();
   if (classifier) {
     weight = classifier->weight.value();
     bias = classifier->bias.value();
   }
-  save_network(folder.model_path(), objective->encoder(), weight, bias,
-               describe(objective->name(), options.run, options.network.image_size, config, dataset,
-                        result));
+  save_network(
+      folder.model_path(), first.encoder(), weight, bias,
+      describe(first.name(), options.run, options.network.image_size, config, dataset, result));
   return result;
 }
 

@@ -64,6 +64,11 @@ Variable global_avg_pool(const Variable& x);  // (N, H, W, C) -> (N, C)
 Variable batch_norm(const Variable& x, const Variable& gamma, const Variable& beta,
                     Tensor& running_mean, Tensor& running_var, bool training,
                     const BatchNormArgs& args = {}, const Variable& residual = {});
+// The same in training with the statistics of all ranks' batches, which are of equal size: what one
+// rank gives that has all of them. args.splits is 1.
+Variable batch_norm_over_ranks(const Variable& x, const Variable& gamma, const Variable& beta,
+                               Tensor& running_mean, Tensor& running_var, const BatchNormArgs& args,
+                               const Variable& residual, Comm& comm);
 Variable l2_normalize(const Variable& x, double eps = 1e-12);  // rows
 // Over the last axis; gamma and beta (C).
 Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& beta,

@@ -31,6 +31,63 @@ Variable batch_norm(const Variable& x, const Variable& gamma, const Variable& be
                           });
 }
 
+Variable batch_norm_over_ranks(const Variable& x, const Variable& gamma, const Variable& beta,
+                               Tensor& running_mean, Tensor& running_var, const BatchNormArgs& args,
+                               const Variable& residual, Comm& comm) {
+  FACET_CHECK(args.splits == 1, "batch_norm", "splits do not go with statistics of all ranks");
+  const int64_t channels = gamma.dim(0);
+  BatchNormArgs plain;
+  plain.eps = args.eps;
+  plain.update_running = plain.batch_statistics = false;
+  // Each rank's mean and variance, and from them those of all (Chan et al. 1979).
+  const ops::BatchNorm own = ops::batch_norm_train(x.value(), {}, gamma.value(), beta.value(),
+                                                   running_mean, running_var, plain);
+  const Tensor own_var = ops::affine(1.0, ops::reciprocal(ops::square(own.rstd)), -args.eps);
+  const Tensor all =
+      comm.all_gather(ops::concat(TensorList{own.mean, own_var}).reshape({1, 2, channels}));
+  const auto part = [&](int i) {
+    return ops::narrow(all, i, 1, 1).reshape({comm.size(), channels});
+  };
+  const auto over_ranks = [](const Tensor& t) { return ops::reduce(ReduceOp::mean, t, 0); };
+  Tensor mean = over_ranks(part(0));
+  Tensor var = over_ranks(ops::add(part(1), ops::square(ops::sub(part(0), mean))));
+  const auto n = static_cast<double>(x.value().rows() * comm.size());
+  if (args.update_running && !recomputing())
+    for (auto [running, value, factor] :
+         {std::tuple(&running_mean, &mean, 1.0), std::tuple(&running_var, &var, n / (n - 1.0))}) {
+      ops::scale_(*running, 1.0 - args.momentum);
+      ops::add_(*running, *value, args.momentum * factor);
+    }
+  BatchNormArgs call = plain;
+  call.relu = args.relu;
+  const Tensor shortcut = residual.defined() ? residual.value() : Tensor();
+  const ops::BatchNorm r =
+      ops::batch_norm_eval(x.value(), shortcut, gamma.value(), beta.value(), mean, var, call);
+  std::vector<Variable> inputs = {x, gamma, beta};
+  if (residual.defined()) inputs.push_back(residual);
+  return Variable::result(
+      "batch_norm", r.y, std::move(inputs),
+      [x = x.value(), gamma = gamma.value(), r, var, call, plain, n, &comm,
+       has_residual = residual.defined(),
+       want_residual = residual.needs_grad()](const Tensor& dy) -> TensorList {
+        const ops::BatchNormGrads g = ops::batch_norm_backward(x, dy, gamma, r.mean, r.rstd, r.mask,
+                                                               want_residual && call.relu, call);
+        // What the statistics pass on is another normalisation of x: with the gradients of gamma
+        // and beta over all ranks, dx = g.dx - gamma rstd ((x - mean) rstd dgamma + dbeta) / n.
+        const int64_t c = gamma.dim(0);
+        Tensor sums = ops::concat(TensorList{g.dgamma, g.dbeta});
+        comm.all_reduce(sums);
+        const Tensor scale = ops::affine(-1.0 / n, ops::mul(gamma, r.rstd), 0.0);
+        const Tensor dx =
+            ops::batch_norm_eval(x, g.dx, ops::mul(scale, sums.narrow(0, c)),
+                                 ops::mul(scale, sums.narrow(c, c)), r.mean, var, plain)
+                .y;
+        TensorList gradients = {dx, g.dgamma, g.dbeta};
+        if (has_residual) gradients.push_back(call.relu ? g.dresidual : dy);
+        return gradients;
+      });
+}
+
 Variable l2_normalize(const Variable& x, double eps) {
   auto [y, norm] = ops::l2_normalize(x.value(), eps);
   return Variable::result("l2_normalize", y, {x},

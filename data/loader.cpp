@@ -47,8 +47,9 @@ DataLoader::~DataLoader() {
 }
 
 int64_t DataLoader::batches() const {
-  const int64_t samples = (dataset_->size() + options_.world - 1) / options_.world;
-  return (samples + (options_.drop_last ? 0 : options_.batch_size - 1)) / options_.batch_size;
+  // The same for any number of ranks that share batches of one size.
+  const int64_t together = options_.batch_size * options_.world;
+  return (dataset_->size() + (options_.drop_last ? 0 : together - 1)) / together;
 }
 
 bool DataLoader::leaves_views() const {

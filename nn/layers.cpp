@@ -51,6 +51,9 @@ BatchNorm::BatchNorm(int64_t channels, bool relu, bool offset)
 Variable BatchNorm::operator()(const Variable& x, const Variable& residual) {
   if (training() && args_.update_running && !recomputing()) ++*num_batches_tracked.data<int64_t>();
   const Variable shift = bias.defined() ? bias : Variable(Tensor::zeros_like(weight.value()));
+  if (training() && comm_ && comm_->size() > 1 && args_.splits == 1)
+    return batch_norm_over_ranks(x, weight, shift, running_mean, running_var, args_, residual,
+                                 *comm_);
   return batch_norm(x, weight, shift, running_mean, running_var, training(), args_, residual);
 }
 
@@ -76,6 +79,10 @@ void set_update_running(Module& module, bool on) {
 
 void set_norm_splits(Module& module, int splits) {
   for_each_norm(module, [splits](BatchNorm& norm) { norm.set_splits(splits); });
+}
+
+void set_norm_comm(Module& module, Comm& comm) {
+  for_each_norm(module, [&comm](BatchNorm& norm) { norm.set_comm(comm); });
 }
 
 }  // namespace facet

@@ -43,16 +43,20 @@ class BatchNorm final : public Module {
   void set_update_running(bool on) { args_.update_running = on; }
   // In training, statistics of each of so many runs of samples instead of the whole batch.
   void set_splits(int splits) { args_.splits = splits; }
+  // In training, statistics of all ranks' batches; not with splits, which are ranks played by one.
+  void set_comm(Comm& comm) { comm_ = &comm; }
 
   Variable weight, bias;
   Tensor running_mean, running_var, num_batches_tracked;  // the last: i64 scalar
 
  private:
   BatchNormArgs args_;
+  Comm* comm_ = nullptr;
 };
 
 // The same for every batch norm in the module.
 void set_update_running(Module& module, bool on);
 void set_norm_splits(Module& module, int splits);
+void set_norm_comm(Module& module, Comm& comm);
 
 }  // namespace facet

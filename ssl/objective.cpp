@@ -16,14 +16,16 @@ std::vector<ParamGroup> Objective::groups(double weight_decay) {
 
 double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t) {
   backward(loss);
-  if (comm_->size() > 1)
-    for (ParamGroup& group : optimizer.groups())
-      for (auto& [name, parameter] : group.parameters)
-        if (Tensor& gradient = parameter.grad(); gradient.defined()) {
-          comm_->all_reduce(gradient);
-          ops::scale_(gradient, 1.0 / comm_->size());
-        }
-  return check_finite(loss.value(), optimizer, t);
+  if (comm_->size() == 1) return check_finite(loss.value(), optimizer, t);
+  TensorList reduced = {loss.value().clone()};
+  for (ParamGroup& group : optimizer.groups())
+    for (auto& [name, parameter] : group.parameters)
+      if (parameter.grad().defined()) reduced.push_back(parameter.grad());
+  comm_->all_reduce(std::span(reduced));
+  for (Tensor& tensor : reduced) ops::scale_(tensor, 1.0 / comm_->size());
+  const double value = check_finite(reduced[0], optimizer, t);
+  comm_->check();
+  return value;
 }
 
 double Objective::check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t) {

@@ -37,6 +37,7 @@ class Objective : public Module {
   virtual void after_step(int64_t step) { (void)step; }
   // The ranks that work on one batch together; alone unless said.
   void set_comm(Comm& comm) { comm_ = &comm; }
+  Comm& comm() const { return *comm_; }
   // Throws a UsageError where batches of this size cannot be trained on.
   virtual void check_batch(int64_t batch_size) const { (void)batch_size; }
   // After initialize(): momentum networks become copies, queues and centres start.
@@ -46,8 +47,9 @@ class Objective : public Module {
   // Values worth logging beside the loss, of the last batch.
   virtual std::vector<NamedMetric> metrics() const { return {}; }
 
-  // One whole training step; returns the loss. Throws NonFiniteError before any weight is touched
-  // when the loss or a gradient is not finite. clip > 0: global norm over the groups that step.
+  // One whole training step; returns the loss, the ranks' mean. Throws NonFiniteError before any
+  // weight is touched when the loss or a gradient is not finite. clip > 0: global norm over the
+  // groups that step.
   virtual double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                             double clip = 0.0);
   // The loss's value. Throws NonFiniteError where it or a gradient is not finite; t is the
@@ -55,7 +57,7 @@ class Objective : public Module {
   static double check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t);
 
  protected:
-  // backward(), the mean of the gradients over the ranks, and check_finite().
+  // backward(), the mean of gradients and loss over the ranks, and check_finite().
   double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t);
 
   Comm* comm_ = &single_rank();

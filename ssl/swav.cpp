@@ -80,11 +80,14 @@ Variable Swav::loss(const Batch& batch, int64_t step) {
       assignments.push_back(sinkhorn(own, options_.epsilon, options_.iterations, *comm_));
       continue;
     }
-    const Tensor earlier = ops::matmul(queue_.narrow(i, 1).reshape({options_.queue, queue_.dim(2)}),
-                                       prototypes_.value(), false, true);
+    // Every rank has the whole queue and brings its share of it.
+    const int64_t share = options_.queue / comm_->size();
+    const Tensor rows = queue_.narrow(i, 1).reshape({options_.queue, queue_.dim(2)});
+    const Tensor earlier =
+        ops::matmul(rows.narrow(comm_->rank() * share, share), prototypes_.value(), false, true);
     const Tensor all = ops::concat(TensorList{earlier, own});
-    assignments.push_back(sinkhorn(all, options_.epsilon, options_.iterations, *comm_)
-                              .narrow(options_.queue, samples));
+    assignments.push_back(
+        sinkhorn(all, options_.epsilon, options_.iterations, *comm_).narrow(share, samples));
   }
   return swapped_prediction(scores, assignments, options_.temperature);
 }
@@ -97,11 +100,13 @@ double Swav::train_step(const Batch& batch, Optimizer& optimizer, double lr, int
   optimizer.step(lr, step + 1, clip);
   // Newest embeddings first; the oldest fall off.
   if (queue_.defined() && step >= options_.queue_from) {
-    const int64_t n = newest_[0].dim(0), rest = options_.queue - n, width = queue_.dim(2);
+    const int64_t n = newest_[0].dim(0) * comm_->size(), rest = options_.queue - n,
+                  width = queue_.dim(2);
     for (int64_t i = 0; i < kAssigned; ++i) {
       Tensor rows = queue_.narrow(i, 1).reshape({options_.queue, width});
       const Tensor kept = rows.narrow(0, rest).clone();
-      rows.narrow(0, n).copy_(newest_[static_cast<size_t>(i)].cast(rows.dtype()));
+      rows.narrow(0, n).copy_(
+          comm_->all_gather(newest_[static_cast<size_t>(i)]).cast(rows.dtype()));
       if (rest > 0) rows.narrow(n, rest).copy_(kept);
     }
     int64_t& filled = *queue_rows_.data<int64_t>();

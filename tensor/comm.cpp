@@ -1,5 +1,6 @@
 #include "tensor/comm.h"
 
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -10,19 +11,17 @@
 namespace facet {
 namespace {
 
+constexpr std::chrono::milliseconds kWatchPeriod{50};
+
 class SingleRank final : public Comm {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
   void all_reduce(Tensor&) override {}
+  void all_reduce(std::span<Tensor>) override {}
   Tensor all_gather(const Tensor& x) override { return x; }
   void broadcast(Tensor&, int) override {}
   void barrier() override {}
-};
-
-// What thrown ranks leave to those that wait for them.
-struct RankStopped : Error {
-  RankStopped() : Error("another rank stopped with an error") {}
 };
 
 // The meeting place of ranks that are threads.
@@ -76,6 +75,7 @@ class ThreadRank final : public Comm {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
+  using Comm::all_reduce;
   void all_reduce(Tensor& x) override {
     Tensor sum;
     meeting_.exchange(rank_, x, [&](const TensorList& given) {
@@ -112,30 +112,61 @@ class ThreadRank final : public Comm {
 
 }  // namespace
 
+void Comm::all_reduce(std::span<Tensor> tensors) {
+  for (Tensor& tensor : tensors) all_reduce(tensor);
+}
+
 Comm& single_rank() {
   static SingleRank comm;
   return comm;
 }
 
-void run_ranks(int size, const std::function<void(Comm& comm)>& body) {
-  FACET_CHECK(size >= 1, "run_ranks", "expected at least one rank, got {}", size);
-  Meeting meeting(size);
+void run_rank_threads(int size, const std::function<void(int rank)>& work,
+                      const std::function<void()>& stop, const std::function<void()>& watch) {
   std::mutex mutex;
+  std::condition_variable ended;
+  int running = size;
   std::exception_ptr first;
-  const auto work = [&](int rank) {
-    ThreadRank comm(meeting, rank, size);
+  const auto guarded = [&](const auto& f) {
     try {
-      body(comm);
+      f();
     } catch (...) {
-      const std::lock_guard lock(mutex);
-      if (!first) first = std::current_exception();
-      meeting.stop();
+      {
+        const std::lock_guard lock(mutex);
+        if (first) return;
+        first = std::current_exception();
+      }
+      stop();
     }
   };
   std::vector<std::thread> threads;
-  for (int rank = 0; rank < size; ++rank) threads.emplace_back(work, rank);
+  for (int rank = 0; rank < size; ++rank)
+    threads.emplace_back([&, rank] {
+      guarded([&] { work(rank); });
+      const std::lock_guard lock(mutex);
+      --running;
+      ended.notify_all();
+    });
+  std::unique_lock lock(mutex);
+  while (!ended.wait_for(lock, kWatchPeriod, [&] { return running == 0; })) {
+    if (!watch || first) continue;
+    lock.unlock();
+    guarded(watch);
+    lock.lock();
+  }
+  lock.unlock();
   for (std::thread& thread : threads) thread.join();
   if (first) std::rethrow_exception(first);
+}
+
+void run_ranks(int size, const std::function<void(Comm& comm)>& body) {
+  FACET_CHECK(size >= 1, "run_ranks", "expected at least one rank, got {}", size);
+  Meeting meeting(size);
+  const auto work = [&](int rank) {
+    ThreadRank comm(meeting, rank, size);
+    body(comm);
+  };
+  run_rank_threads(size, work, [&] { meeting.stop(); });
 }
 
 }  // namespace facet

@@ -245,7 +245,11 @@ TEST_F(CliDeviceTest, DevicesThatAreNotThere) {
   expect_error(training("gpu"), 2, {"--device", "cuda:N", "'gpu'"});
   expect_error(training("cuda:x"), 2, {"--device", "'cuda:x'"});
 #if defined(FACET_CUDA_EMULATED)
-  expect_error(training("cuda:9"), 2, {"cuda:9", "cuda:0 to cuda:1"});
+  for (const char* device : {"cuda:9", "cuda:0,9"})
+    expect_error(training(device), 2, {"cuda:9", "cuda:0 to cuda:1"});
+  expect_error(training("cuda:1,1"), 2, {"--device", "cuda:1 is named twice"});
+  expect_error(training("cuda:0,"), 2, {"--device", "'cuda:0,'"});
+  expect_error({"bench", "train", "--device", "cuda:0,1"}, 2, {"expected one device"});
   ::setenv("FACET_EMU_MACHINE", "devices=0", 1);
   expect_error(training("cuda"), 1, {"no CUDA device", "--device cpu"});
   ::setenv("FACET_EMU_MACHINE", "driver=0", 1);

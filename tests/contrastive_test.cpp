@@ -237,6 +237,45 @@ TEST(SplitNorm, PassesTheGradientCheck) {
   EXPECT_EQ(test::gradcheck([&] { return norm(x); }, {x, norm.weight, norm.bias}), "");
 }
 
+// ---- batch norm over ranks
+
+TEST(NormOverRanks, IsThatOfOneRank) {
+  const Tensor rows = hashed("x", {6, 2, 2, 5}), residuals = hashed("s", {6, 2, 2, 5});
+  for (const bool relu : {false, true}) {
+    const auto on = [&](int ranks) {
+      std::vector<std::vector<double>> result(7);
+      std::mutex mutex;
+      run_ranks(ranks, [&](Comm& comm) {
+        BatchNorm norm(5, relu);
+        test::fill(norm);
+        norm.set_comm(comm);
+        const int64_t n = 6 / comm.size();
+        const auto part = [&](const Tensor& t) { return t.narrow(comm.rank() * n, n).clone(); };
+        const Variable x(part(rows), true), shortcut(part(residuals), true);
+        const Variable y = norm(x, shortcut);
+        backward(sum(y * y * y));
+        TensorList whole = {norm.weight.grad(), norm.bias.grad()};
+        comm.all_reduce(std::span(whole));
+        const TensorList all = {comm.all_gather(y.value()),
+                                comm.all_gather(x.grad()),
+                                comm.all_gather(shortcut.grad()),
+                                whole[0],
+                                whole[1],
+                                norm.running_mean,
+                                norm.running_var};
+        const std::lock_guard lock(mutex);
+        for (size_t i = 0; i < all.size(); ++i) result[i] = values(all[i]);
+      });
+      return result;
+    };
+    const auto one = on(1);
+    for (const int ranks : {2, 3}) {
+      const auto several = on(ranks);
+      for (size_t i = 0; i < one.size(); ++i) expect_near(several[i], one[i], 1e-10);
+    }
+  }
+}
+
 // ---- MoCo
 
 std::unique_ptr<Encoder> small_encoder() {

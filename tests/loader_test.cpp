@@ -116,6 +116,29 @@ TEST(Loader, RanksShareTheEpoch) {
   EXPECT_EQ(std::set<int64_t>(all.begin(), all.end()).size(), 60u);
 }
 
+// Batch k of all ranks together is batch k of one rank, whatever is left over at the end.
+TEST(Loader, RanksShareEveryBatch) {
+  for (const char* count : {"shapes:train=47,size=8", "shapes:train=41,size=8"}) {
+    const DatasetPtr dataset = open_dataset(count, Split::train);
+    LoaderOptions o = options(1);
+    DataLoader one(dataset, o);
+    o.batch_size /= 2;
+    o.world = 2;
+    DataLoader first(dataset, o);
+    o.rank = 1;
+    DataLoader second(dataset, o);
+    EXPECT_EQ(first.batches(), one.batches());
+    while (const auto batch = one.next()) {
+      std::multiset<int64_t> want, got;
+      for (const int64_t i : batch->indices.to_vector<int64_t>()) want.insert(i);
+      for (DataLoader* loader : {&first, &second})
+        for (const int64_t i : loader->next()->indices.to_vector<int64_t>()) got.insert(i);
+      EXPECT_EQ(got, want);
+    }
+    EXPECT_FALSE(first.next() || second.next());
+  }
+}
+
 TEST(Loader, AWorkersErrorNamesTheSample) {
   const auto broken = std::make_shared<SlowDataset>(open_dataset("shapes:train=60", Split::train));
   broken->broken = 17;

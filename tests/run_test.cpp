@@ -357,6 +357,72 @@ void expect_close(const std::vector<double>& got, const std::vector<double>& wan
     EXPECT_NEAR(got[step], want[step], tolerance * want[step]) << what << ", step " << step;
 }
 
+#if defined(FACET_CUDA_EMULATED)
+Words on_device(const std::string& method, const std::string& device, const std::string& output) {
+  return {"pretrain",
+          "--method",
+          method,
+          "--width",
+          "2",
+          "--lr",
+          "0.01",
+          "--image-size",
+          "8",
+          "--data",
+          "shapes:train=35,size=8",
+          "-b",
+          "8",
+          "--prototypes",
+          "6",
+          "--epochs",
+          "2",
+          "--log-interval",
+          "1",
+          "--device",
+          device,
+          "--output",
+          output};
+}
+
+// Shares of the same batches; and what two devices began, one continues.
+TEST_F(RunTest, SeveralDevicesGiveTheLossesOfOne) {
+  for (const char* method : {"simclr", "supcon", "swav", "supervised"}) {
+    const std::string one = path(std::string(method) + "1"), two = path(std::string(method) + "2");
+    ASSERT_EQ(run(on_device(method, "cuda", one)).code, 0) << method;
+    const Outcome outcome = run(on_device(method, "cuda:1,0", two));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    expect_close(losses_of(two), losses_of(one), 2e-3, method);
+    EXPECT_EQ(losses_of(two).size(), 8u);
+  }
+  fs::remove(path("simclr2/model.safetensors"));
+  fs::remove(path("simclr2/metrics.jsonl"));
+  fs::remove(path("simclr2/checkpoints/step-0000000008.safetensors"));
+  EXPECT_EQ(run(on_device("simclr", "cuda", path("simclr2"))).code, 0);
+}
+
+TEST_F(ResumeTest, OnTwoDevices) {
+  expect_resumable(
+      [](const std::string& output) { return on_device("simclr", "cuda:0,1", output); });
+}
+
+TEST_F(RunTest, AFailureOnOneOfTwoDevicesIsOneLine) {
+  const Words command = on_device("simclr", "cuda:0,1", path("run"));
+  expect_error(joined(command, {"-b", "9"}), 2, {"--batch-size", "multiple of the 2 devices", "9"});
+  for (const char* fault : {"fail_launch=900", "fail_collective=150"}) {
+    ::setenv("FACET_EMU_MACHINE", fault, 1);
+    expect_error(command, 1, {"the device failed in step", "checkpoints"});
+    ::unsetenv("FACET_EMU_MACHINE");
+  }
+  expect_error(joined(on_device("simclr", "cuda:0,1", path("wild")), {"--lr", "1e30"}), 6,
+               {"step", "metrics.jsonl", "checkpoints"});
+  const std::string log = read_file(path("wild/metrics.jsonl"));
+  const size_t samples = log.find("\"samples\":\"");
+  ASSERT_NE(samples, std::string::npos) << log;
+  const std::string list = log.substr(samples + 11, log.find('"', samples + 11) - samples - 11);
+  EXPECT_EQ(std::count(list.begin(), list.end(), ' '), 7) << list;  // those of both
+}
+#endif
+
 // Pretraining from scratch, then injection, evaluation and measurement from the same networks.
 TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
   if (!fs::exists("/usr/share/datasets/fashion-mnist"))

@@ -224,7 +224,8 @@ TEST(VendorLibraries, AreSearchedForInTheFoldersNamed) {
 
 #if defined(FACET_CUDA_EMULATED)
 TEST_F(VendorTest, LibrariesSayWhatTheyAre) {
-  EXPECT_EQ(vendor::description(), "cuBLASLt stand-in, cuDNN stand-in, cuSOLVER stand-in");
+  EXPECT_EQ(vendor::description(),
+            "cuBLASLt stand-in, cuDNN stand-in, cuSOLVER stand-in, NCCL stand-in");
 }
 
 TEST_F(VendorTest, RefusedProductsAreComputedByTheOwnKernels) {
@@ -272,7 +273,7 @@ TEST(VendorLibrariesDeathTest, MissingOnesCostSpeedOnly) {
     std::exit(0);
   };
   EXPECT_EXIT(without(), testing::ExitedWithCode(0),
-              "cuBLASLt not found, cuDNN not found, cuSOLVER not found; right; "
+              "cuBLASLt not found, cuDNN not found, cuSOLVER not found, NCCL not found; right; "
               "\\[eigvalsh\\] CUDA devices need cuSOLVER for eigenvalues: ");
 }
 

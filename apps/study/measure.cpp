@@ -82,7 +82,7 @@ Json measure_network(TrainedNetwork& network, const Upstream& upstream,
   const Features train = features(upstream.train), test = features(upstream.test);
   const int64_t classes = upstream.train->num_classes();
   add_accuracy(
-      result, network, test, [&] { return train; }, classes);
+      result, network, test, [&] { return train; }, *upstream.test);
   result["knn"] =
       knn_accuracy(train, test, classes, std::min(upstream.neighbours, upstream.train->size()));
   const Separation apart = separation(test.x, test.labels, classes);

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <sstream>
+#include <thread>
 #include <vector>
 
 #include "cuda/emu/error.h"
@@ -38,6 +40,7 @@ struct Stream {
   std::deque<Work> queue;
   std::unique_ptr<Graph> capture;  // where work goes instead while a graph is recorded
   bool running = false;
+  std::thread::id runner;  // while it runs
 };
 
 namespace {
@@ -48,6 +51,12 @@ std::recursive_mutex& mutex() {
   return *instance;
 }
 using Lock = std::lock_guard<std::recursive_mutex>;
+
+// Told of new work, of work that is done and of faults. Who waits for it holds the mutex once.
+std::condition_variable_any& changed() {
+  static auto* instance = new std::condition_variable_any;
+  return *instance;
+}
 
 struct Allocation {
   size_t bytes;
@@ -86,6 +95,8 @@ State& state() {
         made->faults.fail_allocation = value;
       else if (key == "fail_launch")
         made->faults.fail_launch = value;
+      else if (key == "fail_collective")
+        made->faults.fail_collective = value;
       else
         throw UsageError(fmt::format("FACET_EMU_MACHINE: unknown setting '{}'", word));
     }
@@ -119,13 +130,17 @@ void set_fault(cudaError_t error, std::string what) {
   state().sticky = error;
   state().fault = std::move(what);
   for (Stream* stream : state().streams) stream->queue.clear();
+  changed().notify_all();
 }
 
 // Does the stream's work, in order, up to the end or as long as go_on() says.
 template <typename GoOn>
 void drain(Stream& stream, const GoOn& go_on) {
+  const auto self = std::this_thread::get_id();
+  changed().wait(mutex(), [&] { return !stream.running || stream.runner == self; });
   if (stream.running) return;  // it waits for an event of a stream that waits for it
   stream.running = true;
+  stream.runner = self;
   while (!stream.queue.empty() && state().sticky == cudaSuccess && go_on()) {
     const Work work = std::move(stream.queue.front());
     stream.queue.pop_front();
@@ -136,6 +151,7 @@ void drain(Stream& stream, const GoOn& go_on) {
     }
   }
   stream.running = false;
+  changed().notify_all();
 }
 void drain(Stream& stream) {
   drain(stream, [] { return true; });
@@ -156,6 +172,7 @@ cudaError_t push(Stream& stream, Work work) {
     stream.capture->work.push_back(std::move(work));
   else
     stream.queue.push_back(std::move(work));
+  changed().notify_all();
   return leave(cudaSuccess);
 }
 
@@ -259,6 +276,36 @@ void enqueue_kernel(cudaStream_t stream_, const char* kernel, const LaunchShape&
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   const Lock lock(mutex());
   push(stream_of(stream), std::move(work));
+}
+
+std::unique_lock<std::recursive_mutex> lock() {
+  return std::unique_lock(mutex());
+}
+
+void wait_in_work(const std::function<bool()>& ready, std::span<const cudaStream_t> others) {
+  while (!ready() && state().sticky == cudaSuccess) {
+    const auto idle = std::find_if(others.begin(), others.end(), [](const Stream* s) {
+      return s && !s->running && !s->queue.empty();
+    });
+    if (idle == others.end())
+      changed().wait(mutex());
+    else
+      drain(**idle, [&] { return !ready(); });
+  }
+}
+void tell_waiting() {
+  const Lock lock(mutex());
+  changed().notify_all();
+}
+
+bool is_device_memory(const void* at, size_t bytes, int device) {
+  const Lock lock(mutex());
+  const Allocation* const found = find(at, bytes);
+  return found && found->device == device;
+}
+int device_of(cudaStream_t stream) {
+  const Lock lock(mutex());
+  return stream_of(stream).device;
 }
 
 std::string last_fault() {

@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 
 #include <functional>
+#include <mutex>
+#include <span>
 #include <string>
 
 namespace facet::emu {
@@ -15,6 +17,19 @@ void enqueue_kernel(cudaStream_t stream, const char* kernel, const LaunchShape& 
 
 // Enqueues host work in a stream: what a vendor library's stand-in does.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+
+// Locks the emulator, as it is while work in a stream is done: for what stand-ins share with it.
+[[nodiscard]] std::unique_lock<std::recursive_mutex> lock();
+
+// For work in a stream that needs other streams, as a collective does: waits until ready(), a fault
+// or tell_waiting(). Meanwhile the work of the `others` is done, and other threads go on. As a
+// device's streams would, which need no host thread to wait for them.
+void wait_in_work(const std::function<bool()>& ready, std::span<const cudaStream_t> others);
+void tell_waiting();
+
+// Whether [at, at + bytes) is memory of that device; the device of a stream.
+bool is_device_memory(const void* at, size_t bytes, int device);
+int device_of(cudaStream_t stream);
 
 // What the last fault was, in words; CUDA's own codes say little. Empty: none.
 std::string last_fault();
@@ -33,6 +48,7 @@ Machine& machine();
 struct FaultPlan {
   int64_t fail_allocation = -1;      // the n-th cudaMalloc from now (0: the next) finds no memory
   int64_t fail_launch = -1;          // the n-th kernel that runs from now fails
+  int64_t fail_collective = -1;      // NCCL loses a peer in the n-th collective from now
   bool refuse_products = false;      // cuBLASLt has no algorithm for anything
   bool refuse_convolutions = false;  // cuDNN has no engine for anything
 };
@@ -40,7 +56,7 @@ void plan_faults(const FaultPlan& plan);
 FaultPlan faults();
 // At the start of the process FACET_EMU_MACHINE can set all of these, for tests of whole programs:
 // "devices=0", "driver=11000", "memory=BYTES", "vendor_libraries=0", "vendor_handles=0",
-// "fail_allocation=N", "fail_launch=N", comma-separated.
+// "fail_allocation=N", "fail_launch=N", "fail_collective=N", comma-separated.
 
 // Back to a fresh process: streams emptied, errors forgotten, faults and machine as at the start.
 // Memory that is still allocated stays.

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "cuda/vendor/blas.h"
+#include "cuda/vendor/comm.h"
 #include "cuda/vendor/dnn.h"
 #include "cuda/vendor/solver.h"
 #if defined(FACET_CUDA_EMULATED)
@@ -34,7 +35,8 @@ std::string environment(const char* name) {
 }  // namespace
 
 std::string description() {
-  return fmt::format("{}, {}, {}", blas_library(), dnn_library(), solver_library());
+  return fmt::format("{}, {}, {}, {}", blas_library(), dnn_library(), solver_library(),
+                     comm_library());
 }
 
 int64_t calls() {

@@ -13,7 +13,7 @@
 
 namespace facet::cuda::vendor {
 
-// "cuBLASLt 13.1.0, cuDNN 9.19.0, cuSOLVER not found"
+// "cuBLASLt 13.1.0, cuDNN 9.19.0, cuSOLVER not found, NCCL 2.28.9"
 std::string description();
 
 // Products and convolutions that a vendor's library has done so far.
