@@ -270,14 +270,15 @@ Svgs figure_9(const Json& results) {
     for (size_t i = 0; i < shown; ++i) {
       const Json& layer = layers[shown > 1 ? i * (layers.size() - 1) / (shown - 1) : 0];
       const auto colour = static_cast<int>(i % 6);
-      const std::string title = layer["name"];
+      std::string title = layer["name"];
+      if (title.ends_with(".weight")) title.resize(title.size() - 7);
       PlotSeries series{"", colour, Mark::line, {}};
       for (size_t j = 0; j < layer["C_tau"].size(); ++j)
         series.points.push_back(
             {number((*model)["tau"][j]), number(layer["C_tau"][j]), "", "", 0.0});
       series.title = title;
       plot.series.push_back(std::move(series));
-      bars.push_back({title.size() > 22 ? "…" + title.substr(title.size() - 21) : title,
+      bars.push_back({title.size() > 20 ? "…" + title.substr(title.size() - 19) : title,
                       number(layer["D_C"]), colour});
     }
     svgs.push_back(render_svg(plot));

@@ -339,7 +339,8 @@ std::string render_heatmap(const std::string& title, const std::string& axis,
   Svg svg;
   svg.add(R"(<svg viewBox="0 0 {} {}" role="img" aria-label="{}">)", kSide + kMargin + 12,
           kSide + 26 + 38, html_escape(title));
-  svg.add(R"(<text class="title" x="{}" y="18">{}</text>)", kMargin, html_escape(title));
+  svg.add(R"(<text class="title" style="font-size:11px" x="{}" y="18">{}</text>)", kMargin,
+          html_escape(title));
   for (size_t i = 0; i < rows.size(); ++i) {
     const double y = 26 + kSide - (static_cast<double>(i) + 1) * cell;
     for (size_t j = 0; j < rows[i].size(); ++j) {

@@ -96,7 +96,7 @@ const std::vector<Measure>& study_measures() {
 
 void add_scores(Json& results, uint64_t seed) {
   add_transfer(results);
-  const Json& models = results["models"];
+  const Json models = results["models"];  // no reference: new members move those that are there
   const std::vector<double> transfer = column(models, "transfer");
   const std::vector<double> accuracy = column(models, "accuracy");
   Json correlations = Json::array(), answer = Json::object();
