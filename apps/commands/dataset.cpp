@@ -10,6 +10,7 @@
 #include "apps/evaluate.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
+#include "apps/machine.h"
 #include "apps/methods.h"
 #include "data/cache.h"
 #include "data/png.h"
