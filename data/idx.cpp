@@ -102,8 +102,8 @@ Tensor read_idx(const fs::path& path, int rank) {
     const unsigned char* p = header + 4 + 4 * d;
     const int64_t extent = int64_t{p[0]} << 24 | int64_t{p[1]} << 16 | int64_t{p[2]} << 8 | p[3];
     shape.push_back(extent);
-    numel *= std::max<int64_t>(extent, 1);
-    if (extent == 0 || numel > (int64_t{1} << 32))
+    const bool overflow = __builtin_mul_overflow(numel, extent, &numel);
+    if (overflow || extent == 0 || numel > (int64_t{1} << 32))
       throw FileError(fmt::format("{}: the header claims {} values, which no {} file holds",
                                   path.string(), shape, kind));
   }
