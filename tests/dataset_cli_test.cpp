@@ -4,6 +4,7 @@
 
 #include "data/picture.h"
 #include "data/png.h"
+#include "tensor/check.h"
 #include "tests/pictures.h"
 #include "tests/program.h"
 
