@@ -28,7 +28,8 @@ constexpr Command kCommands[] = {
     {"study", run_study, "measure and compare the checkpoints in a folder, with a report"},
     {"doctor", run_doctor, "what is wrong with a run, and what usually helps"},
     {"selftest", run_selftest, "whether this machine computes what the official codes compute"},
-    {"reproduce", run_reproduce, "the whole study on Fashion-MNIST, with a report; or the paper's tables"},
+    {"reproduce", run_reproduce,
+     "the whole study on Fashion-MNIST, with a report; or the paper's tables"},
     {"bench", run_bench, "speed of training and of the metrics, also beside their peers"},
 };
 
