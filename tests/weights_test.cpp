@@ -135,6 +135,9 @@ TEST_F(WeightsTest, EveryLayoutOfAResNet) {
       "lightly",
       with(r, "state_dict.backbone.", {extra("state_dict.projection_head.layers.0.bias")}), r, 1);
   expect_layout("simclr", with(with(r, "", {weight}), "state_dict."), r, 0, true);
+  // anybody's own names, as long as it is one network
+  expect_layout("prefix", with(with(r, "", head), "state_dict.net.model."), r, 0, true);
+  EXPECT_THROW(map_weights(WeightsFile(save(with(r, "a.", with(r, "b."))))), FileError);
   // children of an nn.Sequential, and the same once more under moco.
   const Shaped indexed =
       renamed(r, {{"layer1.", "4."}, {"layer2.", "5."}, {"layer3.", "6."}, {"layer4.", "7."}});

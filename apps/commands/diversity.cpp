@@ -10,7 +10,7 @@ void run_diversity(const Arguments& arguments) {
   std::string model, device = "cpu";
   DiversityOptions settings;
   bool json = false, layers = false;
-  options.add("model", model, "A run's folder or a .safetensors file");
+  options.add("model", model, "A run's folder or a file of weights (facet inspect)");
   options.flag("--include-head", settings.include_head, "Measure the classifier, too");
   options.flag("--shortcut", settings.shortcut, "Measure the shortcut convolutions");
   options.flag("--centre", settings.centre, "Spectral: subtract the mean feature");
