@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "apps/weights.h"
 
@@ -46,8 +47,12 @@ VitOptions vit_of(const Shapes& shapes, const std::vector<int64_t>& patches,
   options.arch = options.width >= 768   ? "vit_base"
                  : options.width >= 384 ? "vit_small"
                                         : "vit_tiny";
-  if (const auto heads = metadata.find("facet.heads"); heads != metadata.end())
-    options.heads = std::stol(heads->second);
+  if (const auto heads = metadata.find("facet.heads"); heads != metadata.end()) {
+    options.heads = std::strtol(heads->second.c_str(), nullptr, 10);
+    if (options.heads < 1)
+      throw FileError(fmt::format("{}: expected a number of heads as facet.heads, got '{}'", file,
+                                  heads->second));
+  }
   if (shapes.contains("fc_norm.weight")) options.pool = VitOptions::Pool::mean;
   return options;
 }

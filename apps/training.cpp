@@ -111,7 +111,7 @@ void PretrainOptions::add_to(Options& options) {
 }
 
 void InjectOptions::add_to(Options& options) {
-  options.add("--from", from, "The run or .safetensors file to start from");
+  options.add("--from", from, "The run or file of weights to start from");
   options.add("--cycle", cycle,
               "Control cycle T: the backbone learns at every T-th step; inf: never");
   options.choice("--order", order, {"joint", "sequential"},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "apps/log.h"
@@ -64,12 +65,6 @@ const std::vector<Layout>& layouts() {
       {"simclr", {"state_dict"}, {""}, {"fc.weight"}, heads, {"fc.bias"}, Network::resnet},
       {"timm", plain, {""}, {}, heads, {}, Network::vit},
       {"torchvision", plain, {""}, {}, heads, {}, Network::resnet},
-      // anything else with a backbone in it
-      {"backbone",
-       {"state_dict", "model", "student", ""},
-       {"backbone.", "encoder.", "base_model.", "model."},
-       {},
-       {"fc.", "head."}},
   };
   return table;
 }
@@ -192,6 +187,22 @@ Weights backbone_under(const StoredContent& content, const Layout& layout, std::
   return weights;
 }
 
+// What stands before the names of a network where no layout of the table says it.
+std::vector<std::string_view> backbone_prefixes(const StoredContent& content) {
+  std::set<std::string_view> names, prefixes;
+  for (const StoredTensor& tensor : content.tensors) names.insert(tensor.name);
+  for (const std::string_view name : names)
+    for (const auto& [first, second] :
+         {std::pair<std::string_view, std::string_view>{"conv1.weight", "layer1.0.conv1.weight"},
+          {"patch_embed.proj.weight", "blocks.0.norm1.weight"}})
+      if (name.ends_with(first)) {
+        const std::string_view prefix = name.substr(0, name.size() - first.size());
+        if (names.contains(std::string(prefix) + std::string(second)))
+          prefixes.insert(without_wrappers(prefix));
+      }
+  return {prefixes.begin(), prefixes.end()};
+}
+
 std::vector<int64_t> file_shape(const Shape& shape) {
   if (shape.rank() != 4) return {shape.begin(), shape.end()};
   return {shape[0], shape[3], shape[1], shape[2]};
@@ -280,33 +291,43 @@ std::string MappedWeights::problems() const {
 }
 
 MappedWeights map_weights(const WeightsFile& file, const std::string& arch) {
+  const StoredContent& content = file.content();
+  const std::string path = file.path().string();
+  const auto fit = [&](const Layout& layout, std::string_view top,
+                       std::string_view inner) -> std::optional<MappedWeights> {
+    MappedWeights mapped;
+    mapped.weights = backbone_under(content, layout, top, inner, mapped.dropped);
+    const Layout::Network network = network_in(mapped.weights);
+    if (network == Layout::Network::any) return {};
+    if (layout.network != Layout::Network::any && layout.network != network) return {};
+    mapped.mapping = layout.name;
+    std::map<std::string, std::vector<int64_t>> shapes;
+    for (const auto& [name, tensor] : mapped.weights) shapes[name] = tensor->shape;
+    mapped.architecture = architecture_of(shapes, content.metadata, path, arch);
+    mapped.arch = architecture_name(mapped.architecture);
+    check_size(path, mapped);
+    compare(mapped);
+    return mapped;
+  };
   for (const Layout& layout : layouts())
     for (const std::string_view top : layout.tops)
-      for (const std::string_view inner : layout.inner) {
-        MappedWeights mapped;
-        mapped.weights = backbone_under(file.content(), layout, top, inner, mapped.dropped);
-        const Layout::Network network = network_in(mapped.weights);
-        if (network == Layout::Network::any) continue;
-        if (layout.network != Layout::Network::any && layout.network != network) continue;
-        mapped.mapping = layout.name;
-        std::map<std::string, std::vector<int64_t>> shapes;
-        for (const auto& [name, tensor] : mapped.weights) shapes[name] = tensor->shape;
-        mapped.architecture =
-            architecture_of(shapes, file.content().metadata, file.path().string(), arch);
-        mapped.arch = architecture_name(mapped.architecture);
-        check_size(file.path().string(), mapped);
-        compare(mapped);
-        return mapped;
-      }
+      for (const std::string_view inner : layout.inner)
+        if (auto mapped = fit(layout, top, inner)) return std::move(*mapped);
+  const std::vector<std::string_view> prefixes = backbone_prefixes(content);
+  if (prefixes.size() > 1)
+    throw FileError(fmt::format("{}: several networks, under '{}': expected one", path,
+                                fmt::join(prefixes, "', '")));
+  if (prefixes.size() == 1)
+    if (auto mapped = fit({"prefix", {""}, prefixes}, "", prefixes[0])) return std::move(*mapped);
   std::string names;
   for (const Layout& layout : layouts())
     if (names.find(layout.name) == std::string::npos)
       names += (names.empty() ? "" : ", ") + std::string(layout.name);
-  const auto& tensors = file.content().tensors;
+  const auto& tensors = content.tensors;
   throw FileError(fmt::format(
       "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight in a "
       "layout of {}; got {} tensors{}",
-      file.path().string(), names, tensors.size(),
+      path, names, tensors.size(),
       tensors.empty() ? "" : fmt::format(", the first '{}'", tensors.front().name)));
 }
 
@@ -315,6 +336,12 @@ std::vector<NamedTensor> load_mapped(const WeightsFile& file, const MappedWeight
     throw FileError(fmt::format("{}: no {} (read as {}): {}", file.path().string(), mapped.arch,
                                 mapped.mapping, mapped.problems()));
   if (!mapped.unexpected.empty()) log_info("{}: {}", file.path().string(), mapped.problems());
+  const auto* const resnet = std::get_if<ResNetOptions>(&mapped.architecture);
+  if (mapped.mapping == "solo-learn" && resnet && resnet->stem == Stem::small)
+    log_info(
+        "warning: {}: solo-learn pads its 3x3 first convolution with 2 pixels, facet with 1: "
+        "features differ",
+        file.path().string());
   std::vector<NamedTensor> loaded;
   for (const auto& [name, tensor] : mapped.weights) loaded.push_back({name, {}});
   parallel_for(std::ssize(loaded), 8, [&](int64_t begin, int64_t end) {

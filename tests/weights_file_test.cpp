@@ -268,8 +268,9 @@ TEST_F(WeightsFileTest, EveryHostileFileIsRefusedInOneLineOrReadWithAWarning) {
       const WeightsFile file(entry.path());
       for (const StoredTensor& tensor : file.content().tensors) {
         const Tensor loaded = file.load(tensor);
-        if (words.starts_with('+') && tensor.name == "w")
+        if (words.starts_with('+') && tensor.name == "w") {
           EXPECT_EQ(loaded.to_vector<float>(), expected.to_vector<float>());
+        }
       }
       ASSERT_TRUE(words.starts_with('+')) << "accepted";
       std::string said;
@@ -351,7 +352,8 @@ TEST_F(WeightsFileTest, WhatIsWrittenComesBackAndIsAlwaysTheSame) {
   EXPECT_EQ(read_file(folder_ / "a.pth"), read_file(folder_ / "b.pth"));
   EXPECT_EQ(listing_of(WeightsFile(folder_ / "a.pth")), listing_of(source));
   const InputFile raw(folder_ / "a.pth");
-  for (const ZipEntry& entry : ZipArchive(raw).entries()) {
+  const ZipArchive zip(raw);
+  for (const ZipEntry& entry : zip.entries()) {
     EXPECT_EQ(entry.begin % 64, 0u) << entry.name;
     EXPECT_EQ(entry.name.find(".format_version"), std::string::npos);
   }

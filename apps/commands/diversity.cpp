@@ -64,7 +64,7 @@ void run_diversity(const Arguments& arguments) {
   DiversityOptions settings;
   int64_t heads = 0, steps = 10;
   bool json = false, layers = false, csv = false, curve = false;
-  options.add("model", model, "A run's folder or a checkpoint");
+  options.add("model", model, "A run's folder or a file of weights (facet inspect)");
   options.flag("--include-head", settings.include_head, "Measure the classifier, too");
   options.flag("--shortcut", settings.shortcut, "Measure the shortcut convolutions");
   options.choice("--vit-layers", vit, {"msa", "all"},

@@ -17,7 +17,8 @@ struct EvaluateOptions {
 
   void add_to(Options& options) {
     options.add("model", model,
-                "A run's folder or a .safetensors file; 'pixels' takes the pictures as they are");
+                "A run's folder or a file of weights (facet inspect); 'pixels' takes the pictures "
+                "as they are");
     options.add("--data,--dataset", data, "Dataset:\n" + dataset_help());
     reading.add_to(options);
     options.add("--per-class", per_class, "Training pictures a class (0: all)");
