@@ -67,6 +67,11 @@ std::unique_ptr<Encoder> make_encoder(const Architecture& architecture) {
   return std::make_unique<ResNet>(std::get<ResNetOptions>(architecture));
 }
 
+int64_t attention_heads(const Encoder& encoder) {
+  const auto* const vit = dynamic_cast<const Vit*>(&encoder);
+  return vit ? vit->options().heads : 0;
+}
+
 std::string head_name(const Encoder& encoder) {
   return dynamic_cast<const Vit*>(&encoder) ? "head" : "fc";
 }
@@ -131,8 +136,7 @@ Architecture architecture_of(const std::vector<NamedTensor>& weights, const Meta
 }
 
 int TrainedNetwork::heads() const {
-  const auto* const vit = dynamic_cast<const Vit*>(encoder.get());
-  return vit ? static_cast<int>(vit->options().heads) : 0;
+  return static_cast<int>(attention_heads(*encoder));
 }
 
 TrainedNetwork load_network(const fs::path& path, Device device) {
