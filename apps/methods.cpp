@@ -185,6 +185,7 @@ Pipeline LabelTraining::view(int64_t image_size, const Normalization& n, double 
                                          ? resize_to(size, filter.value_or(Filter::bilinear))
                                          : random_resized_crop(size, low, 1, filter)};
   if (crop == "random") steps.push_back(random_flip());
+  if (cutout > 0) steps.push_back(random_cutout(cutout));
   if (policy_step) steps.push_back(*policy_step);
   return {size, n, std::move(steps)};
 }
