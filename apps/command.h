@@ -8,6 +8,7 @@ namespace facet {
 
 void run_pretrain(const Arguments& arguments);
 void run_inject(const Arguments& arguments);
+void run_finetune(const Arguments& arguments);
 void run_probe(const Arguments& arguments);
 void run_knn(const Arguments& arguments);
 void run_diversity(const Arguments& arguments);

@@ -18,6 +18,7 @@ using namespace facet;
 constexpr Command kCommands[] = {
     {"pretrain", run_pretrain, "train a network, without labels or with them"},
     {"inject", run_inject, "inject labels into a pretrained network with a control cycle T"},
+    {"finetune", run_finetune, "train a pretrained network on a task"},
     {"probe", run_probe, "accuracy of a linear classifier on frozen features"},
     {"knn", run_knn, "accuracy of the nearest neighbours in feature space"},
     {"diversity", run_diversity, "feature diversity of a network's weights"},

@@ -28,6 +28,7 @@ void install_interrupt_handlers() {
   ::sigaction(SIGHUP, nullptr, &before);
   if (before.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file as large as allowed is a write that fails
 }
 
 bool interrupted() {

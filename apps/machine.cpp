@@ -45,7 +45,14 @@ std::string proc_value(const char* file, const std::string& key) {
 }  // namespace
 
 std::string version_line() {
-  return fmt::format("facet {} ({}, {})", FACET_VERSION, compiler(), FACET_BUILD);
+  return fmt::format("facet {} {} ({}, {})", FACET_VERSION, FACET_COMMIT, compiler(), FACET_BUILD);
+}
+
+Json command_line() {
+  std::ifstream in("/proc/self/cmdline");
+  Json words = Json::array();
+  for (std::string word; std::getline(in, word, '\0');) words.push_back(word);
+  return words;
 }
 
 Json machine_description() {
@@ -54,6 +61,7 @@ Json machine_description() {
   const double memory = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) *
                         static_cast<double>(::sysconf(_SC_PAGESIZE)) / (1 << 30);
   return {{"version", FACET_VERSION},
+          {"commit", FACET_COMMIT},
           {"compiler", compiler()},
           {"build", FACET_BUILD},
           {"processor", proc_value("/proc/cpuinfo", "model name")},

@@ -12,7 +12,8 @@ namespace facet {
 using Json = nlohmann::ordered_json;
 
 std::string version_line();  // "facet 0.1.0 (g++ 12.2.0, ...)"
-// {version, compiler, processor, cores, threads, memory_gib, system}
+Json command_line();         // of this process, word by word
+// {version, commit, compiler, processor, cores, threads, memory_gib, system}
 Json machine_description();
 // What --device says: "cpu", "cuda" or "cuda:N", made ready for tensors. Throws where there is no
 // such device.

@@ -104,27 +104,6 @@ std::unique_ptr<Objective> make_dino(const MethodOptions& method, const NetworkO
                                 dino_options(method, run));
 }
 
-// Mixing, erasing and smoothing of training with labels.
-MixedTraining mixed_training(const MethodOptions& method, int64_t batch_size, uint64_t seed) {
-  expect_shares({{"--mixup-prob", method.mix_probability},
-                 {"--mixup-switch-prob", method.switch_probability},
-                 {"--reprob", method.erase_probability},
-                 {"--smoothing", method.smoothing}});
-  if (!(method.mixup >= 0) || !(method.cutmix >= 0))
-    throw UsageError(fmt::format("--mixup and --cutmix: expected at least 0, got {} and {}",
-                                 method.mixup, method.cutmix));
-  const bool mixes = method.mixup > 0 || method.cutmix > 0;
-  if (mixes && batch_size % 2 != 0)
-    throw UsageError(fmt::format(
-        "--mixup and --cutmix pair images: expected an even --batch-size, got {}", batch_size));
-  return {.mix = {.mixup = method.mixup,
-                  .cutmix = method.cutmix,
-                  .probability = mixes ? method.mix_probability : 0.0,
-                  .switch_probability = method.switch_probability},
-          .erase = {.probability = method.erase_probability},
-          .seed = seed};
-}
-
 // timm's names: "original" (AutoAugment), "rand-m9-mstd0.5-inc1", "rand-m7-n3-inc1".
 std::optional<PipelineStep> policy_of(const std::string& text) {
   if (text == "none") return std::nullopt;
@@ -158,18 +137,67 @@ std::optional<PipelineStep> policy_of(const std::string& text) {
 
 }  // namespace
 
+void LabelTraining::add_to(Options& options, const std::string& prefix) {
+  const auto add = [&](const char* name, double& value, const char* help) {
+    options.add(name, value, prefix + help);
+  };
+  add("--smoothing", smoothing, "label smoothing");
+  add("--mixup", mixup, "alpha of mixup (0: none)");
+  add("--cutmix", cutmix, "alpha of CutMix (0: none)");
+  add("--mixup-prob", mix_probability, "chance to mix a batch");
+  add("--mixup-switch-prob", switch_probability, "chance of CutMix, with both");
+  add("--reprob", erase_probability, "chance to erase a box of an image");
+  options.add("--aa", policy,
+              prefix + "none, original (AutoAugment) or rand-m9-mstd0.5-inc1 (RandAugment)");
+  add("--cutout", cutout, "sides of a box of one colour, before --aa, as share (0: none)");
+  options.choice("--crop", crop, {"random", "squash"},
+                 prefix + "a random crop and flip, or the whole picture");
+  options.choice("--interpolation", interpolation, {"auto", "bilinear", "bicubic"},
+                 prefix + "of crops; auto: bilinear, either one with --aa");
+}
+
+MixedTraining LabelTraining::mixed(int64_t batch_size, uint64_t seed) const {
+  expect_shares({{"--mixup-prob", mix_probability},
+                 {"--mixup-switch-prob", switch_probability},
+                 {"--reprob", erase_probability},
+                 {"--smoothing", smoothing},
+                 {"--cutout", cutout}});
+  if (!(mixup >= 0) || !(cutmix >= 0))
+    throw UsageError(
+        fmt::format("--mixup and --cutmix: expected at least 0, got {} and {}", mixup, cutmix));
+  const bool mixes = mixup > 0 || cutmix > 0;
+  if (mixes && batch_size % 2 != 0)
+    throw UsageError(fmt::format(
+        "--mixup and --cutmix pair images: expected an even --batch-size, got {}", batch_size));
+  return {.mix = {.mixup = mixup,
+                  .cutmix = cutmix,
+                  .probability = mixes ? mix_probability : 0.0,
+                  .switch_probability = switch_probability},
+          .erase = {.probability = erase_probability},
+          .seed = seed};
+}
+
+Pipeline LabelTraining::view(int64_t image_size, const Normalization& n, double min_area) const {
+  const auto size = static_cast<int>(image_size);
+  const double low = min_area > 0 ? min_area : size <= kSmall ? 0.5 : 0.08;
+  const auto policy_step = policy_of(policy);
+  std::optional<Filter> filter = Filter::bilinear;
+  if (interpolation == "bicubic") filter = Filter::bicubic;
+  if (interpolation == "auto" && policy_step) filter = std::nullopt;
+  std::vector<PipelineStep> steps = {crop == "squash"
+                                         ? resize_to(size, filter.value_or(Filter::bilinear))
+                                         : random_resized_crop(size, low, 1, filter)};
+  if (crop == "random") steps.push_back(random_flip());
+  if (cutout > 0) steps.push_back(random_cutout(cutout));
+  if (policy_step) steps.push_back(*policy_step);
+  return {size, n, std::move(steps)};
+}
+
 void MethodOptions::add_to(Options& options) {
   options.choice("--method", method, method_names(), "How to train");
   options.add("--temperature", temperature, "Of similarities (0: the method's own)");
   options.add("--projection-dim", projection_dim, "Outputs of the projection head");
-  options.add("--smoothing", smoothing, "Supervised: label smoothing");
-  options.add("--mixup", mixup, "Supervised: alpha of mixup (0: none)");
-  options.add("--cutmix", cutmix, "Supervised: alpha of CutMix (0: none)");
-  options.add("--mixup-prob", mix_probability, "Supervised: chance to mix a batch");
-  options.add("--mixup-switch-prob", switch_probability, "Supervised: chance of CutMix, with both");
-  options.add("--reprob", erase_probability, "Supervised: chance to erase a box of an image");
-  options.add("--aa", policy,
-              "Supervised: none, original (AutoAugment) or rand-m9-mstd0.5-inc1 (RandAugment)");
+  labels.add_to(options, "Supervised: ");
   options.add("--queue", queue, "MoCo: remembered keys; SwAV: embeddings (-1: the method's own)");
   options.add("--key-momentum", key_momentum, "MoCo: of the key network");
   options.add("--norm-splits", norm_splits, "MoCo: parts of a batch with batch norms of their own");
@@ -260,8 +288,8 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
     objective = std::make_unique<CeSelfSupcon>(
         encoder(), encoder(), run.classes, HybridOptions{.moco = moco_options(method, run, seed)});
   else {
-    auto supervised = std::make_unique<Supervised>(encoder(), run.classes, method.smoothing);
-    supervised->set_mixed_training(mixed_training(method, run.batch_size / run.ranks, seed));
+    auto supervised = std::make_unique<Supervised>(encoder(), run.classes, method.labels.smoothing);
+    supervised->set_mixed_training(method.labels.mixed(run.batch_size / run.ranks, seed));
     objective = std::move(supervised);
   }
   if (run.batch_size % run.ranks != 0)
@@ -334,12 +362,7 @@ std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkO
   const auto size = static_cast<int>(network.image_size);
   const bool small = size <= kSmall;
   const auto area = [&](double usual) { return min_area > 0 ? min_area : usual; };
-  if (method.method == "supervised") {
-    const double low = area(small ? 0.5 : 0.08);
-    if (const auto policy = policy_of(method.policy))
-      return {policy_pipeline(size, n, *policy, low)};
-    return {supervised_pipeline(size, n, low)};
-  }
+  if (method.method == "supervised") return {method.labels.view(size, n, min_area)};
   if (method.method == "mae") return {mae_pipeline(size, n, area(small ? 0.5 : 0.2))};
   if (method.method == "simclr") {
     const double low = area(grey ? 0.3 : 0.08);

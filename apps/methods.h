@@ -6,18 +6,28 @@
 
 #include "apps/model.h"
 #include "data/pipeline.h"
-#include "ssl/objective.h"
+#include "ssl/supervised.h"
 
 namespace facet {
+
+// How pictures and labels are varied where a network is trained with labels; timm's names.
+struct LabelTraining {
+  double smoothing = 0.0, mixup = 0.0, cutmix = 0.0, mix_probability = 1.0,
+         switch_probability = 0.5, erase_probability = 0.0, cutout = 0.0;
+  std::string policy = "none", crop = "random", interpolation = "auto";
+
+  void add_to(Options& options, const std::string& prefix = "");
+  // A UsageError where they do not fit batches of that size.
+  MixedTraining mixed(int64_t batch_size, uint64_t seed) const;
+  // min_area 0: the usual one.
+  Pipeline view(int64_t image_size, const Normalization& n, double min_area) const;
+};
 
 struct MethodOptions {
   std::string method = "simclr";
   double temperature = 0.0;  // 0: the method's own
   int64_t projection_dim = 128;
-  // Training with labels.
-  double smoothing = 0.0, mixup = 0.0, cutmix = 0.0, mix_probability = 1.0,
-         switch_probability = 0.5, erase_probability = 0.0;
-  std::string policy = "none";
+  LabelTraining labels = {};
   // MoCo, CE + SelfSupCon; SwAV's queue
   int64_t queue = -1, norm_splits = 8;
   double key_momentum = 0.999;

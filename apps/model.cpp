@@ -74,6 +74,11 @@ std::string architecture_name(const Architecture& architecture) {
   return std::visit([](const auto& options) { return options.arch; }, architecture);
 }
 
+int64_t attention_heads(const Encoder& encoder) {
+  const auto* const vit = dynamic_cast<const Vit*>(&encoder);
+  return vit ? vit->options().heads : 0;
+}
+
 std::string head_name(const Encoder& encoder) {
   return dynamic_cast<const Vit*>(&encoder) ? "head" : "fc";
 }
@@ -156,8 +161,7 @@ Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,
 }
 
 int TrainedNetwork::heads() const {
-  const auto* const vit = dynamic_cast<const Vit*>(encoder.get());
-  return vit ? static_cast<int>(vit->options().heads) : 0;
+  return static_cast<int>(attention_heads(*encoder));
 }
 
 TrainedNetwork load_network(const fs::path& path, Device device, const std::string& arch) {

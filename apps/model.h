@@ -17,6 +17,7 @@ namespace facet {
 
 using Architecture = std::variant<ResNetOptions, VitOptions>;
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture);
+int64_t attention_heads(const Encoder& encoder);  // 0 for a ResNet
 // What torchvision and timm call the classifier of such a network: "fc" or "head".
 std::string head_name(const Encoder& encoder);
 

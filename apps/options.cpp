@@ -4,7 +4,9 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <cstdlib>
 
 #include "tensor/text.h"
 
@@ -105,7 +107,22 @@ Arguments Options::recipe_arguments(const fs::path& path) {
     else
       fail(fmt::format("'{}': expected a word, a number or a boolean", key.str()));
     arguments.push_back(name + "=" + text);
-    recipe_lines_[name] = fmt::format("{}:{}", path.string(), node.source().begin.line);
+    places_[name] = fmt::format("{}:{}", path.string(), node.source().begin.line);
+  }
+  return arguments;
+}
+
+Arguments Options::environment_arguments() {
+  Arguments arguments;
+  for (const Setting& setting : settings_) {
+    std::string variable = "FACET_";
+    for (const char c : setting.name)
+      variable += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    const char* const value = std::getenv(variable.c_str());
+    if (!value) continue;
+    // CLI11 reads the words for yes and no after a flag's name, too.
+    arguments.push_back(fmt::format("--{}={}", setting.name, value));
+    places_["--" + setting.name] = variable;
   }
   return arguments;
 }
@@ -120,6 +137,10 @@ bool Options::parse(const Arguments& arguments) {
       const Arguments settings = recipe_arguments(path);
       all.insert(all.end(), settings.begin(), settings.end());
     }
+  if (has_recipes_) {
+    const Arguments variables = environment_arguments();
+    all.insert(all.end(), variables.begin(), variables.end());
+  }
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::reverse(all.begin(), all.end());  // as CLI11 wants them
   try {
@@ -137,10 +158,15 @@ bool Options::parse(const Arguments& arguments) {
   } catch (const CLI::ParseError& e) {
     std::string what = e.what();
     std::replace(what.begin(), what.end(), '\n', ' ');
-    // A value that came from a recipe is shown with its line there.
-    for (const auto& [name, place] : recipe_lines_)
-      if (what.find(name + " ") != std::string::npos || what.find(name + ":") != std::string::npos)
-        throw FileError(fmt::format("{}: {}", place, what));
+    // A value that came from a recipe is shown with its line there, one from the environment with
+    // the variable.
+    for (const auto& [name, place] : places_)
+      if (what.find(name + " ") != std::string::npos ||
+          what.find(name + ":") != std::string::npos) {
+        const std::string shown = fmt::format("{}: {}", place, what);
+        if (place.starts_with("FACET_")) throw UsageError(shown);
+        throw FileError(shown);
+      }
     throw UsageError(fmt::format("facet {}: {}", command_, what));
   }
   if (print_config_) {

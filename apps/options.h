@@ -1,5 +1,6 @@
-// The options of one subcommand: defaults, overridden by a recipe (TOML), overridden by the command
-// line. Names are timm's where timm has one.
+// The options of one subcommand: defaults, overridden by a recipe (TOML), overridden by environment
+// variables (--batch-size is FACET_BATCH_SIZE), overridden by the command line. Names are timm's
+// where timm has one.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -36,7 +37,8 @@ class Options {
   // One of a few words.
   void choice(const std::string& names, std::string& value, std::vector<std::string> words,
               const std::string& help, Scope scope = kResult);
-  // Lets `--recipe` name a file of settings; without it the option does not exist.
+  // Lets `--recipe` name a file of settings, and the environment hold some; without it neither is
+  // looked at.
   void with_recipes();
 
   // False when the request was answered already (--help, --print-config). Every mistake is a
@@ -61,6 +63,7 @@ class Options {
   static std::string to_toml(uint64_t value) { return std::to_string(value); }
   static std::string to_toml(bool value) { return value ? "true" : "false"; }
   void remember(CLI::Option* option, Scope scope, std::function<std::string()> value);
+  Arguments environment_arguments();
   Arguments recipe_arguments(const std::filesystem::path& path);
   std::vector<std::string> option_names() const;
 
@@ -68,7 +71,7 @@ class Options {
   std::string command_, recipe_;
   bool has_recipes_ = false, print_config_ = false;
   std::vector<Setting> settings_;
-  std::map<std::string, std::string> recipe_lines_;  // option to "file:line"
+  std::map<std::string, std::string> places_;  // option to "file:line" or the variable
 };
 
 // apps/recipes/NAME.toml, or the file itself where the name is a path.

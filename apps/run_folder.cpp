@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr size_t kKeptCheckpoints = 2;
+constexpr const char* kSeal = "facet.seal";
 
 // The first line that differs, as "lr = 0.1 there, lr = 0.2 asked for".
 std::string first_difference(const std::string& there, const std::string& asked) {
@@ -31,9 +33,35 @@ std::string first_difference(const std::string& there, const std::string& asked)
   return fmt::format("it has '{}', asked for '{}'", x, y);
 }
 
+// FNV-1a over metadata, names, types and shapes: what the checksum of a file leaves out.
+std::string seal_of(const std::vector<NamedTensor>& tensors, const Metadata& metadata) {
+  uint64_t hash = 14695981039346656037ull;
+  const auto add = [&](const std::string& text) {
+    for (const char c : text + '\n') hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211ull;
+  };
+  for (const auto& [key, value] : metadata)
+    if (key.starts_with("facet.") && key != kSeal && key != "facet.checksum") add(key + value);
+  std::vector<std::string> lines;
+  for (const auto& [name, value] : tensors)
+    lines.push_back(fmt::format("{} {} {}", name, facet::name(value.dtype()), value.shape()));
+  std::sort(lines.begin(), lines.end());
+  for (const std::string& line : lines) add(line);
+  return fmt::format("{:016x}", hash);
+}
+
+// A whole file, or a FileError.
+TensorFile load_sealed(const fs::path& path) {
+  TensorFile file = load_safetensors(path);
+  if (file.metadata[kSeal] != seal_of(file.tensors, file.metadata))
+    throw FileError(fmt::format(
+        "{}: its header is not the one that was written: the file is damaged", path.string()));
+  return file;
+}
+
 }  // namespace
 
-RunFolder::RunFolder(fs::path path, const std::string& config) : path_(std::move(path)) {
+RunFolder::RunFolder(fs::path path, const std::string& config)
+    : path_(std::move(path)), config_(config) {
   make_folder(path_ / "checkpoints");
   const fs::path lock = path_ / ".lock";
   lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -58,35 +86,99 @@ RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
 }
 
+void RunFolder::begin(int64_t step, const Json& session) {
+  LineLog(path_ / "sessions.jsonl").write(session.dump());
+  try {
+    events_ = std::make_unique<EventLog>(path_, step);
+  } catch (const FileError& e) {
+    log_info("warning: no event file: {}", e.what());
+    return;
+  }
+  std::string code;  // Markdown: four spaces before each line
+  std::istringstream lines(config_);
+  for (std::string line; std::getline(lines, line);) code += "    " + line + "\n";
+  events_->text(step, "config", code);
+}
+
 void RunFolder::log(const Json& record) {
   metrics_->write(record.dump());
+  if (!events_) return;
+  const auto step = record.value<int64_t>("step", 0);
+  const auto split = record.value<std::string>("split", "train");
+  for (const auto& [name, value] : record.items())
+    if (value.is_number() && name != "step")
+      events_->scalar(step, split + "/" + name, value.get<double>());
+}
+
+void RunFolder::stopped(int64_t step) {
+  if (events_) events_->stopped(step);
+}
+
+void RunFolder::expect_space(size_t bytes) const {
+  struct statvfs disk;
+  if (::statvfs(path_.c_str(), &disk) != 0) return;
+  const double wanted = 1.2 * static_cast<double>(bytes),
+               free = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
+  if (free < wanted)
+    throw FileError(
+        fmt::format("{}: expected {:.1f} MiB free for checkpoints, got {:.1f}: free some or choose "
+                    "another --output",
+                    path_.string(), wanted / (1 << 20), free / (1 << 20)));
 }
 
 std::vector<fs::path> RunFolder::checkpoints() const {
   std::vector<fs::path> list;
   for (const auto& entry : fs::directory_iterator(path_ / "checkpoints"))
-    if (entry.path().extension() == ".safetensors") list.push_back(entry.path());
+    if (const fs::path& file = entry.path();
+        file.extension() == ".safetensors" && file.filename().string().starts_with("step-"))
+      list.push_back(file);
   // Steps are written with as many zeros as sort by number.
   std::sort(list.rbegin(), list.rend());
   return list;
 }
 
 void RunFolder::save_checkpoint(int64_t step, const std::vector<NamedTensor>& tensors,
-                                Metadata metadata) {
-  metadata["step"] = std::to_string(step);
-  save_safetensors(path_ / "checkpoints" / fmt::format("step-{:010}.safetensors", step), tensors,
-                   std::move(metadata));
+                                Metadata metadata, bool best) {
+  const fs::path folder = path_ / "checkpoints";
+  const fs::path file = folder / fmt::format("step-{:010}.safetensors", step);
+  metadata["facet.step"] = std::to_string(step);
+  metadata[kSeal] = seal_of(tensors, metadata);
+  save_safetensors(file, tensors, metadata);
+  const std::string pointer = fmt::format("{} {}\n", file.filename().string(), metadata[kSeal]);
+  if (best) write_file(folder / "best", pointer);
+  write_file(folder / "latest", pointer);
+  const std::string kept = fs::exists(folder / "best") ? read_file(folder / "best") : std::string();
   const std::vector<fs::path> all = checkpoints();
-  for (size_t i = kKeptCheckpoints; i < all.size(); ++i) fs::remove(all[i]);
+  for (size_t i = kKeptCheckpoints; i < all.size(); ++i)
+    if (!kept.starts_with(all[i].filename().string() + " ")) remove_file(all[i]);
+}
+
+fs::path RunFolder::save_crash(int64_t step, const std::vector<NamedTensor>& tensors,
+                               Metadata metadata) {
+  const fs::path file = path_ / "checkpoints" / fmt::format("crash-{:010}.safetensors", step);
+  metadata["facet.step"] = std::to_string(step);
+  save_safetensors(file, tensors, std::move(metadata));
+  return file;
 }
 
 std::optional<TensorFile> RunFolder::load_checkpoint() const {
-  for (const fs::path& path : checkpoints()) try {
-      return load_safetensors(path);
+  const std::vector<fs::path> all = checkpoints();
+  for (size_t i = 0; i < all.size(); ++i) try {
+      TensorFile file = load_sealed(all[i]);
+      // Out of the way, so that they do not count among the two that are kept.
+      for (size_t bad = 0; bad < i; ++bad) {
+        std::error_code ignored;
+        fs::rename(all[bad], all[bad].parent_path() / ("damaged-" + all[bad].filename().string()),
+                   ignored);
+      }
+      return file;
     } catch (const FileError& e) {
       log_info("warning: {}; trying the checkpoint before it", e.what());
     }
-  return std::nullopt;
+  if (all.empty()) return std::nullopt;
+  throw FileError(fmt::format(
+      "{}: expected a whole checkpoint, got {} damaged ones; remove the folder to begin anew",
+      (path_ / "checkpoints").string(), all.size()));
 }
 
 }  // namespace facet

@@ -1,63 +1,93 @@
 #include "apps/trainer.h"
 
+#include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
 #include <sstream>
-
-#include "apps/interrupt.h"
 
 namespace facet {
 namespace {
 
 constexpr const char* kModel = "model.";
 constexpr const char* kOptimizer = "optimizer.";
-
+constexpr const char* kAverage = "average.";
 constexpr const char* kBadSamples = "facet.bad_samples";  // indices
+constexpr double kSlowSave = 20.0;  // seconds: of the 30 that schedulers leave between two signals
 
-void save(RunFolder& folder, int64_t step, Objective& objective, const Optimizer& optimizer,
-          double seconds, double loss, const std::set<int64_t>& bad_samples) {
-  std::vector<NamedTensor> tensors;
-  for (auto& [name, value] : state(objective)) {
-    // A bad state never pushes out a good one.
-    if (is_floating(value.dtype()) && ops::find_nonfinite(std::span(&value, 1)) >= 0)
-      throw NonFiniteError(
-          fmt::format("{} holds a NaN or infinity after step {}: not saved", name, step));
-    tensors.push_back({kModel + name, value.to(Device{})});
-  }
-  for (auto& [name, value] : optimizer.state())
-    tensors.push_back({kOptimizer + name, value.to(Device{})});
-  objective.comm().check();
-  folder.save_checkpoint(step, to_file_layout(tensors),
-                         {{"facet.method", objective.name()},
-                          {"facet.seconds", fmt::format("{}", seconds)},
-                          {"facet.loss", fmt::format("{}", loss)},
-                          {kBadSamples, fmt::format("{}", fmt::join(bad_samples, " "))}});
+// What a run is, apart from its networks.
+struct Progressed {
+  int64_t step = 0;        // steps done
+  int64_t evaluated = -1;  // after which the last evaluation was
+  double best = -INFINITY;
+  std::set<int64_t> bad_samples = {};
+};
+
+std::vector<NamedTensor> with_prefix(const char* prefix, const std::vector<NamedTensor>& tensors) {
+  std::vector<NamedTensor> named;
+  for (const auto& [name, value] : tensors) named.push_back({prefix + name, value.to(Device{})});
+  return named;
 }
 
-// Returns the number of steps done.
-int64_t restore(const TensorFile& checkpoint, Objective& objective, Optimizer& optimizer,
-                TrainResult& result, std::set<int64_t>& bad_samples) {
-  std::vector<NamedTensor> model, rest;
-  for (const auto& [name, value] : from_file_layout(checkpoint.tensors)) {
-    if (name.starts_with(kModel)) model.push_back({name.substr(6), value});
-    if (name.starts_with(kOptimizer)) rest.push_back({name.substr(10), value});
-  }
-  load_state(objective, model);
-  optimizer.load(rest);
-  const auto number = [&](const char* key) {
+void save(RunFolder& folder, Objective& objective, const Optimizer& optimizer,
+          const TrainOptions& options, const Progressed& at, const TrainResult& result, bool best) {
+  std::vector<NamedTensor> tensors = with_prefix(kModel, state(objective));
+  const auto add = [&](const char* prefix, const std::vector<NamedTensor>& more) {
+    for (NamedTensor& t : with_prefix(prefix, more)) tensors.push_back(std::move(t));
+  };
+  add(kOptimizer, optimizer.state());
+  if (options.average) add(kAverage, options.average->state());
+  const Metadata metadata = {{"facet.method", objective.name()},
+                             {"facet.seconds", fmt::format("{}", result.seconds)},
+                             {"facet.loss", fmt::format("{}", result.loss)},
+                             {"facet.evaluated", std::to_string(at.evaluated)},
+                             {"facet.best", fmt::format("{}", at.best)},
+                             {"facet.data", options.fingerprint},
+                             {kBadSamples, fmt::format("{}", fmt::join(at.bad_samples, " "))}};
+  objective.comm().check();
+  for (const auto& [name, value] : tensors)
+    if (is_floating(value.dtype()) && ops::find_nonfinite(std::span(&value, 1)) >= 0)
+      throw NonFiniteError(fmt::format(
+          "{} holds a NaN or infinity after step {}: kept as {}, the checkpoint before it is good",
+          name, at.step, folder.save_crash(at.step, to_file_layout(tensors), metadata).string()));
+  const Stopwatch clock;
+  folder.save_checkpoint(at.step, to_file_layout(tensors), metadata, best);
+  if (clock.seconds() > kSlowSave)
+    log_info("warning: saving took {:.0f} s, as long as a scheduler may wait after its signal",
+             clock.seconds());
+}
+
+Progressed restore(const TensorFile& checkpoint, Objective& objective, Optimizer& optimizer,
+                   const TrainOptions& options, TrainResult& result) {
+  const auto text = [&](const char* key) {
     const auto found = checkpoint.metadata.find(key);
     if (found == checkpoint.metadata.end())
       throw FileError(fmt::format("the checkpoint has no '{}' among its metadata", key));
-    return std::stod(found->second);
+    return found->second;
   };
-  result.seconds = number("facet.seconds");
-  result.loss = number("facet.loss");
-  if (const auto bad = checkpoint.metadata.find(kBadSamples); bad != checkpoint.metadata.end()) {
-    std::istringstream indices(bad->second);
-    for (int64_t index; indices >> index;) bad_samples.insert(index);
-  }
-  return static_cast<int64_t>(number("step"));
+  if (const std::string before = text("facet.data"); before != options.fingerprint)
+    throw FileError(
+        fmt::format("{}: its training images were others (fingerprint {}, now {}): "
+                    "restore them, or choose another --output",
+                    options.title, before, options.fingerprint));
+  const std::vector<NamedTensor> all = from_file_layout(checkpoint.tensors);
+  const auto part = [&](const std::string& prefix) {
+    std::vector<NamedTensor> tensors;
+    for (const auto& [name, value] : all)
+      if (name.starts_with(prefix)) tensors.push_back({name.substr(prefix.size()), value});
+    return tensors;
+  };
+  load_state(objective, part(kModel));
+  optimizer.load(part(kOptimizer));
+  if (options.average) options.average->load(part(kAverage));
+  result.seconds = std::stod(text("facet.seconds"));
+  result.loss = std::stod(text("facet.loss"));
+  Progressed at{std::stol(text("facet.step")), std::stol(text("facet.evaluated")),
+                std::stod(text("facet.best"))};
+  std::istringstream bad(text(kBadSamples));
+  for (int64_t index; bad >> index;) at.bad_samples.insert(index);
+  return at;
 }
 
 }  // namespace
@@ -65,26 +95,35 @@ int64_t restore(const TensorFile& checkpoint, Objective& objective, Optimizer& o
 TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                   const TrainOptions& options) {
   TrainResult result;
-  int64_t step = 0;
-  std::set<int64_t> bad_samples;
+  Comm& comm = objective.comm();
+  const bool leads = comm.rank() == 0;
+  Progressed at;
+  int64_t& step = at.step;
   if (const auto checkpoint = folder.load_checkpoint()) {
-    step = restore(*checkpoint, objective, optimizer, result, bad_samples);
-    if (step < options.total_steps && objective.comm().rank() == 0)
+    at = restore(*checkpoint, objective, optimizer, options, result);
+    if (leads && step < options.total_steps)
       log_info("{}: continuing after step {} of {}", options.title, step, options.total_steps);
   }
   result.first_step = step;
-  result.bad_samples = static_cast<int64_t>(bad_samples.size());
-  if (step >= options.total_steps) return result;
+  result.bad_samples = static_cast<int64_t>(at.bad_samples.size());
+  const auto evaluation_due = [&] {
+    return options.evaluate_every > 0 && at.evaluated != step &&
+           (step % options.evaluate_every == 0 || step == options.total_steps);
+  };
+  if (step >= options.total_steps && !evaluation_due()) return result;
+  if (leads) folder.begin(step, options.session);
 
   objective.train();
-  Comm& comm = objective.comm();
-  const bool leads = comm.rank() == 0;
   TrainStep train_step(objective, optimizer, options.step);
   std::optional<Progress> progress;
   if (leads) progress.emplace(options.title, step, options.total_steps, options.progress);
   Stopwatch since_start, since_save;
   const double seconds_before = result.seconds;
-  int64_t saved_step = step;
+  Progressed saved = at;
+  const auto seconds = [&] { return seconds_before + since_start.seconds(); };
+  const auto epoch = [&] {
+    return static_cast<double>(step) / static_cast<double>(options.steps_per_epoch);
+  };
   // A device that fails is not asked anything more.
   const auto guarded = [&](const auto& work) {
     try {
@@ -96,29 +135,58 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                       options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
     }
   };
-  const auto checkpoint = [&] {
+  const auto checkpoint = [&](bool best, bool last) {
     result.seconds = seconds_before + since_start.seconds();
-    guarded([&] {
-      save(folder, step, objective, optimizer, result.seconds, result.loss, bad_samples);
-    });
-    saved_step = step;
+    try {
+      guarded([&] { save(folder, objective, optimizer, options, at, result, best); });
+      saved = at;
+    } catch (const FileError& e) {
+      if (last) throw;
+      log_info("warning: {}; training goes on, the checkpoint before it is good", e.what());
+    }
     since_save = Stopwatch();
+  };
+  const auto evaluate = [&] {
+    Json record = {{"step", step}, {"epoch", epoch()}, {"seconds", seconds()}, {"split", "test"}};
+    const TraceSpan span(options.trace, "evaluate");
+    record.update(options.evaluate());
+    folder.log(record);
+    objective.train();
+    at.evaluated = step;
+    const double score = record.value("score", std::nan(""));
+    if (score > at.best) {
+      at.best = score;
+      checkpoint(true, false);
+    }
   };
   // All ranks stop before the same step. The first says which before its part of the step ahead of
   // it, without which nobody comes that far.
   std::atomic<int64_t> alone = std::numeric_limits<int64_t>::max();
   std::atomic<int64_t>& stop_at = options.stop_at ? *options.stop_at : alone;
-  const auto stops = [&] {
-    if (leads && interrupted()) stop_at = std::min(stop_at.load(), step + (comm.size() > 1));
+  const auto stopping = [&] {
+    if (leads && options.stop && options.stop(step))
+      stop_at = std::min(stop_at.load(), step + (comm.size() > 1));
     return step >= stop_at;
   };
-  while (step < options.total_steps && !stops()) {
+  for (;;) {
+    try {
+      if (evaluation_due() && !stopping()) evaluate();
+    } catch (const Error& e) {
+      if (e.exit_code() != ExitCode::interrupted) throw;
+      break;  // it is made when the run goes on
+    }
+    if (step == options.total_steps || stopping()) break;
+    if (options.trace) options.trace->begin_step(step - result.first_step + 1);
+    const TraceSpan span(options.trace, "step");
     Stopwatch step_clock;
-    const Batch batch = options.batch(step);
+    const Batch batch = [&] {
+      const TraceSpan waiting(options.trace, "wait for data");
+      return options.batch(step);
+    }();
     const double wait = step_clock.seconds();
     for (const BadSample& bad : batch.bad) {
-      if (!bad_samples.insert(bad.index).second) continue;
-      result.bad_samples = static_cast<int64_t>(bad_samples.size());
+      if (!at.bad_samples.insert(bad.index).second) continue;
+      result.bad_samples = static_cast<int64_t>(at.bad_samples.size());
       log_info("warning: {}: {}", options.title, bad.error);
       if (result.bad_samples > options.max_bad_samples)
         throw FileError(
@@ -127,9 +195,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                         options.title, result.bad_samples, options.max_bad_samples));
     }
     const double lr = options.lr(step);
-    if (options.weight_decay)
-      for (ParamGroup& group : optimizer.groups())
-        if (group.weight_decay > 0) group.weight_decay = options.weight_decay(step);
+    if (options.before_step) options.before_step(step);
     try {
       guarded([&] { result.loss = train_step(batch, lr, step); });
     } catch (const NonFiniteError& e) {
@@ -151,18 +217,14 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
           "{}: {} (samples: {}; the last checkpoint in {} is good)", options.title, e.what(),
           (folder.path() / "metrics.jsonl").string(), (folder.path() / "checkpoints").string()));
     }
+    if (options.average) options.average->update(step);
     ++step;
     if (!leads) continue;
     const int64_t images = batch.labels.dim(0) * comm.size();
     progress->update({step, result.loss, lr, images, step_clock.seconds(), wait});
     if (step % options.log_every == 0 || step == 1 || step == options.total_steps) {
-      Json record = {
-          {"step", step},
-          {"epoch", static_cast<double>(step) / static_cast<double>(options.steps_per_epoch)},
-          {"seconds", seconds_before + since_start.seconds()},
-          {"split", "train"},
-          {"loss", result.loss},
-          {"lr", lr}};
+      Json record = {{"step", step},     {"epoch", epoch()},    {"seconds", seconds()},
+                     {"split", "train"}, {"loss", result.loss}, {"lr", lr}};
       record["collapse_loss"] = objective.collapse_loss(images);
       guarded([&] {
         for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
@@ -172,13 +234,20 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       record["wait_share"] = progress->wait_share();
       folder.log(record);
     }
-    if (since_save.seconds() > options.checkpoint_seconds && step < options.total_steps)
-      checkpoint();
+    if (since_save.seconds() > options.checkpoint_seconds && step < options.total_steps) {
+      const TraceSpan saving(options.trace, "checkpoint");
+      checkpoint(false, false);
+    }
   }
-  if (leads && saved_step != step) checkpoint();
-  if (step < options.total_steps)
-    stop_if_interrupted(fmt::format("{}: stopped after step {} of {}, saved in {}", options.title,
-                                    step, options.total_steps, folder.path().string()));
+  if (leads && (saved.step != step || saved.evaluated != at.evaluated)) checkpoint(false, true);
+  comm.barrier();  // a rank that ends with an error would stop the one that saves
+  if (step < options.total_steps || evaluation_due()) {
+    if (leads) folder.stopped(step);
+    throw Error(fmt::format("{}: stopped after step {} of {}, saved in {}; run the same command "
+                            "again to continue",
+                            options.title, step, options.total_steps, folder.path().string()),
+                ExitCode::interrupted);
+  }
   return result;
 }
 
@@ -187,7 +256,8 @@ std::vector<Json> read_metrics(const std::filesystem::path& run, bool failed) {
   std::istringstream lines(read_file(run / "metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
     const Json record = Json::parse(line, nullptr, false);
-    if (record.is_object() && record.contains("step") && record.contains("error") == failed)
+    if (record.is_object() && record.contains("step") && record.contains("error") == failed &&
+        record.value("split", "train") == "train")
       by_step[record["step"].get<int64_t>()] = record;
   }
   std::vector<Json> records;

@@ -27,7 +27,14 @@ struct RunOptions {
   std::string device = "cpu";
   bool graph = true;
   int64_t workers = 1, log_interval = 10, threads = 0;
-  double checkpoint_seconds = 60.0;
+  double checkpoint_seconds = 60.0, max_seconds = 0.0;
+  std::string trace;
+  int64_t trace_from = 5, trace_steps = 3;
+  bool dry_run = false;
+  // Training with labels: measurements during the run, and the average of the weights.
+  int64_t eval_epochs = 0, eval_per_class = 0;
+  bool model_ema = false, ema_warmup = false;
+  double ema_decay = 0.9998;
 
   void add_to(Options& options);
   void check() const;
@@ -41,19 +48,34 @@ struct PretrainOptions {
   void add_to(Options& options);
 };
 
+// Injection and, where T is 1, fine-tuning: what stays open in algorithm 1 of Nayman et al. has a
+// default and an option (ssl/label_injection.h).
 struct InjectOptions {
   RunOptions run;
-  std::string from, cycle = "4", order = "joint", norm = "auto", head = "centroids",
-                    skipped = "skip";
-  double smoothing = 0.1, backbone_lr_scale = 1.0;
+  LabelTraining labels{.smoothing = 0.1};
+  std::string from, cycle = "4", order = "joint", norm = "auto", skipped = "skip", phase = "global",
+                    backbone_clock = "global", ema_backbone = "always";
+  double backbone_lr_scale = 1.0, layer_decay = 1.0, drop_path = 0.0;
+  int64_t image_size = 0;  // 0: what the network was trained with
+  std::string pool = "keep", loss = "asymmetric";
+  std::string head = "centroids";
+  bool unit_features = false, unit_centroids = false, nearest_bias = false;
+  double head_scale = 1.0, head_std = 0.01, head_c = 1.0;
 
   void add_to(Options& options);
+  // The settings of the paper's fine-tuning of CNNs as defaults, without those of the cycle.
+  static InjectOptions finetuning();
+  void add_finetuning_to(Options& options);
+
+ private:
+  void add_shared(Options& options);
 };
 
 // Both continue what the folder holds and leave model.safetensors in it; a run that is complete
 // returns at once. `config` is the resolved configuration.
 TrainResult pretrain(const PretrainOptions& options, const std::string& config);
-TrainResult inject(const InjectOptions& options, const std::string& config);
+TrainResult inject(const InjectOptions& options, const std::string& config,
+                   const char* method = "inject");
 
 // The training images of a run.
 DatasetPtr training_set(const RunOptions& options);

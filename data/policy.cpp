@@ -109,6 +109,25 @@ PipelineStep auto_augment(const PolicyOptions& options) {
           false};
 }
 
+PipelineStep random_cutout(double share) {
+  return {fmt::format("Cutout({})", share),
+          [=](ViewPlan& plan, RandomSequence& random) {
+            ImageOp op{.kind = cutout};
+            const auto extent = [&](int side, int16_t& first, int16_t& length) {
+              const int half = static_cast<int>(share * side + .5) / 2;
+              const auto centre = static_cast<int>(random.below(static_cast<uint64_t>(side)));
+              const int low = std::max(centre - half, 0), high = std::min(centre + half, side - 1);
+              first = static_cast<int16_t>(low);
+              length = static_cast<int16_t>(high - low + 1);  // Pillow draws the last line, too
+            };
+            extent(plan.view.height, op.box[0], op.box[2]);
+            extent(plan.view.width, op.box[1], op.box[3]);
+            for (uint8_t& c : op.fill) c = static_cast<uint8_t>(random.below(256));
+            add(plan, op);
+          },
+          false};
+}
+
 Pipeline policy_pipeline(int size, const Normalization& n, const PipelineStep& policy,
                          double min_area, std::optional<Filter> filter) {
   return {size, n, {random_resized_crop(size, min_area, 1, filter), random_flip(), policy}};

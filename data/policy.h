@@ -18,6 +18,9 @@ PipelineStep rand_augment(double magnitude = 9, double deviation = .5, int layer
                           const PolicyOptions& options = {});
 // Cubuk et al. 2019, the ImageNet policy (timm's "original"): one of 25 pairs of operations.
 PipelineStep auto_augment(const PolicyOptions& options = {});
+// One box of share x the sides (CutoutPIL of Ben-Baruch et al. 2021): its centre anywhere, so that
+// it may be cut at a border, in one random colour.
+PipelineStep random_cutout(double share);
 // timm's supervised training: crop (.08, 1) with either filter, flip, the policy. MAE's fine-tuning
 // takes bicubic alone; random erasing and mixing follow on the batch (data/mix.h).
 Pipeline policy_pipeline(int size, const Normalization& n, const PipelineStep& policy,

@@ -1,6 +1,7 @@
 #include "metrics/linear_probe.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -189,8 +190,10 @@ ProbeResult linear_probe(const ProbeData& train, const ProbeData& validation, in
       const double ahead = std::log(path[i] / path[i - 1]) / std::log(path[i - 1] / path[i - 2]);
       if (std::isfinite(ahead)) start = extrapolate(before, last, ahead);
     }
+    const auto begin = std::chrono::steady_clock::now();
     const LogisticFit fit = fit_logistic(std::span(&train, 1), classes, path[i], options.solver,
                                          i == 0 ? nullptr : &start);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     before = std::exchange(last, fit.classifier);
     const double score = score_of(fit.classifier, validation, options.mean_per_class);
     if (result.steps.empty() || score > result.score) {
@@ -198,7 +201,7 @@ ProbeResult linear_probe(const ProbeData& train, const ProbeData& validation, in
       result.c = path[i];
       result.score = score;
     }
-    result.steps.push_back({path[i], score, fit.solver});
+    result.steps.push_back({path[i], score, seconds.count(), fit.solver});
   }
   if (options.refit) {
     const ProbeData both[] = {train, validation};

@@ -44,7 +44,8 @@ struct ProbeOptions {
 
 struct ProbeStep {
   double c = 0.0;
-  double score = 0.0;  // on the validation samples: accuracy, or mAP for multi-label targets
+  double score = 0.0;    // on the validation samples: accuracy, or mAP for multi-label targets
+  double seconds = 0.0;  // of the fit
   LbfgsResult solver;
 };
 

@@ -109,7 +109,7 @@ void Optimizer::step(double lr, int64_t t, double clip, const GroupFilter& only)
       grads.push_back(grad);
       first.push_back(slot.first);
       second.push_back(slot.second);
-      const double rate = lr * group.lr_scale;
+      const double rate = group.lr.value_or(lr) * group.lr_scale;
       const bool is_first = slot.steps == 1;
       if (is_adam())
         adam.push_back({rate, options_.beta1, options_.beta2, options_.eps, group.weight_decay,

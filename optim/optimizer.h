@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct ParamGroup {
   std::string name;
   std::vector<NamedParameter> parameters;
   double lr_scale = 1.0;
+  std::optional<double> lr = {};  // instead of step()'s, before the scale
   double weight_decay = 0.0;
   // The group steps at t = T, 2T, ... (1-based global step t). 1: always; 0: never (T = infinity).
   int64_t cycle = 1;

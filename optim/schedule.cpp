@@ -49,4 +49,11 @@ double timm(double base, double min, double warmup_lr, int64_t epoch, int64_t wa
   return epoch < epochs ? cosine(base, min, ratio(epoch, epochs)) : min;
 }
 
+double one_cycle(double peak, int64_t t, double warmup_steps, int64_t total_steps) {
+  const double step = static_cast<double>(t), top = warmup_steps - 1,
+               end = static_cast<double>(total_steps - 1);
+  if (step <= top) return cosine(peak / 25, peak, top > 0 ? step / top : 1.0);
+  return cosine(peak, peak / 25e4, (step - top) / std::max(end - top, 1.0));
+}
+
 }  // namespace facet::schedule

@@ -34,4 +34,8 @@ double mae(double base, double min, double epoch, double warmup_epochs, double e
 double timm(double base, double min, double warmup_lr, int64_t epoch, int64_t warmup_epochs,
             int64_t epochs);
 
+// PyTorch's OneCycleLR with cosines: from peak / 25 up to the peak at step warmup_steps - 1, down
+// to peak / 250,000 at the last of total_steps. The momentum stays.
+double one_cycle(double peak, int64_t t, double warmup_steps, int64_t total_steps);
+
 }  // namespace facet::schedule

@@ -21,12 +21,7 @@ std::vector<ParamGroup> LabelInjection::groups(double weight_decay) {
   backbone.lr_scale = options_.backbone_lr_scale;
   head.name = "head";
   backbone.weight_decay = head.weight_decay = weight_decay;
-  std::vector<NamedParameter> below, above;
-  for (const NamedParameter& p : parameters(*this))
-    (p.name.starts_with("encoder.") ? below : above).push_back(p);
-  std::vector<ParamGroup> groups = decay_groups(below, backbone);
-  for (ParamGroup& group : decay_groups(above, head)) groups.push_back(std::move(group));
-  return groups;
+  return make_groups(backbone, head);
 }
 
 int64_t LabelInjection::cycle_step(int64_t step) const {
@@ -41,6 +36,14 @@ bool LabelInjection::backbone_steps(int64_t step) const {
   return options_.cycle != 0 && cycle_step(step) % options_.cycle == 0;
 }
 
+int64_t LabelInjection::backbone_updates(int64_t step) const {
+  const int64_t cycle = options_.cycle, per_epoch = options_.steps_per_epoch;
+  if (cycle == 0) return 0;
+  if (options_.phase == InjectionOptions::Phase::zero_based) return (step + cycle - 1) / cycle;
+  if (options_.phase == InjectionOptions::Phase::global) return step / cycle;
+  return step / per_epoch * (per_epoch / cycle) + step % per_epoch / cycle;
+}
+
 bool LabelInjection::needs_backbone_gradient(int64_t step) const {
   const bool accumulates = options_.skipped == SkippedStep::accumulate_mean ||
                            options_.skipped == SkippedStep::accumulate_sum;
@@ -48,9 +51,7 @@ bool LabelInjection::needs_backbone_gradient(int64_t step) const {
 }
 
 // Without a gradient nothing is recorded: no activation is kept.
-Variable LabelInjection::features(const Batch& batch, bool with_gradient) {
-  FACET_CHECK(batch.views.size() == 1, "inject", "expected one view a sample, got {}",
-              batch.views.size());
+Variable LabelInjection::features(const Batch& batch, int64_t step, bool with_gradient) {
   using Norm = InjectionOptions::Norm;
   Norm norm = options_.norm;
   if (norm == Norm::automatic) norm = options_.cycle == 0 ? Norm::eval : Norm::train;
@@ -58,14 +59,14 @@ Variable LabelInjection::features(const Batch& batch, bool with_gradient) {
   encoder().train(training() && norm != Norm::eval);
   set_update_running(encoder(), norm != Norm::batch_no_update);
   const GradScope scope(with_gradient && grad_enabled());
-  const Variable y = encoder().features(Variable(batch.views[0]));
+  const Variable y = encoder().features(Variable(mixed_view(batch, step)));
   encoder().train(training());
   set_update_running(encoder(), true);
   return y;
 }
 
 Variable LabelInjection::loss(const Batch& batch, int64_t step) {
-  return classify(features(batch, needs_backbone_gradient(step)), batch.labels);
+  return classify(features(batch, step, needs_backbone_gradient(step)), batch.labels);
 }
 
 double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
@@ -73,7 +74,7 @@ double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, doub
   const int64_t t = cycle_step(step);
   optimizer.clear_grads();
   const bool backbone = needs_backbone_gradient(step);
-  const Variable feature = features(batch, backbone);
+  const Variable feature = features(batch, step, backbone);
   if (options_.order == InjectionOptions::Order::joint || !backbone) {
     const double value = guarded_backward(classify(feature, batch.labels), optimizer, t);
     optimizer.step(lr, t, clip);
@@ -85,8 +86,7 @@ double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, doub
   const double value = guarded_backward(classify(feature.detach(), batch.labels), optimizer, t);
   optimizer.step(lr, t, clip, is_head);
   optimizer.clear_grads();
-  guarded_backward(cross_entropy(classifier()(feature), batch.labels, options_.smoothing),
-                   optimizer, t);
+  guarded_backward(classify(feature, batch.labels), optimizer, t);
   optimizer.step(lr, t, clip, is_backbone);
   return value;
 }

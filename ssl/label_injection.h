@@ -63,10 +63,11 @@ class LabelInjection final : public Supervised {
   // The count that control cycles are measured with at 0-based step `step`.
   int64_t cycle_step(int64_t step) const;
   bool backbone_steps(int64_t step) const;
+  int64_t backbone_updates(int64_t step) const;  // before that step
 
  private:
   bool needs_backbone_gradient(int64_t step) const;
-  Variable features(const Batch& batch, bool with_gradient);
+  Variable features(const Batch& batch, int64_t step, bool with_gradient);
 
   InjectionOptions options_;
 };

@@ -36,6 +36,7 @@ enum class ImageOpKind : uint8_t {
   shear_y,      // y + value x
   translate_x,  // [share of the width]
   translate_y,  // [share of the height]
+  cutout,       // `box` gets the colour `fill`
 };
 constexpr bool runs_on_devices(ImageOpKind kind) {
   return kind < ImageOpKind::equalize;
@@ -46,6 +47,7 @@ struct ImageOp {
   Filter filter = Filter::bilinear;  // of rotate, shear and translate, as is the fill
   uint8_t fill[3] = {};
   float value = 0;
+  int16_t box[4] = {};  // of cutout: top, left, height, width, inside the picture
 };
 
 // One view: `window` of a picture is resized to resized_height x resized_width, `view` is cut out

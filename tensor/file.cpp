@@ -23,6 +23,18 @@ namespace fs = std::filesystem;
 constexpr size_t kLargestTransfer = size_t{1} << 30;
 constexpr const char* kTemporarySuffix = ".tmp";
 
+FileFault& file_fault() {
+  static FileFault fault;
+  return fault;
+}
+
+// Whether a test lets the call fail, with errno set.
+bool fails(FileCall call) {
+  const int error = file_fault() ? file_fault()(call) : 0;
+  if (error > 0) errno = error;
+  return error > 0;
+}
+
 fs::path folder_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
@@ -30,7 +42,11 @@ fs::path folder_of(const fs::path& path) {
 // False with errno set when not all could be written.
 bool write_fully(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), std::min(bytes.size(), kLargestTransfer));
+    size_t size = std::min(bytes.size(), kLargestTransfer);
+    const int fault = file_fault() ? file_fault()(FileCall::write) : 0;
+    if (fault == kShortWrite) size = (size + 1) / 2;
+    if (fault > 0) errno = fault;
+    const ssize_t n = fault > 0 ? -1 : ::write(fd, bytes.data(), size);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return false;
     bytes = bytes.subspan(static_cast<size_t>(n));
@@ -52,12 +68,15 @@ AtomicFile::AtomicFile(fs::path target, size_t expected_bytes) : target_(std::mo
   // The mode of the file that is replaced; 0666 less the umask for a new one.
   struct stat existing;
   const bool replaces = ::stat(target_.c_str(), &existing) == 0;
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (!fails(FileCall::create))
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd_ < 0) fail("create");
   if (replaces && ::fchmod(fd_, existing.st_mode & 07777) != 0) fail("set the mode of");
   // Not every file system can reserve; only a full disk is an error here.
   if (expected_bytes > 0) {
-    const int error = ::posix_fallocate(fd_, 0, static_cast<off_t>(expected_bytes));
+    const int error = fails(FileCall::reserve)
+                          ? errno
+                          : ::posix_fallocate(fd_, 0, static_cast<off_t>(expected_bytes));
     if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
       errno = error;
       fail("reserve space for");
@@ -89,16 +108,21 @@ void AtomicFile::commit() {
   // A failed fsync is final: the pages are gone, so the same descriptor is never tried again.
   const off_t length = ::lseek(fd_, 0, SEEK_CUR);
   if (length < 0 || ::ftruncate(fd_, length) != 0) fail("write");
-  if (::fsync(fd_) != 0) fail("sync");
-  if (::close(std::exchange(fd_, -1)) != 0) fail("close");
-  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("replace");
+  if (fails(FileCall::sync) || ::fsync(fd_) != 0) fail("sync");
+  if (fails(FileCall::close) || ::close(std::exchange(fd_, -1)) != 0) fail("close");
+  if (fails(FileCall::rename) || ::rename(temporary_.c_str(), target_.c_str()) != 0)
+    fail("replace");
   temporary_.clear();
   // The rename itself lasts only once the folder is on the disk.
   const int folder = ::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder >= 0) {
-    ::fsync(folder);
+    if (!fails(FileCall::sync)) ::fsync(folder);
     ::close(folder);
   }
+}
+
+bool remove_file(const fs::path& path) {
+  return !fails(FileCall::remove) && ::unlink(path.c_str()) == 0;
 }
 
 void write_file(const fs::path& path, std::string_view content) {
@@ -166,27 +190,31 @@ void InputFile::read(size_t offset, std::span<std::byte> into) const {
   }
 }
 
-LineLog::LineLog(const fs::path& path) : path_(path) {
+AppendLog::AppendLog(const fs::path& path) : path_(path) {
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (fd_ < 0)
     throw FileError(fmt::format("cannot write {}: {}", path.string(), std::strerror(errno)));
-  // A crash may have cut the last line short: close it, so that the next one stands alone.
-  char last = '\n';
-  const off_t size = ::lseek(fd_, 0, SEEK_END);
-  if (size > 0 && ::pread(fd_, &last, 1, size - 1) == 1 && last != '\n') write("");
 }
 
-LineLog::~LineLog() {
+AppendLog::~AppendLog() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-void LineLog::write(const std::string& line) {
-  if (fd_ < 0) return;
-  const std::string whole = line + "\n";
-  if (write_fully(fd_, std::as_bytes(std::span(whole)))) return;
+void AppendLog::append(std::string_view record) {
+  if (fd_ < 0 || write_fully(fd_, std::as_bytes(std::span(record)))) return;
   fmt::print(stderr, "warning: {} is not written any more: {}\n", path_.string(),
              std::strerror(errno));
   ::close(std::exchange(fd_, -1));
+}
+
+LineLog::LineLog(const fs::path& path) : AppendLog(path) {
+  char last = '\n';
+  const off_t size = ::lseek(fd_, 0, SEEK_END);
+  if (size > 0 && ::pread(fd_, &last, 1, size - 1) == 1 && last != '\n') append("\n");
+}
+
+void set_file_fault(FileFault fault) {
+  file_fault() = std::move(fault);
 }
 
 }  // namespace facet

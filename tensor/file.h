@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,6 +33,8 @@ class AtomicFile {
   int fd_ = -1;
 };
 
+// False where it stays: rotation of files goes on without it.
+bool remove_file(const std::filesystem::path& path);
 void write_file(const std::filesystem::path& path, std::string_view content);  // atomically
 std::string read_file(const std::filesystem::path& path);
 // Creates the folder and those above it; an existing one is fine.
@@ -57,20 +61,34 @@ class InputFile {
   size_t size_ = 0;
 };
 
-// Appends whole lines, one write() each, so that a crash costs at most the last. A write that
-// fails (disk full) turns it off with one warning on stderr: logs never stop the work.
-class LineLog {
+// Appends records, one write() each, so that a crash costs at most the last. A write that fails
+// (disk full) turns it off with one warning on stderr: logs never stop the work.
+class AppendLog {
  public:
-  explicit LineLog(const std::filesystem::path& path);
-  ~LineLog();
-  LineLog(const LineLog&) = delete;
-  LineLog& operator=(const LineLog&) = delete;
+  explicit AppendLog(const std::filesystem::path& path);
+  ~AppendLog();
+  AppendLog(const AppendLog&) = delete;
+  AppendLog& operator=(const AppendLog&) = delete;
 
-  void write(const std::string& line);
+  void append(std::string_view record);
 
- private:
+ protected:
   std::filesystem::path path_;
   int fd_ = -1;
 };
+
+// ... whole lines. What a crash left of the last one is closed, so that the next stands alone.
+class LineLog : public AppendLog {
+ public:
+  explicit LineLog(const std::filesystem::path& path);
+  void write(const std::string& line) { append(line + "\n"); }
+};
+
+// For tests of what happens on a failing disk: asked before every system call of this file that
+// changes something. 0 lets it happen, an errno makes it fail; kShortWrite halves a write().
+enum class FileCall : uint8_t { create, reserve, write, sync, close, rename, remove };
+inline constexpr int kShortWrite = -1;
+using FileFault = std::function<int(FileCall)>;
+void set_file_fault(FileFault fault);  // an empty one: none any more
 
 }  // namespace facet

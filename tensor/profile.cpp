@@ -90,7 +90,8 @@ struct Flops : NoFlops {
 }  // namespace
 
 template <typename Call>
-void ProfilingBackend::record(const char* method, const Row& cost, const Call& call) {
+void ProfilingBackend::run(const char* method, const Row& cost, const Call& call) {
+  if (!recording_) return call();
   const auto start = std::chrono::steady_clock::now();
   call();
   inner_.synchronize();  // a device that works on its own is waited for
@@ -102,13 +103,15 @@ void ProfilingBackend::record(const char* method, const Row& cost, const Call& c
   row.seconds += elapsed.count();
   row.bytes += cost.bytes;
   row.flops += cost.flops;
+  if (keep_events_)
+    events_.push_back({method, cost.name, start, elapsed.count(), std::this_thread::get_id()});
 }
 
 #define BACKEND_METHOD(name, parameters, arguments)                                              \
   void ProfilingBackend::name parameters {                                                       \
     const Row cost{by_shape_ ? shapes_of arguments : std::string(), 0, 0.0, all_bytes arguments, \
                    Flops::name arguments};                                                       \
-    record(#name, cost, [&] { inner_.name arguments; });                                         \
+    run(#name, cost, [&] { inner_.name arguments; });                                            \
   }
 #include "tensor/backend.def"
 #undef BACKEND_METHOD
@@ -134,9 +137,15 @@ std::vector<ProfilingBackend::Row> ProfilingBackend::rows() const {
   return rows;
 }
 
+std::vector<ProfilingBackend::Event> ProfilingBackend::events() const {
+  std::lock_guard lock(mutex_);
+  return events_;
+}
+
 void ProfilingBackend::reset() {
   std::lock_guard lock(mutex_);
   counts_.clear();
+  events_.clear();
 }
 
 std::vector<std::string> ProfilingBackend::unreached() const {
@@ -147,10 +156,10 @@ std::vector<std::string> ProfilingBackend::unreached() const {
   return names;
 }
 
-Profile::Profile(DeviceType type, bool by_shape)
+Profile::Profile(DeviceType type, bool by_shape, bool keep_events)
     : type_(type),
       before_(&backend_for({type, 0})),
-      backend_(std::make_unique<ProfilingBackend>(*before_, by_shape)) {
+      backend_(std::make_unique<ProfilingBackend>(*before_, by_shape, keep_events)) {
   install_backend(type_, backend_.get());
 }
 

@@ -26,7 +26,7 @@ TEST_F(CliTest, HelpAndVersionGoToStdout) {
   const Outcome version = run({"--version"});
   EXPECT_EQ(version.code, 0);
   EXPECT_EQ(version.out.find("facet 0."), 0u) << version.out;
-  for (const char* command : {"pretrain", "inject", "probe", "knn", "diversity", "cka",
+  for (const char* command : {"pretrain", "inject", "finetune", "probe", "knn", "diversity", "cka",
                               "separation", "transfer", "importance", "study", "reproduce"}) {
     const Outcome outcome = run({command, "--help"});
     EXPECT_EQ(outcome.code, 0) << command;
@@ -133,7 +133,11 @@ TEST_F(CliTest, RecipesSitBetweenDefaultsAndTheCommandLine) {
   size_t recipes = 0;
   for (const auto& entry :
        fs::directory_iterator(std::string(FACET_SOURCE_DIR) + "/apps/recipes")) {
-    const Outcome shipped = run({"pretrain", "--recipe", entry.path().string(), "--print-config"});
+    const std::string name = entry.path().stem().string();
+    const std::string command = name.starts_with("cli-")        ? "inject"
+                                : name.starts_with("finetune-") ? "finetune"
+                                                                : "pretrain";
+    const Outcome shipped = run({command, "--recipe", entry.path().string(), "--print-config"});
     EXPECT_EQ(shipped.code, 0) << shipped.err;
     ++recipes;
   }

@@ -1,5 +1,5 @@
 // Controlled Label Injection: the scalar toy in all its variants, and what must hold for T = 1,
-// T = infinity and in between.
+// T = infinity and in between, on the CPU and on a CUDA device.
 #include "ssl/label_injection.h"
 
 #include <gtest/gtest.h>
@@ -12,9 +12,39 @@
 #include "optim/ema.h"
 #include "tensor/cpu/allocator.h"
 #include "tests/fill.h"
+#if defined(FACET_CUDA)
+#include "cuda/runtime.h"
+#endif
 
 namespace facet {
 namespace {
+
+Device where;  // of the test that runs
+
+class OnDevice : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    where = {};
+    if (GetParam() == std::string("cpu")) return;
+#if defined(FACET_CUDA)
+    cuda::install();
+    where = {DeviceType::cuda, 0};
+#endif
+  }
+  void TearDown() override {
+    where = {};
+  }
+};
+class InjectionToy : public OnDevice {};
+class Injection : public OnDevice {};
+const std::vector<const char*> kDevices = {
+    "cpu",
+#if defined(FACET_CUDA)
+    "cuda",
+#endif
+};
+INSTANTIATE_TEST_SUITE_P(Devices, InjectionToy, testing::ValuesIn(kDevices));
+INSTANTIATE_TEST_SUITE_P(Devices, Injection, testing::ValuesIn(kDevices));
 
 // Features h = b x.
 class ScalarBackbone final : public Encoder {
@@ -34,10 +64,12 @@ struct Toy {
   void run() {
     injection.smoothing = 0;
     LabelInjection method(std::make_unique<ScalarBackbone>(), 2, injection);
-    to_dtype(method, DType::f64);
+    const DType dtype = where.is_cpu() ? DType::f64 : DType::f32;
+    to_dtype(method, dtype);
+    to_device(method, where);
     Linear& head = method.classifier();
     head.bias.set_requires_grad(false);  // the toy's head has weights only
-    head.weight.value().copy_(Tensor::from<double>({.1, -.2}).reshape({2, 1}));
+    head.weight.value().copy_(Tensor::from<double>({.1, -.2}).reshape({2, 1}).cast(dtype));
     head.bias.value().zero_();
     std::vector<ParamGroup> groups = method.groups(weight_decay);
     for (ParamGroup& group : groups) group.weight_decay = weight_decay;  // b decays, too
@@ -45,8 +77,8 @@ struct Toy {
     const std::pair<double, int64_t> data[] = {{1, 0}, {.5, 1}, {-1, 1}, {2, 0}};
     for (int64_t step = 0; step < 4; ++step) {
       Batch batch;
-      batch.views = {Tensor::full({1, 1}, data[step].first, DType::f64)};
-      batch.labels = Tensor::from<int64_t>({data[step].second});
+      batch.views = {Tensor::full({1, 1}, data[step].first, dtype, where)};
+      batch.labels = Tensor::from<int64_t>({data[step].second}).to(where);
       losses.push_back(method.train_step(batch, optimizer, .5, step, 0));
       if (step != 1 && step != 3) continue;
       auto& out = step == 1 ? after2 : after4;
@@ -58,13 +90,13 @@ struct Toy {
 
 void expect_all(const std::vector<double>& got, std::initializer_list<double> want) {
   size_t i = 0;
-  for (const double w : want) EXPECT_NEAR(got[i++], w, 1e-10);
+  for (const double w : want) EXPECT_NEAR(got[i++], w, where.is_cpu() ? 1e-10 : 1e-6);
 }
 
 using Order = InjectionOptions::Order;
 using Norm = InjectionOptions::Norm;
 
-TEST(InjectionToy, Joint) {
+TEST_P(InjectionToy, Joint) {
   Toy one{.injection = {.cycle = 1}};
   one.run();
   expect_all(one.after2, {.9558517961, .1544526266, -.2544526266});
@@ -81,7 +113,7 @@ TEST(InjectionToy, Joint) {
   EXPECT_EQ(infinite.after4[0], 1.0);
 }
 
-TEST(InjectionToy, Sequential) {
+TEST_P(InjectionToy, Sequential) {
   Toy one{.injection = {.cycle = 1, .order = Order::sequential}};
   one.run();
   expect_all(one.after2, {1.0642789955, .1450134603, -.2450134603});
@@ -92,7 +124,7 @@ TEST(InjectionToy, Sequential) {
   expect_all(two.after4, {1.0594627635, .5225595358, -.6225595358});
 }
 
-TEST(InjectionToy, MomentumAndDecayOnSkippedSteps) {
+TEST_P(InjectionToy, MomentumAndDecayOnSkippedSteps) {
   Toy skip{.injection = {.cycle = 2}, .momentum = .9, .weight_decay = .01};
   skip.run();
   expect_all(skip.after2, {.8882863362, .3543853537, -.4529378537});
@@ -104,7 +136,7 @@ TEST(InjectionToy, MomentumAndDecayOnSkippedSteps) {
   expect_all(zero.after4, {.8462633963, .8052176371, -.9007276284});
 }
 
-TEST(InjectionToy, AccumulateMean) {
+TEST_P(InjectionToy, AccumulateMean) {
   Toy mean{.injection = {.cycle = 2, .skipped = SkippedStep::accumulate_mean}};
   mean.run();
   expect_all(mean.after2, {.9784329833, .1653505110, -.2653505110});
@@ -117,13 +149,14 @@ std::unique_ptr<Encoder> encoder() {
   auto net =
       std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
   initialize(*net, 3);
+  to_device(*net, where);
   return net;
 }
 
 Batch batch_of(int64_t step) {
   Batch batch;
-  batch.views = {hashed_images("batch" + std::to_string(step), 6, 8, DType::f32)};
-  batch.labels = Tensor::from<int64_t>({0, 1, 2, 0, 1, 2});
+  batch.views = {hashed_images("batch" + std::to_string(step), 6, 8, DType::f32).to(where)};
+  batch.labels = Tensor::from<int64_t>({0, 1, 2, 0, 1, 2}).to(where);
   return batch;
 }
 
@@ -148,13 +181,15 @@ void steps(Objective& method, Optimizer& optimizer, int64_t from, int64_t to) {
 std::unique_ptr<LabelInjection> injection(const InjectionOptions& options) {
   auto method = std::make_unique<LabelInjection>(encoder(), 3, options);
   initialize(method->classifier(), 5);
+  to_device(*method, where);
   return method;
 }
 
-TEST(Injection, CycleOneIsFineTuningBitByBit) {
+TEST_P(Injection, CycleOneIsFineTuningBitByBit) {
   auto injected = injection({.cycle = 1, .smoothing = .1});
   Supervised plain(encoder(), 3, .1);
   initialize(plain.classifier(), 5);
+  to_device(plain, where);
   Optimizer a(momentum_sgd(), injected->groups(1e-4)), b(momentum_sgd(), plain.groups(1e-4));
   steps(*injected, a, 0, 5);  // gradients are clipped: their norm may not depend on the groups
   steps(plain, b, 0, 5);
@@ -167,7 +202,7 @@ TEST(Injection, CycleOneIsFineTuningBitByBit) {
   EXPECT_EQ(buffers_of(a), buffers_of(b));
 }
 
-TEST(Injection, InfiniteCycleLeavesTheBackboneAlone) {
+TEST_P(Injection, InfiniteCycleLeavesTheBackboneAlone) {
   auto method = injection({.cycle = 0});
   const State before = snapshot(method->encoder());
   Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
@@ -186,7 +221,7 @@ State weights_only(Module& module) {
   return values;
 }
 
-TEST(Injection, BackboneMovesExactlyAtMultiplesOfT) {
+TEST_P(Injection, BackboneMovesExactlyAtMultiplesOfT) {
   for (const int64_t cycle : {2, 3}) {
     auto method = injection({.cycle = cycle});
     Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
@@ -203,7 +238,7 @@ TEST(Injection, BackboneMovesExactlyAtMultiplesOfT) {
   }
 }
 
-TEST(Injection, HeadTrajectoryIsTheSameBeforeTheFirstBackboneStep) {
+TEST_P(Injection, HeadTrajectoryIsTheSameBeforeTheFirstBackboneStep) {
   // One norm mode for all, as only then the features agree.
   std::vector<State> heads;
   for (const int64_t cycle : {4, 5, 100}) {
@@ -216,7 +251,7 @@ TEST(Injection, HeadTrajectoryIsTheSameBeforeTheFirstBackboneStep) {
   EXPECT_EQ(heads[0], heads[2]);
 }
 
-TEST(Injection, ResumesInsideACycle) {
+TEST_P(Injection, ResumesInsideACycle) {
   const std::pair<Algorithm, SkippedStep> cases[] = {
       {Algorithm::sgd, SkippedStep::skip},
       {Algorithm::sgd, SkippedStep::zero_grad},
@@ -241,7 +276,7 @@ TEST(Injection, ResumesInsideACycle) {
   }
 }
 
-TEST(Injection, SequentialWithARestingHeadIsJoint) {
+TEST_P(Injection, SequentialWithARestingHeadIsJoint) {
   std::vector<State> ends;
   for (const Order order : {Order::joint, Order::sequential}) {
     auto method = injection({.cycle = 2, .order = order});
@@ -256,7 +291,7 @@ TEST(Injection, SequentialWithARestingHeadIsJoint) {
 }
 
 // Whether the running statistics move on head-only step 0 and on full step 1 of T = 2.
-TEST(Injection, NormModes) {
+TEST_P(Injection, NormModes) {
   const auto buffers_move = [](Norm norm, int64_t cycle) {
     auto method = injection({.cycle = cycle, .norm = norm});
     Optimizer optimizer(momentum_sgd(), method->groups(0));
@@ -283,7 +318,7 @@ TEST(Injection, NormModes) {
   EXPECT_EQ(buffers_move(Norm::eval, 1), "11");
 }
 
-TEST(Injection, InfiniteCycleIsAProbeOnEvalFeatures) {
+TEST_P(Injection, InfiniteCycleIsAProbeOnEvalFeatures) {
   auto method = injection({.cycle = 0});
   Optimizer optimizer(momentum_sgd(), method->groups(1e-4));
   steps(*method, optimizer, 0, 4);
@@ -291,6 +326,7 @@ TEST(Injection, InfiniteCycleIsAProbeOnEvalFeatures) {
   net->eval();
   Linear probe(net->feature_dim(), 3);
   initialize(probe, 5);
+  to_device(probe, where);
   ParamGroup prototype;
   prototype.name = "head";
   prototype.weight_decay = 1e-4;
@@ -309,7 +345,7 @@ TEST(Injection, InfiniteCycleIsAProbeOnEvalFeatures) {
   EXPECT_EQ(snapshot(probe), snapshot(method->classifier()));
 }
 
-TEST(Injection, HeadOnlyStepsKeepNoActivations) {
+TEST(InjectionSteps, HeadOnlyStepsKeepNoActivations) {
   auto method = injection({.cycle = 2});
   method->loss(batch_of(0), 0);
   const size_t before = cpu_allocator_stats().in_use;
@@ -319,10 +355,11 @@ TEST(Injection, HeadOnlyStepsKeepNoActivations) {
   EXPECT_LT(little * 20, cpu_allocator_stats().in_use - before - little);
 }
 
-TEST(Injection, AverageFollowsEveryStepAndRestsWithTheBackbone) {
+TEST_P(Injection, AverageFollowsEveryStepAndRestsWithTheBackbone) {
   auto probing = injection({.cycle = 0}), tuned = injection({.cycle = 1});
   Supervised plain(encoder(), 3, .1);
   initialize(plain.classifier(), 5);
+  to_device(plain, where);
   const auto run = [](Objective& method) {
     Optimizer optimizer(momentum_sgd(), method.groups(1e-4));
     Ema ema(state(method), .99);
@@ -345,7 +382,7 @@ TEST(Injection, AverageFollowsEveryStepAndRestsWithTheBackbone) {
   EXPECT_EQ(run(*tuned), run(plain));
 }
 
-TEST(Injection, Phases) {
+TEST(InjectionSteps, Phases) {
   using Phase = InjectionOptions::Phase;
   const auto due = [](const InjectionOptions& o) {
     auto method = injection(o);
@@ -353,6 +390,17 @@ TEST(Injection, Phases) {
     for (int64_t s = 0; s < 10; ++s) text += method->backbone_steps(s) ? '1' : '0';
     return text;
   };
+  for (const InjectionOptions& o :
+       {InjectionOptions{.cycle = 3}, InjectionOptions{.cycle = 3, .phase = Phase::zero_based},
+        InjectionOptions{.cycle = 3, .phase = Phase::per_epoch, .steps_per_epoch = 4},
+        InjectionOptions{.cycle = 0}}) {
+    auto method = injection(o);
+    int64_t updates = 0;
+    for (int64_t s = 0; s < 12; ++s) {
+      EXPECT_EQ(method->backbone_updates(s), updates) << s;
+      updates += method->backbone_steps(s);
+    }
+  }
   EXPECT_EQ(due({.cycle = 3}), "0010010010");
   EXPECT_EQ(due({.cycle = 3, .phase = Phase::zero_based}), "1001001001");
   EXPECT_EQ(due({.cycle = 3, .phase = Phase::per_epoch, .steps_per_epoch = 4}), "0010001000");
@@ -385,7 +433,7 @@ TEST(Centroids, Options) {
   near(nearest_centroid_bias(c).to_vector<double>(), {-.5, -50});
 }
 
-TEST(Injection, ResetHead) {
+TEST_P(Injection, ResetHead) {
   auto a = injection({}), b = injection({});
   a->reset_head(1);
   b->reset_head(1);

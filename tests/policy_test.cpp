@@ -141,6 +141,32 @@ TEST(AutoAugment, ImageNetPolicy) {
   EXPECT_FALSE(auto_augment().on_devices);
 }
 
+TEST(Cutout, FillsOneBoxAndNothingElse) {
+  const int side = 20;
+  Image picture(side, side);
+  for (size_t i = 0; i < picture.pixels.size(); ++i)
+    picture.pixels[i] = static_cast<uint8_t>(i * 7);
+  const Pipeline pipeline(side, kImagenetNormalization,
+                          {resize_to(side, Filter::bilinear), random_cutout(.5)});
+  int whole = 0;
+  for (uint64_t seed = 0; seed < 400; ++seed) {
+    const ImageOp op = pipeline.plan(side, side, RandomSequence({seed, 1})).ops[0];
+    const Image view = pipeline.view(picture, RandomSequence({seed, 1}));
+    const auto [top, left, height, width] = op.box;
+    for (int y = 0; y < side; ++y)
+      for (int x = 0; x < side; ++x) {
+        const bool inside = y >= top && y < top + height && x >= left && x < left + width;
+        for (int c = 0; c < 3; ++c)
+          ASSERT_EQ(view.at(y, x)[c], inside ? op.fill[c] : picture.at(y, x)[c]);
+      }
+    // Half of the sides and a line, as Pillow draws it, cut at the borders.
+    EXPECT_TRUE(height >= 6 && height <= 11 && width >= 6 && width <= 11);
+    whole += height == 11 && width == 11;
+  }
+  EXPECT_NEAR(whole, 100, 4 * std::sqrt(400 * .25 * .75));
+  EXPECT_FALSE(pipeline.on_devices());
+}
+
 TEST(RandAugment, RunsInAPipeline) {
   const Pipeline pipeline = policy_pipeline(24, kImagenetNormalization, rand_augment());
   EXPECT_FALSE(pipeline.on_devices());

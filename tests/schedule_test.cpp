@@ -71,5 +71,22 @@ TEST(Schedule, TimmCountsItsCosineFromEpochZero) {
   near(lr(109), 1e-5);
 }
 
+// Values of torch.optim.lr_scheduler.OneCycleLR.
+TEST(Schedule, OneCycle) {
+  const auto fifth = [](int64_t t) { return one_cycle(2e-4, t, .2 * 50, 50); };
+  near(fifth(0), 8e-6);
+  near(fifth(1), 1.37895084046e-05);
+  near(fifth(5), 0.000120670225056);
+  near(fifth(9), 2e-4);
+  near(fifth(10), 0.000199691734606);
+  near(fifth(25), 0.000130901975831);
+  near(fifth(49), 8e-10);
+  const auto third = [](int64_t t) { return one_cycle(2e-4, t, .3 * 37, 37); };
+  near(third(9), 0.000194435289293);
+  near(third(10), 0.0001999535631);
+  near(third(11), 0.000199404718821);
+  near(third(36), 8e-10);
+}
+
 }  // namespace
 }  // namespace facet::schedule

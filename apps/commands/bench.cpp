@@ -224,11 +224,8 @@ void bench_diversity(const Arguments& arguments) {
 
 void run_bench(const Arguments& arguments) {
   const std::vector<std::pair<std::string, void (*)(const Arguments&)>> kinds = {
-      {"train", bench_train},
-      {"ops", bench_ops},
-      {"data", bench_data},
-      {"diversity", bench_diversity},
-      {"peers", bench_peers}};
+      {"train", bench_train},         {"ops", bench_ops},     {"data", bench_data},
+      {"diversity", bench_diversity}, {"probe", bench_probe}, {"peers", bench_peers}};
   const std::string word = arguments.empty() ? "--help" : arguments[0];
   std::vector<std::string> names;
   for (const auto& [name, run] : kinds) {
@@ -237,17 +234,18 @@ void run_bench(const Arguments& arguments) {
   }
   if (word == "--help" || word == "-h") {
     fmt::print(
-        "usage: facet bench train|ops|data|diversity|peers [options]\n\n"
+        "usage: facet bench train|ops|data|diversity|probe|peers [options]\n\n"
         "  train      images a second of whole training steps\n"
         "  ops        every operation, forward and backward, beside the device's own rates\n"
         "  data       JPEG files decoded and augmented\n"
         "  diversity  both diversities of ResNet-50-shaped weights\n"
+        "  probe      a linear probe's path of 45 strengths\n"
         "  peers      both beside PyTorch and SciPy, run in turn\n");
     return;
   }
   throw UsageError(
-      fmt::format("facet bench: unknown benchmark '{}': expected train, ops, data, diversity "
-                  "or peers{}",
+      fmt::format("facet bench: unknown benchmark '{}': expected train, ops, data, diversity, "
+                  "probe or peers{}",
                   word, did_you_mean(word, names)));
 }
 

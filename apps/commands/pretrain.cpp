@@ -1,4 +1,4 @@
-// facet pretrain and facet inject: one run each.
+// facet pretrain, facet inject and facet finetune: one run each.
 #include "apps/command.h"
 #include "apps/training.h"
 
@@ -34,12 +34,26 @@ void run_inject(const Arguments& arguments) {
                   "Injects labels into a pretrained network (Controlled Label Injection).");
   InjectOptions settings;
   settings.run.epochs = 4;
+  settings.run.eval_epochs = 1;
   bool json = false;
   settings.add_to(options);
   options.flag("--json", json, "Print JSON", Options::kProcess);
   options.with_recipes();
   if (!options.parse(arguments)) return;
   print_result(settings.run.output, inject(settings, options.toml()), json);
+}
+
+void run_finetune(const Arguments& arguments) {
+  Options options("finetune",
+                  "Trains a pretrained network on a task. Its defaults are the protocol of Nayman "
+                  "et al. for CNNs; --recipe finetune-vit is that for ViTs.");
+  InjectOptions settings = InjectOptions::finetuning();
+  bool json = false;
+  settings.add_finetuning_to(options);
+  options.flag("--json", json, "Print JSON", Options::kProcess);
+  options.with_recipes();
+  if (!options.parse(arguments)) return;
+  print_result(settings.run.output, inject(settings, options.toml(), "finetune"), json);
 }
 
 }  // namespace facet

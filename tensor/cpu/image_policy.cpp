@@ -134,6 +134,12 @@ Affine rotation(double degrees, int height, int width) {
   return {cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y};
 }
 
+void fill_box(Image& image, const ImageOp& op) {
+  const auto [top, left, height, width] = op.box;
+  for (int y = top; y < top + height; ++y)
+    for (int x = left; x < left + width; ++x) std::copy_n(op.fill, 3, image.at(y, x));
+}
+
 }  // namespace
 
 void apply_policy(const ImageOp& op, Image& image) {
@@ -147,6 +153,7 @@ void apply_policy(const ImageOp& op, Image& image) {
     case ImageOpKind::shear_y: return transform(image, {.d = v}, op);
     case ImageOpKind::translate_x: return transform(image, {.c = v * image.width}, op);
     case ImageOpKind::translate_y: return transform(image, {.f = v * image.height}, op);
+    case ImageOpKind::cutout: return fill_box(image, op);
     default: throw InternalError("an image operation that nobody runs");
   }
 }

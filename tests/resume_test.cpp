@@ -1,0 +1,192 @@
+// A run that stops after every single step, each time in new objects, equals one that never
+// stopped, bit by bit: every method, optimiser and kind of injection.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <map>
+
+#include "apps/methods.h"
+#include "apps/trainer.h"
+#include "data/loader.h"
+#include "nn/init.h"
+#include "ssl/label_injection.h"
+#include "tensor/parallel.h"
+
+namespace facet {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Case {
+  std::string name;
+  MethodOptions method{};
+  NetworkOptions network{.arch = "resnet18", .width = 4, .image_size = 16};
+  OptimizerOptions optimizer{.algorithm = Algorithm::sgd, .nesterov = true};
+  std::optional<InjectionOptions> injection{};
+  bool average = false;
+  int64_t steps = 10;  // of 4 an epoch
+};
+
+NetworkOptions small_vit() {
+  return {.arch = "vit_tiny",
+          .width = 16,
+          .image_size = 16,
+          .patch_size = 4,
+          .depth = 2,
+          .heads = 2,
+          .drop_path = .1};
+}
+
+std::vector<Case> cases() {
+  const OptimizerOptions adamw{.algorithm = Algorithm::adamw}, lars{.algorithm = Algorithm::lars};
+  std::vector<Case> list = {
+      {.name = "simclr", .method = {.method = "simclr"}, .optimizer = lars},
+      {.name = "moco", .method = {.method = "moco", .queue = 48, .norm_splits = 2}},
+      {.name = "swav",
+       .method =
+           {.method = "swav", .queue = 32, .prototypes = 8, .freeze_steps = 3, .queue_from = 5}},
+      {.name = "dino",
+       .method = {.method = "dino",
+                  .out_dim = 16,
+                  .head_hidden = 16,
+                  .head_bottleneck = 8,
+                  .warmup_teacher_epochs = 2,
+                  .warmup_teacher_temperature = .02},
+       .network = small_vit(),
+       .optimizer = adamw},
+      {.name = "mae",
+       .method = {.method = "mae", .decoder_width = 16, .decoder_depth = 1, .decoder_heads = 2},
+       .network = small_vit(),
+       .optimizer = adamw},
+      {.name = "supcon", .method = {.method = "supcon"}},
+      {.name = "ce+selfsupcon",
+       .method = {.method = "ce+selfsupcon", .queue = 48, .norm_splits = 2}},
+      {.name = "supervised", .method = {.method = "supervised"}, .average = true, .steps = 40},
+      {.name = "mixed",
+       .method = {.method = "supervised",
+                  .labels = {.smoothing = .1,
+                             .mixup = .8,
+                             .cutmix = 1,
+                             .erase_probability = .5,
+                             .policy = "rand-m9-mstd0.5-inc1"}},
+       .network = small_vit(),
+       .optimizer = adamw,
+       .average = true},
+  };
+  for (const int64_t cycle : {1, 3})
+    for (const auto& optimizer : {OptimizerOptions{}, adamw, lars})
+      list.push_back({.name = fmt::format("inject{}{}", cycle, name(optimizer.algorithm)),
+                      .optimizer = optimizer,
+                      .injection = InjectionOptions{.cycle = cycle},
+                      .average = true});
+  list.push_back({.name = "accumulates",
+                  .injection = InjectionOptions{.cycle = 3,
+                                                .order = InjectionOptions::Order::sequential,
+                                                .skipped = SkippedStep::accumulate_mean,
+                                                .phase = InjectionOptions::Phase::per_epoch,
+                                                .steps_per_epoch = 4}});
+  list.push_back({.name = "coasts",
+                  .injection = InjectionOptions{.cycle = 3, .skipped = SkippedStep::zero_grad}});
+  return list;
+}
+
+class ResumeEverywhere : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    root_ = fs::temp_directory_path() / fmt::format("facet_resume_{}", ::getpid());
+    fs::remove_all(root_);
+    set_num_threads(1);
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  using Bytes = std::map<std::string, std::string>;
+
+  // Everything anew, from where the folder left off to `until`; what the run is then.
+  Bytes run(const std::string& folder, int64_t until, int workers) {
+    const Case& c = GetParam();
+    const DatasetPtr dataset = open_dataset("shapes:train=64,size=16", Split::train);
+    constexpr int64_t kBatch = 16;
+    std::unique_ptr<Objective> objective;
+    std::vector<Pipeline> views;
+    if (c.injection) {
+      objective = std::make_unique<LabelInjection>(make_encoder(c.network.resolve()),
+                                                   dataset->num_classes(), *c.injection);
+      initialize(*objective, 1);
+      views = {supervised_pipeline(16, kHalfNormalization, .5)};
+    } else {
+      objective = make_objective(c.method, c.network,
+                                 {.classes = dataset->num_classes(),
+                                  .samples = dataset->size(),
+                                  .batch_size = kBatch,
+                                  .epochs = 3},
+                                 1);
+      views = training_views(c.method, c.network, kHalfNormalization, false, 0);
+    }
+    Optimizer optimizer(c.optimizer, objective->groups(1e-3));
+    std::optional<WeightAverage> average;
+    if (c.average) average.emplace(*objective, WeightAverage::Options{.decay = .9, .warmup = true});
+    DataLoader loader(dataset, {.views = views, .batch_size = kBatch, .workers = workers});
+    TrainOptions options;
+    options.title = c.name;
+    options.total_steps = c.steps;
+    options.steps_per_epoch = loader.batches();
+    options.lr = [](int64_t step) { return .02 / static_cast<double>(step + 1); };
+    int64_t next = -1;
+    options.batch = [&](int64_t step) {
+      if (step != next || step % loader.batches() == 0)
+        loader.start(step / loader.batches(), step % loader.batches());
+      next = step + 1;
+      Batch batch = *loader.next();
+      samples_[folder] += fmt::format("{}:", step);
+      for (const int64_t i : batch.indices.to_vector<int64_t>())
+        samples_[folder] += fmt::format(" {}", i);
+      return batch;
+    };
+    options.log_every = 1;
+    options.stop = [&](int64_t step) { return step == until; };
+    options.average = average ? &*average : nullptr;
+    options.progress = {.every_steps = 1000, .every_seconds = 1000};
+    RunFolder run_folder(root_ / folder, "");
+    testing::internal::CaptureStderr();
+    try {
+      train(*objective, optimizer, run_folder, options);
+      EXPECT_EQ(until, c.steps);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.exit_code(), ExitCode::interrupted) << e.what();
+      EXPECT_LT(until, c.steps);
+    }
+    testing::internal::GetCapturedStderr();
+    Bytes bytes;
+    const auto add = [&](const char* prefix, const std::vector<NamedTensor>& tensors) {
+      for (const auto& [name, value] : tensors)
+        bytes[prefix + name] = {static_cast<const char*>(value.raw()), value.bytes()};
+    };
+    add("model.", state(*objective));
+    add("optimizer.", optimizer.state());
+    if (average) add("average.", average->state());
+    return bytes;
+  }
+
+  fs::path root_;
+  std::map<std::string, std::string> samples_;
+};
+
+TEST_P(ResumeEverywhere, IsExact) {
+  const Bytes straight = run("straight", GetParam().steps, 0);
+  Bytes chained;
+  for (int64_t step = 1; step <= GetParam().steps; ++step)
+    chained = run("chained", step, static_cast<int>(step % 3));
+  ASSERT_EQ(chained.size(), straight.size());
+  for (const auto& [name, value] : straight) EXPECT_TRUE(chained.at(name) == value) << name;
+  EXPECT_EQ(samples_["chained"], samples_["straight"]);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ResumeEverywhere, testing::ValuesIn(cases()), [](const auto& test) {
+  std::string name = test.param.name;
+  std::erase(name, '+');
+  return name;
+});
+
+}  // namespace
+}  // namespace facet
