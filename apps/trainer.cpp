@@ -153,6 +153,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       checkpoint();
   }
   if (leads && saved_step != step) checkpoint();
+  comm.barrier();  // a rank that ends with an error would stop the one that saves
   if (step < options.total_steps)
     stop_if_interrupted(fmt::format("{}: stopped after step {} of {}, saved in {}", options.title,
                                     step, options.total_steps, folder.path().string()));
