@@ -281,6 +281,13 @@ TEST_F(CliDeviceTest, TooLittleMemorySaysWhatIsHeld) {
                {"out of memory on cuda:0", "asked for", "largest", "--batch-size"});
 }
 
+TEST_F(CliDeviceTest, AFailedKernelEndsAnEvaluationInOneLine) {
+  ::setenv("FACET_EMU_MACHINE", "fail_launch=0", 1);
+  expect_error(
+      {"knn", "pixels", "--data", "shapes:train=20,test=10,size=8", "-k", "5", "--device", "cuda"},
+      1, {"cudaErrorLaunchFailure", "illegal memory"});
+}
+
 TEST_F(CliDeviceTest, AFailedKernelNamesTheLastCheckpoint) {
   // In a step, and while a checkpoint is made.
   for (const char* fault : {"fail_launch=300", "fail_launch=700"}) {

@@ -417,6 +417,29 @@ TEST_F(EmulatorTest, CopiesMustGoWhereTheySay) {
   EXPECT_EQ(cudaMemcpy(host, x, 64, cudaMemcpyDeviceToHost), cudaSuccess);
 }
 
+// As on several GPUs, where work goes to the current device alone.
+TEST_F(EmulatorTest, AnotherDevicesStreamIsRefused) {
+  DeviceArray<float> x(counting(32));
+  cudaStream_t stream = nullptr;
+  cudaEvent_t event = nullptr;
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+  ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDefault), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(event, stream), cudaErrorInvalidResourceHandle);
+  try {
+    launch<scale_kernel>(1, 32, 0, stream, 2.0f, x, x, 32);
+    ADD_FAILURE() << "launched";
+  } catch (const cuda::CudaError& e) {
+    EXPECT_NE(std::string(e.what()).find("its stream is of device 1, current is 0"),
+              std::string::npos)
+        << e.what();
+  }
+  static_cast<void>(cudaGetLastError());
+  EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
 TEST_F(EmulatorTest, FaultsOnDemand) {
   int count = 0;
   emu::machine().devices = 0;

@@ -358,6 +358,7 @@ void expect_close(const std::vector<double>& got, const std::vector<double>& wan
 }
 
 #if defined(FACET_CUDA_EMULATED)
+// Small steps: what rounding does to one grows in the next.
 Words on_device(const std::string& method, const std::string& device, const std::string& output) {
   return {"pretrain",
           "--method",
@@ -365,7 +366,7 @@ Words on_device(const std::string& method, const std::string& device, const std:
           "--width",
           "2",
           "--lr",
-          "0.01",
+          "0.0001",
           "--image-size",
           "8",
           "--data",

@@ -265,6 +265,12 @@ void enqueue_kernel(cudaStream_t stream_, const char* kernel, const LaunchShape&
     leave(cudaErrorInvalidConfiguration);
     return;
   }
+  if (stream.device != current_device) {
+    state().fault = fmt::format("{}: its stream is of device {}, current is {}", kernel,
+                                stream.device, current_device);
+    leave(cudaErrorInvalidResourceHandle);
+    return;
+  }
   push(stream, [=, body = std::move(body)] {
     FaultPlan& faults = state().faults;
     if (faults.fail_launch >= 0 && faults.fail_launch-- == 0)
@@ -533,6 +539,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(mutex());
   if (!event) return leave(cudaErrorInvalidResourceHandle);
   Stream& s = stream_of(stream);
+  if (event->device != s.device) return leave(cudaErrorInvalidResourceHandle);
   event->stream = &s;
   const uint64_t record = ++event->recorded;
   return push(s, [=] {

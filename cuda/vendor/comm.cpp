@@ -91,7 +91,6 @@ class Clique {
   ~Clique() {
     for (size_t rank = 0; rank < ranks_.size(); ++rank)
       if (ranks_[rank].handle) {
-        const DeviceGuard guard(devices_[rank]);
         static_cast<void>(cudaStreamSynchronize(stream(devices_[rank])));
         static_cast<void>(nccl().ncclCommDestroy(ranks_[rank].handle));
       }
@@ -131,10 +130,10 @@ class Clique {
 
   // Work that waits for others on the devices is given up, and ranks are stopped at their next
   // call.
+  // Throws nothing: devices may be in any state.
   void stop() {
     for (size_t rank = 0; rank < ranks_.size(); ++rank) {
       const std::lock_guard lock(ranks_[rank].mutex);
-      const DeviceGuard guard(devices_[rank]);
       if (ncclComm_t handle = std::exchange(ranks_[rank].handle, nullptr))
         static_cast<void>(nccl().ncclCommAbort(handle));
     }

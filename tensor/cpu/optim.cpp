@@ -1,6 +1,9 @@
 // Optimiser steps over many tensors at once: one parallel loop over the blocks of all of them.
+#include <algorithm>
+
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/loops.h"
+#include "tensor/optimizer_rules.h"
 
 namespace facet {
 
@@ -41,68 +44,39 @@ double sum_of_squares(const T* x, int64_t begin, int64_t end) {
   });
 }
 
+// rule_of(tag, t)(first[t][i], others[t][i]...) for every element i of every tensor t. An SGD
+// without momentum has no buffer.
+template <typename RuleOf, typename... Others>
+void apply(const char* op, const RuleOf& rule_of, std::span<Tensor> first,
+           const Others&... others) {
+  for_each_typed(op, first, TensorBlocks(first),
+                 [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
+                   using T = acc_t<decltype(tag)>;  // f32 or f64: ops.cpp refuses others
+                   const auto rule = rule_of(T{}, t);
+                   const auto walk = [&](T* x, auto*... rest) {
+#pragma omp simd
+                     for (int64_t i = begin; i < end; ++i) rule(x[i], rest[i]...);
+                   };
+                   walk(first[t].data<T>(), others[t].template data<T>()...);
+                 });
+}
+
 }  // namespace
 
 void CpuBackend::sgd_step(std::span<Tensor> params, std::span<const Tensor> grads,
                           std::span<Tensor> momentum, std::span<const SgdArgs> args) {
-  const TensorBlocks blocks(params);
-  for_each_typed(
-      "sgd_step", params, blocks, [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
-        using T = decltype(tag);
-        using A = acc_t<T>;
-        const SgdArgs& arg = args[t];
-        const A lr = static_cast<A>(arg.lr), decay = static_cast<A>(arg.weight_decay);
-        const A m = static_cast<A>(arg.momentum);
-        T* w = params[t].data<T>();
-        const T* g = grads[t].data<T>();
-        if (arg.momentum == 0.0) {  // needs no buffer
-#pragma omp simd
-          for (int64_t i = begin; i < end; ++i)
-            w[i] = static_cast<T>(widen(w[i]) - lr * (widen(g[i]) + decay * widen(w[i])));
-          return;
-        }
-        T* buffer = momentum[t].data<T>();
-        const bool first = arg.first, nesterov = arg.nesterov;
-#pragma omp simd
-        for (int64_t i = begin; i < end; ++i) {
-          const A d = widen(g[i]) + decay * widen(w[i]);
-          const A v = first ? d : m * widen(buffer[i]) + d;
-          buffer[i] = static_cast<T>(v);
-          w[i] = static_cast<T>(widen(w[i]) - lr * (nesterov ? d + m * v : v));
-        }
-      });
+  const auto rule = [&](auto tag, size_t t) { return SgdRule<decltype(tag)>(args[t]); };
+  if (std::all_of(args.begin(), args.end(), [](const SgdArgs& a) { return a.momentum == 0.0; }))
+    apply("sgd_step", rule, params, grads);
+  else
+    apply("sgd_step", rule, params, grads, momentum);
 }
 
 void CpuBackend::adamw_step(std::span<Tensor> params, std::span<const Tensor> grads,
                             std::span<Tensor> exp_avg, std::span<Tensor> exp_avg_sq,
                             std::span<const AdamArgs> args) {
-  const TensorBlocks blocks(params);
-  for_each_typed(
-      "adamw_step", params, blocks, [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
-        using T = decltype(tag);
-        using A = acc_t<T>;
-        const AdamArgs& arg = args[t];
-        const double step = static_cast<double>(arg.step);
-        const A step_size = static_cast<A>(arg.lr / (1.0 - std::pow(arg.beta1, step)));
-        const A root_scale = static_cast<A>(1.0 / std::sqrt(1.0 - std::pow(arg.beta2, step)));
-        const A beta1 = static_cast<A>(arg.beta1), beta2 = static_cast<A>(arg.beta2);
-        const A rest1 = static_cast<A>(1.0 - arg.beta1), rest2 = static_cast<A>(1.0 - arg.beta2);
-        const A eps = static_cast<A>(arg.eps);
-        const A shrink = static_cast<A>(arg.decoupled ? 1.0 - arg.lr * arg.weight_decay : 1.0);
-        const A l2 = static_cast<A>(arg.decoupled ? 0.0 : arg.weight_decay);
-        T *w = params[t].data<T>(), *m = exp_avg[t].data<T>(), *v = exp_avg_sq[t].data<T>();
-        const T* g = grads[t].data<T>();
-#pragma omp simd
-        for (int64_t i = begin; i < end; ++i) {
-          const A d = widen(g[i]) + l2 * widen(w[i]);
-          const A mean = beta1 * widen(m[i]) + rest1 * d;
-          const A square = beta2 * widen(v[i]) + rest2 * d * d;
-          m[i] = static_cast<T>(mean);
-          v[i] = static_cast<T>(square);
-          const A denominator = std::sqrt(square) * root_scale + eps;
-          w[i] = static_cast<T>(shrink * widen(w[i]) - step_size * mean / denominator);
-        }
-      });
+  const auto rule = [&](auto tag, size_t t) { return AdamRule<decltype(tag)>(args[t]); };
+  apply("adamw_step", rule, params, grads, exp_avg, exp_avg_sq);
 }
 
 void CpuBackend::lars_step(std::span<Tensor> params, std::span<const Tensor> grads,
@@ -111,74 +85,26 @@ void CpuBackend::lars_step(std::span<Tensor> params, std::span<const Tensor> gra
       block_sums("lars_step", params, [&](auto tag, size_t t, int64_t begin, int64_t end) {
         return args[t].adapt ? sum_of_squares(params[t].data<decltype(tag)>(), begin, end) : 0.0;
       });
-  // |g|^2 for LARC, |g + decay w|^2 for the others.
   const std::vector<double> gradients =
       block_sums("lars_step", params, [&](auto tag, size_t t, int64_t begin, int64_t end) {
         using T = decltype(tag);
         const T *w = params[t].data<T>(), *g = grads[t].data<T>();
-        if (!args[t].adapt) return 0.0;
-        if (args[t].form == LarsForm::larc) return sum_of_squares(g, begin, end);
-        const double decay = args[t].weight_decay;
-        return sum_terms<double>(begin, end, [=](int64_t i) {
+        const double decay = lars_decay(args[t]);
+        return !args[t].adapt ? 0.0 : sum_terms<double>(begin, end, [=](int64_t i) {
           const double value = double{widen(g[i])} + decay * double{widen(w[i])};
           return value * value;
         });
       });
-  struct Factors {
-    double trust = 1.0, decay = 0.0;
+  const auto rule = [&](auto tag, size_t t) {
+    return LarsRule<decltype(tag)>(args[t], weights[t], gradients[t]);
   };
-  std::vector<Factors> factors(params.size());
-  for (size_t t = 0; t < params.size(); ++t) {
-    const LarsArgs& arg = args[t];
-    const bool larc = arg.form == LarsForm::larc;
-    const double w = std::sqrt(weights[t]), g = std::sqrt(gradients[t]);
-    factors[t].decay = arg.weight_decay;
-    if (!arg.adapt) continue;
-    if (w > 0.0 && g > 0.0)
-      factors[t].trust = arg.trust * w / (larc ? g + arg.weight_decay * w + arg.eps : g);
-    else if (larc)
-      factors[t].decay = 0.0;  // apex leaves such a gradient as it is
-  }
-  const TensorBlocks blocks(params);
-  for_each_typed("lars_step", params, blocks,
-                 [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
-                   using T = decltype(tag);
-                   using A = acc_t<T>;
-                   const LarsArgs& arg = args[t];
-                   // The classic form keeps the learning rate inside of the buffer.
-                   const bool classic = arg.form == LarsForm::simclr, first = arg.first;
-                   const A inside = static_cast<A>(factors[t].trust * (classic ? arg.lr : 1.0));
-                   const A outside = static_cast<A>(classic ? 1.0 : arg.lr);
-                   const A m = static_cast<A>(arg.momentum);
-                   const A decay = static_cast<A>(factors[t].decay);
-                   T *w = params[t].data<T>(), *buffer = momentum[t].data<T>();
-                   const T* g = grads[t].data<T>();
-#pragma omp simd
-                   for (int64_t i = begin; i < end; ++i) {
-                     const A d = inside * (widen(g[i]) + decay * widen(w[i]));
-                     const A v = first ? d : m * widen(buffer[i]) + d;
-                     buffer[i] = static_cast<T>(v);
-                     w[i] = static_cast<T>(widen(w[i]) - outside * v);
-                   }
-                 });
+  apply("lars_step", rule, params, grads, momentum);
 }
 
 void CpuBackend::ema_step(std::span<Tensor> averages, std::span<const Tensor> values,
                           double decay) {
-  const TensorBlocks blocks(averages);
-  for_each_typed(
-      "ema_step", averages, blocks, [&](auto tag, int64_t, size_t t, int64_t begin, int64_t end) {
-        using T = decltype(tag);
-        // As a step towards the value: an average that has arrived stays, which
-        // rounded factors that do not add up to 1 would not let it.
-        const auto rest = static_cast<acc_t<T>>(1.0 - decay);
-        T* average = averages[t].data<T>();
-        const T* value = values[t].data<T>();
-#pragma omp simd
-        for (int64_t i = begin; i < end; ++i)
-          average[i] =
-              static_cast<T>(widen(average[i]) + rest * (widen(value[i]) - widen(average[i])));
-      });
+  const auto rule = [&](auto tag, size_t) { return EmaRule<decltype(tag)>(decay); };
+  apply("ema_step", rule, averages, values);
 }
 
 void CpuBackend::sum_squares(std::span<const Tensor> tensors, std::span<double> sums) {
