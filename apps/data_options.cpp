@@ -18,7 +18,7 @@ std::string class_list(const Dataset& dataset) {
 void ReadingOptions::add_to(Options& options) {
   options.choice("--split", split, {"default", "official", "paper", "trainval"},
                  "Which parts train and test; default: official, where there is one");
-  options.add("--cache", cache, "Pictures that facet dataset cache put into this folder");
+  options.add("--cache", cache, "Pictures that facet dataset cache put into this folder, or none");
   options.choice("--on-bad-sample", on_bad_sample, {"fail", "skip", "substitute"},
                  "A picture that cannot be decoded: an error, another one, or one of its class; in "
                  "evaluation (but for fail) it counts as wrong");
@@ -29,7 +29,8 @@ std::string ReadingOptions::specification(const std::string& data) const {
 }
 
 DatasetPtr ReadingOptions::open(const std::string& data, Split part) const {
-  return open_dataset(with_option(specification(data), "cache", cache), part);
+  return open_dataset(with_option(specification(data), "cache", cache == "none" ? "" : cache),
+                      part);
 }
 
 OnBadSample ReadingOptions::policy() const {

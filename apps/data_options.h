@@ -9,7 +9,7 @@
 namespace facet {
 
 struct ReadingOptions {
-  std::string split = "default", cache, on_bad_sample = "fail";
+  std::string split = "default", cache = "none", on_bad_sample = "fail";
 
   void add_to(Options& options);
   // A dataset's specification with what --split says: what a trained network remembers.
