@@ -1,6 +1,7 @@
 #include "apps/data_options.h"
 
 #include "data/listing.h"
+#include "tensor/hash.h"
 
 namespace facet {
 namespace {

@@ -7,6 +7,7 @@
 
 #include "data/listing.h"
 #include "tensor/file.h"
+#include "tensor/hash.h"
 #include "tensor/parallel.h"
 
 namespace facet {

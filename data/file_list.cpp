@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "data/listing.h"
+#include "tensor/hash.h"
 #include "tensor/random.h"
 
 namespace facet {

@@ -6,6 +6,7 @@
 
 #include "data/listing.h"
 #include "data/readers.h"
+#include "tensor/hash.h"
 
 namespace facet {
 namespace {

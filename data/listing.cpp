@@ -1,7 +1,5 @@
 #include "data/listing.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <array>
 #include <cctype>
@@ -15,16 +13,6 @@ namespace facet {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string digest(std::string_view bytes, const EVP_MD* kind) {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> value{};
-  unsigned size = 0;
-  FACET_INTERNAL_CHECK(EVP_Digest(bytes.data(), bytes.size(), value.data(), &size, kind, nullptr) ==
-                       1);
-  std::string text;
-  for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", value[i]);
-  return text;
-}
 
 std::string lower(std::string text) {
   for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -43,13 +31,6 @@ fs::path require_folder(const fs::path& folder) {
 }
 
 }  // namespace
-
-std::string sha256(std::string_view bytes) {
-  return digest(bytes, EVP_sha256());
-}
-std::string md5(std::string_view bytes) {
-  return digest(bytes, EVP_md5());
-}
 
 std::vector<std::string> parse_lines(std::string_view text, const std::string& file) {
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);

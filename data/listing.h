@@ -1,4 +1,4 @@
-// What the readers of datasets share: hashes, list files, folders of pictures.
+// What the readers of datasets share: list files, folders of pictures.
 #pragma once
 
 #include <filesystem>
@@ -11,9 +11,6 @@
 #include "tensor/check.h"
 
 namespace facet {
-
-std::string sha256(std::string_view bytes);  // in hex, as is md5
-std::string md5(std::string_view bytes);
 
 // The lines of a list file as bytes, in whatever encoding: without line ends (LF or CRLF), a byte
 // order mark and empty lines. A FileError where there is a NUL: that is no list.

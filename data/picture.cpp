@@ -9,6 +9,7 @@
 #include "data/jpeg.h"
 #include "data/listing.h"
 #include "tensor/check.h"
+#include "tensor/hash.h"
 
 namespace {
 // stb_image grows its buffers as the data say; a picture within the limits needs no block as large.

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "data/listing.h"
+#include "tensor/hash.h"
 
 namespace facet {
 

@@ -14,7 +14,7 @@
 #include "tensor/pickle.h"
 #include "tensor/pytorch.h"
 #include "tensor/serialize.h"
-#include "tensor/sha256.h"
+#include "tensor/hash.h"
 
 namespace facet {
 namespace {

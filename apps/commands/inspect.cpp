@@ -6,7 +6,7 @@
 #include "apps/machine.h"
 #include "apps/weights.h"
 #include "tensor/parallel.h"
-#include "tensor/sha256.h"
+#include "tensor/hash.h"
 
 namespace facet {
 namespace {
