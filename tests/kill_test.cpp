@@ -102,6 +102,7 @@ TEST_F(KillTest, SignalsAndTheTimeLimitSaveAndStop) {
   slow.insert(slow.end(), {"--image-size", "64", "--batch-size", "256"});
   const pid_t pid = start(slow);
   while (!fs::exists(path("slow") + "/sessions.jsonl")) sleep_ms(2);
+  sleep_ms(300);  // before its first step it would stop at once; that takes seconds
   ::kill(pid, SIGINT);
   sleep_ms(20);
   ::kill(pid, SIGINT);
