@@ -20,9 +20,9 @@ class Pictures : public test::Tree {
   // Two classes of ten pictures in train/, of which train/b/3.png is cut short.
   void SetUp() override {
     for (int i = 0; i < 10; ++i)
-      for (const char* folder : {"train/a", "train/b", "val/a", "val/b"})
+      for (const std::string folder : {"train/a", "train/b", "val/a", "val/b"})
         write(fmt::format("{}/{}.png", folder, i),
-              encode_png(test::scrambled(16 + i, 20 + (folder[6] == 'b'))));
+              encode_png(test::scrambled(16 + i, 20 + (folder.back() == 'b'))));
     broken_ = read("train/b/3.png");
     write("train/b/3.png", broken_.substr(0, broken_.size() / 2));
   }

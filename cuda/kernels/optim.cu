@@ -34,9 +34,9 @@ template <typename T>
 struct SgdStep {
   const SgdRule<T>* rules;
   __device__ void operator()(const Quad& quad, int32_t tensor, int64_t i) const {
-    if (quad.data[2])
+    if (rules[tensor].momentum != T(0))
       rules[tensor](part<T, 0>(quad)[i], part<T, 1>(quad)[i], part<T, 2>(quad)[i]);
-    else  // no momentum
+    else  // needs no buffer
       rules[tensor](part<T, 0>(quad)[i], part<T, 1>(quad)[i]);
   }
 };
