@@ -122,9 +122,9 @@ TEST_F(LabelRunTest, EveryOptionOfAVitChangesTheResult) {
 TEST_F(LabelRunTest, WhatANetworkBecomesIsMeasuredDuringTheRun) {
   pretrain();
   const auto run_with = [&](const std::string& cycle) {
-    const Outcome outcome = run(
-        joined({"inject", "--from", path("start"), "--cycle", cycle, "--lr", "0.1", "--model-ema"},
-               common("T" + cycle, kData)));
+    const Outcome outcome = run(joined({"inject", "--from", path("start"), "--cycle", cycle, "--lr",
+                                        "0.1", "--model-ema", "--model-ema-decay", "0.9"},
+                                       common("T" + cycle, kData)));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     return records(path("T" + cycle), "test");
   };
