@@ -11,10 +11,10 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "tensor/hash.h"
 #include "tensor/pickle.h"
 #include "tensor/pytorch.h"
 #include "tensor/serialize.h"
-#include "tensor/hash.h"
 
 namespace facet {
 namespace {

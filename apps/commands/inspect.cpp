@@ -5,8 +5,8 @@
 #include "apps/command.h"
 #include "apps/machine.h"
 #include "apps/weights.h"
-#include "tensor/parallel.h"
 #include "tensor/hash.h"
+#include "tensor/parallel.h"
 
 namespace facet {
 namespace {
