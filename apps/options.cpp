@@ -3,9 +3,9 @@
 #include <fmt/ranges.h>
 #include <toml++/toml.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 #include <cstdlib>
 
 #include "tensor/text.h"
@@ -14,36 +14,9 @@ namespace facet {
 
 namespace fs = std::filesystem;
 
-Options::Options(const std::string& command, const std::string& description)
-    : app_(description, "facet " + command), command_(command) {
-  app_.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-}
+namespace {
 
-void Options::remember(CLI::Option* option, Scope scope, std::function<std::string()> value) {
-  settings_.push_back({option->get_single_name(), scope, std::move(value)});
-}
-
-void Options::flag(const std::string& name, bool& value, const std::string& help, Scope scope) {
-  CLI::Option* option = app_.add_flag(name + ",!--no-" + name.substr(2), value, help);
-  remember(option, scope, [&value] { return to_toml(value); });
-}
-
-void Options::choice(const std::string& names, std::string& value, std::vector<std::string> words,
-                     const std::string& help, Scope scope) {
-  add(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope)
-      ->check([words](const std::string& word) {
-        if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
-        return fmt::format("expected {}, got '{}'", fmt::join(words, ", "), word);
-      });
-}
-
-void Options::with_recipes() {
-  has_recipes_ = true;
-  app_.add_option("--recipe", recipe_, "A file of settings, or the name of one in apps/recipes");
-  app_.add_flag("--print-config", print_config_, "Print the resolved configuration and stop");
-}
-
-std::string Options::to_toml(const std::string& value) {
+std::string to_toml(const std::string& value) {
   std::string quoted = "\"";
   for (const char c : value) {
     if (c == '"' || c == '\\') quoted += '\\';
@@ -55,9 +28,76 @@ std::string Options::to_toml(const std::string& value) {
   return quoted + "\"";
 }
 
-std::string Options::to_toml(double value) {
+std::string to_toml(double value) {
   const std::string text = fmt::format("{}", value);
   return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
+}
+
+template <std::integral T>
+std::string to_toml(T value) {
+  return fmt::format("{}", value);
+}
+
+}  // namespace
+
+Options::Options(const std::string& command, const std::string& description)
+    : app_(std::make_unique<CLI::App>(description, "facet " + command)), command_(command) {
+  app_->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+Options::~Options() = default;
+
+void Options::Rules::required() {
+  option_->required();
+}
+void Options::Rules::between(int64_t low, int64_t high) {
+  option_->check(CLI::Range(low, high));
+}
+
+template <typename T>
+CLI::Option* Options::add_option(const std::string& names, T& value, const std::string& help,
+                                 Scope scope) {
+  CLI::Option* option = app_->add_option(names, value, help)->capture_default_str();
+  remember(option, scope, [&value] { return to_toml(value); });
+  return option;
+}
+
+template <typename T>
+Options::Rules Options::add(const std::string& names, T& value, const std::string& help,
+                            Scope scope) {
+  return Rules(add_option(names, value, help, scope));
+}
+template Options::Rules Options::add(const std::string&, std::string&, const std::string&, Scope);
+template Options::Rules Options::add(const std::string&, double&, const std::string&, Scope);
+template Options::Rules Options::add(const std::string&, int64_t&, const std::string&, Scope);
+template Options::Rules Options::add(const std::string&, uint64_t&, const std::string&, Scope);
+
+bool Options::given(const std::string& name) const {
+  return app_->count(name) > 0;
+}
+
+void Options::remember(CLI::Option* option, Scope scope, std::function<std::string()> value) {
+  settings_.push_back({option->get_single_name(), scope, std::move(value)});
+}
+
+void Options::flag(const std::string& name, bool& value, const std::string& help, Scope scope) {
+  CLI::Option* option = app_->add_flag(name + ",!--no-" + name.substr(2), value, help);
+  remember(option, scope, [&value] { return to_toml(value); });
+}
+
+void Options::choice(const std::string& names, std::string& value, std::vector<std::string> words,
+                     const std::string& help, Scope scope) {
+  add_option(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope)
+      ->check([words](const std::string& word) {
+        if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
+        return fmt::format("expected {}, got '{}'", fmt::join(words, ", "), word);
+      });
+}
+
+void Options::with_recipes() {
+  has_recipes_ = true;
+  app_->add_option("--recipe", recipe_, "A file of settings, or the name of one in apps/recipes");
+  app_->add_flag("--print-config", print_config_, "Print the resolved configuration and stop");
 }
 
 std::string Options::toml() const {
@@ -69,7 +109,7 @@ std::string Options::toml() const {
 
 std::vector<std::string> Options::option_names() const {
   std::vector<std::string> names;
-  for (const CLI::Option* option : app_.get_options())
+  for (const CLI::Option* option : app_->get_options())
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   return names;
 }
@@ -144,12 +184,12 @@ bool Options::parse(const Arguments& arguments) {
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::reverse(all.begin(), all.end());  // as CLI11 wants them
   try {
-    app_.parse(all);
+    app_->parse(all);
   } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app_.help());
+    fmt::print("{}", app_->help());
     return false;
   } catch (const CLI::ExtrasError&) {
-    const std::string word = app_.remaining().front();
+    const std::string word = app_->remaining().front();
     const std::string name = word.substr(0, word.find('='));
     if (name.starts_with("-"))
       throw UsageError(fmt::format("facet {}: unknown option {}{} (facet {} --help lists all)",

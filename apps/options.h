@@ -3,14 +3,19 @@
 // where timm has one.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "tensor/check.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
 
 namespace facet {
 
@@ -23,15 +28,23 @@ class Options {
   enum Scope { kResult, kProcess };
 
   Options(const std::string& command, const std::string& description);
+  ~Options();
+
+  // What an option asks for beyond its type.
+  class Rules {
+   public:
+    explicit Rules(CLI::Option* option) : option_(option) {}
+    void required();
+    void between(int64_t low, int64_t high);
+
+   private:
+    CLI::Option* option_;
+  };
 
   // `names` as CLI11 writes them: "--lr", "-b,--batch-size", or "model" for a positional one.
+  // T: std::string, double, int64_t or uint64_t.
   template <typename T>
-  CLI::Option* add(const std::string& names, T& value, const std::string& help,
-                   Scope scope = kResult) {
-    CLI::Option* option = app_.add_option(names, value, help)->capture_default_str();
-    remember(option, scope, [&value] { return to_toml(value); });
-    return option;
-  }
+  Rules add(const std::string& names, T& value, const std::string& help, Scope scope = kResult);
   // Also adds --no-NAME.
   void flag(const std::string& name, bool& value, const std::string& help, Scope scope = kResult);
   // One of a few words.
@@ -45,7 +58,7 @@ class Options {
   // UsageError that names the option (a FileError for a recipe).
   bool parse(const Arguments& arguments);
   // Whether the option was given on the command line or in a recipe.
-  bool given(const std::string& name) const { return app_.count(name) > 0; }
+  bool given(const std::string& name) const;
 
   // The resolved configuration: what decides the result, one `name = value` line each.
   std::string toml() const;
@@ -57,17 +70,14 @@ class Options {
     std::function<std::string()> value;  // as TOML
   };
 
-  static std::string to_toml(const std::string& value);
-  static std::string to_toml(double value);
-  static std::string to_toml(int64_t value) { return std::to_string(value); }
-  static std::string to_toml(uint64_t value) { return std::to_string(value); }
-  static std::string to_toml(bool value) { return value ? "true" : "false"; }
+  template <typename T>
+  CLI::Option* add_option(const std::string& names, T& value, const std::string& help, Scope scope);
   void remember(CLI::Option* option, Scope scope, std::function<std::string()> value);
   Arguments environment_arguments();
   Arguments recipe_arguments(const std::filesystem::path& path);
   std::vector<std::string> option_names() const;
 
-  CLI::App app_;
+  std::unique_ptr<CLI::App> app_;  // CLI11 is slow to compile: options.cpp alone sees it
   std::string command_, recipe_;
   bool has_recipes_ = false, print_config_ = false;
   std::vector<Setting> settings_;

@@ -163,7 +163,7 @@ void run_doctor(const Arguments& arguments) {
       "the usual causes. Exit code 1 where something is wrong.");
   std::string folder;
   bool json = false;
-  options.add("run", folder, "The run's folder")->required();
+  options.add("run", folder, "The run's folder").required();
   options.flag("--json", json, "Print JSON");
   if (!options.parse(arguments)) return;
   const Run run = read_run(folder);

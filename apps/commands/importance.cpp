@@ -20,8 +20,8 @@ void run_importance(const Arguments& arguments) {
   options.add("table", file, "A .csv file");
   options.add("--target", target, "The column to be told");
   options.add("--factors", factors, "Columns that tell: A,B,... (default: all others)");
-  options.add("--trees", settings.trees, "Trees of the regression")->check(CLI::PositiveNumber);
-  options.add("--depth", settings.depth, "Depth of a tree")->check(CLI::PositiveNumber);
+  options.add("--trees", settings.trees, "Trees of the regression").between(1, 100000);
+  options.add("--depth", settings.depth, "Depth of a tree").between(1, 100000);
   options.flag("--json", json, "Print JSON", Options::kProcess);
   options.flag("--csv", csv, "Print comma-separated values", Options::kProcess);
   if (!options.parse(arguments)) return;
