@@ -65,6 +65,23 @@ void BatchNorm::visit(ModuleVisitor& v) {
   v("num_batches_tracked", num_batches_tracked);
 }
 
+Variable conv_norm(const Conv2d& conv, BatchNorm& norm, const Variable& x,
+                   const Variable& residual) {
+  const bool records =
+      grad_enabled() && (x.needs_grad() || conv.weight.needs_grad() || norm.weight.needs_grad());
+  if (norm.training() || records) return norm(conv(x), residual);
+  const Tensor& w = conv.weight.value();
+  const Tensor scale =
+      ops::div(norm.weight.value(), ops::sqrt(ops::affine(1, norm.running_var, norm.args().eps)));
+  const Tensor folded = ops::mul(w, scale.reshape({w.dim(0), 1, 1, 1}));
+  Tensor shift = ops::neg(ops::mul(norm.running_mean, scale));
+  if (norm.bias.defined()) shift = ops::add(shift, norm.bias.value());
+  const DType type = x.dtype();
+  return Variable(ops::conv2d(
+      x.value(), folded.cast(type), conv.args(),
+      {shift.cast(type), residual.defined() ? residual.value() : Tensor(), norm.args().relu}));
+}
+
 namespace {
 void for_each_norm(Module& module, const std::function<void(BatchNorm&)>& f) {
   for_each_module(module, [&](Module& m) {

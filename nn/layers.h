@@ -25,6 +25,8 @@ class Conv2d final : public Module {
   Variable operator()(const Variable& x) const;
   void visit(ModuleVisitor& v) override;
 
+  const ConvArgs& args() const { return args_; }
+
   Variable weight;
 
  private:
@@ -39,6 +41,7 @@ class BatchNorm final : public Module {
   // relu?(norm(x) + residual)
   Variable operator()(const Variable& x, const Variable& residual = {});
   void visit(ModuleVisitor& v) override;
+  const BatchNormArgs& args() const { return args_; }
   // Whether training forwards move the running statistics (the default).
   void set_update_running(bool on) { args_.update_running = on; }
   // In training, statistics of each of so many runs of samples instead of the whole batch.
@@ -53,6 +56,12 @@ class BatchNorm final : public Module {
   BatchNormArgs args_;
   Comm* comm_ = nullptr;
 };
+
+// norm(conv(x), residual). Where the running statistics hold and no gradient is recorded, the norm
+// is folded into the weights and the convolution's epilogue: no pass over its output is left. The
+// results differ in the last bits.
+Variable conv_norm(const Conv2d& conv, BatchNorm& norm, const Variable& x,
+                   const Variable& residual = {});
 
 // The same for every batch norm in the module.
 void set_update_running(Module& module, bool on);

@@ -30,10 +30,10 @@ class ResidualBlock final : public Module {
   }
 
   Variable operator()(const Variable& x) {
-    const Variable shortcut = shortcut_conv_ ? (*shortcut_norm_)((*shortcut_conv_)(x)) : x;
+    const Variable shortcut = shortcut_conv_ ? conv_norm(*shortcut_conv_, *shortcut_norm_, x) : x;
     Variable y = x;
-    for (size_t i = 0; i + 1 < conv_.size(); ++i) y = (*norm_[i])((*conv_[i])(y));
-    return (*norm_.back())((*conv_.back())(y), shortcut);
+    for (size_t i = 0; i + 1 < conv_.size(); ++i) y = conv_norm(*conv_[i], *norm_[i], y);
+    return conv_norm(*conv_.back(), *norm_.back(), y, shortcut);
   }
 
   BatchNorm& last_norm() { return *norm_.back(); }
@@ -110,7 +110,7 @@ ResNet::ResNet(const ResNetOptions& options)
 ResNet::~ResNet() = default;
 
 Variable ResNet::stem(const Variable& x) {
-  Variable y = bn1_(conv1_(x));
+  const Variable y = conv_norm(conv1_, bn1_, x);
   return options_.stem == Stem::imagenet ? max_pool2d(y, {.kernel = 3, .stride = 2, .padding = 1})
                                          : y;
 }

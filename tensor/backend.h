@@ -38,6 +38,14 @@ struct ConvArgs {
   bool operator==(const ConvArgs&) const = default;
 };
 
+// What becomes of a convolution's sums before they are written: relu?(sums + bias + residual).
+struct ConvEpilogue {
+  Tensor bias;      // (Cout), of x's type, or none
+  Tensor residual;  // as y, or none
+  bool relu = false;
+  bool is_empty() const { return !bias.defined() && !residual.defined() && !relu; }
+};
+
 // Rows of `width` elements, `pitch` apart, the first beginning at `first`: in a source and a
 // destination.
 struct BlockArgs {

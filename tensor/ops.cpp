@@ -317,10 +317,19 @@ Shape pool_shape(const Shape& x, const PoolArgs& args, const char* op) {
 }
 }  // namespace
 
-Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args) {
+Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
+              const ConvEpilogue& epilogue) {
   check_same_kind(x, w, "conv2d");
   Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, "conv2d"), x.dtype(), x.device());
-  if (y.numel() > 0) x.backend().conv2d(x, w, args, y);
+  if (epilogue.bias.defined()) {
+    check_same_kind(x, epilogue.bias, "conv2d");
+    check_shape(epilogue.bias, {w.dim(0)}, "bias", "conv2d");
+  }
+  if (epilogue.residual.defined()) {
+    check_same_kind(x, epilogue.residual, "conv2d");
+    check_shape(epilogue.residual, y.shape(), "residual", "conv2d");
+  }
+  if (y.numel() > 0) x.backend().conv2d(x, w, epilogue, args, y);
   return y;
 }
 

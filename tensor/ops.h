@@ -59,7 +59,8 @@ Tensor average_linkage(Tensor similarity);  // similarity is overwritten
 TensorList average_linkage(TensorList similarities);
 
 // ---- convolution and pooling, NHWC
-Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args);
+Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
+              const ConvEpilogue& epilogue = {});
 Tensor conv2d_backward_input(const Tensor& dy, const Tensor& w, const Shape& x_shape,
                              const ConvArgs& args);
 Tensor conv2d_backward_weight(const Tensor& x, const Tensor& dy, const Shape& w_shape,

@@ -66,16 +66,17 @@ struct Flops : NoFlops {
     return 2.0 * elements(out) * static_cast<double>(depth);
   }
   // Each output element is a sum over a window of one filter, as are both gradients' terms.
-  static double conv2d(const Tensor&, const Tensor& w, const ConvArgs&, const Tensor& y) {
+  static double conv2d(const Tensor&, const Tensor& w, const ConvEpilogue&, const ConvArgs&,
+                       const Tensor& y) {
     return 2.0 * elements(y) * elements(w) / static_cast<double>(w.dim(0));
   }
   static double conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args,
                                       const Tensor&) {
-    return conv2d({}, w, args, dy);
+    return conv2d({}, w, {}, args, dy);
   }
   static double conv2d_backward_weight(const Tensor&, const Tensor& dy, const ConvArgs& args,
                                        const Tensor& dw) {
-    return conv2d({}, dw, args, dy);
+    return conv2d({}, dw, {}, args, dy);
   }
   // Two products forward; five backward, one of them again.
   static double attention(const Tensor& qkv, double, const Tensor&, const Tensor& lse) {

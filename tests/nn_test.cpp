@@ -84,6 +84,30 @@ TEST(Layers, BatchNormFusesTheAdditionAndTheRelu) {
       EXPECT_NEAR(values(a[i])[k], values(b[i])[k], 1e-12) << i;
 }
 
+TEST(Layers, NormsAreFoldedIntoConvolutionsWhereNothingIsRecorded) {
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    ResNet net({.arch = "resnet50", .width = 8});
+    initialize(net, 3);
+    to_dtype(net, dtype);
+    const Variable x(hashed("x", {4, 32, 32, 3}).cast(dtype));
+    for (int step = 0; step < 3; ++step) net.features(x);  // statistics that are not 0 and 1
+    net.eval();
+    const std::vector<double> want = values(net.features(x).value());
+    const NoGrad no_grad;
+    const std::vector<double> got = values(net.features(x).value());
+    const double tolerance = dtype == DType::f64 ? 1e-12 : 1e-4;
+    bool same = true;
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_NEAR(got[i], want[i], tolerance * (1 + std::fabs(want[i])));
+      same = same && got[i] == want[i];
+    }
+    EXPECT_FALSE(same) << "folded weights round differently";
+    net.train();
+    net.features(x);
+    EXPECT_EQ(test::tensor_of(net, "bn1.num_batches_tracked").item(), 4);
+  }
+}
+
 TEST(Layers, RecomputingCountsABatchOnce) {
   BatchNorm norm(3);
   const Variable x(hashed("x", {5, 3}).cast(DType::f32), true);

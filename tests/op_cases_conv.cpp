@@ -57,6 +57,41 @@ void add_conv(OpTable& table, const Conv& c) {
   table.push_back(op);
 }
 
+// relu?(conv + bias + residual), each where asked for.
+void add_conv_epilogue(OpTable& table, const Conv& c, bool bias, bool residual, bool relu) {
+  const auto epilogue = [=](const auto& in) {
+    return ConvEpilogue{bias ? in[2] : Tensor(), residual ? in[bias ? 3 : 2] : Tensor(), relu};
+  };
+  OpCase op{.name = fmt::format("conv2d{}{}{}_{}", bias ? "_bias" : "", residual ? "_residual" : "",
+                                relu ? "_relu" : "", c.str()),
+            .inputs = {constant(c.x()), constant(c.weight())},
+            .run = one_output([=](const VariableList& in) {
+              TensorList values;
+              for (const Variable& v : in) values.push_back(v.value());
+              return Variable(ops::conv2d(values[0], values[1], c.args, epilogue(values)));
+            }),
+            .reference = one_tensor([=](const TensorList& in) {
+              const double *x = in[0].data<double>(), *w = in[1].data<double>();
+              const ConvEpilogue e = epilogue(in);
+              return tabulate(c.y(), [=](int64_t i) {
+                double value = conv_at(c, x, w, i);
+                if (bias) value += e.bias.data<double>()[i % c.c_out];
+                if (residual) value += e.residual.data<double>()[i];
+                return relu ? std::max(value, 0.0) : value;
+              });
+            }),
+            .terms = static_cast<double>(c.kh * c.kw * c.c_in / c.args.groups),
+            .differentiable = false,
+            .threads_agree = false};
+  if (bias) op.inputs.push_back(constant({c.c_out}));
+  if (residual) op.inputs.push_back(constant(c.y()));
+  op.errors = {{"conv2d", [] {
+                  ops::conv2d(Tensor::zeros({1, 4, 4, 3}), Tensor::zeros({8, 3, 3, 3}), {},
+                              {Tensor::zeros({7}), {}, false});
+                }}};
+  table.push_back(op);
+}
+
 void add_conv_errors(OpCase& op) {
   const auto conv = [](const Shape& x, const Shape& w, const ConvArgs& args = {}) {
     conv2d(Variable(Tensor::zeros(x)), Variable(Tensor::zeros(w)), args);
@@ -185,6 +220,18 @@ void add_conv_cases(OpTable& table) {
   };
   for (const Conv& conv : convs) add_conv(table, conv);
   add_conv_errors(table.back());
+  const Conv same{1, 8, 8, 64, 64, 3, 3, {.padding = 1}};
+  add_conv_epilogue(table, same, true, true, true);
+  table.back().bench = {real({32, 32, 32, 64}), real(same.weight()), real({64}),
+                        real({32, 32, 32, 64})};
+  add_conv_epilogue(table, same, true, false, true);
+  add_conv_epilogue(table, {2, 7, 7, 8, 16, 1, 1, {.stride = 2}}, false, true, true);
+  add_conv_epilogue(table, {2, 17, 16, 8, 8, 3, 3, {.padding = 1}}, true, true, true);  // in parts
+  add_conv_epilogue(table, {2, 6, 5, 12, 8, 3, 3, {.padding = 1}}, true, true, false);
+  // cuDNN's engines with epilogues want even channels and no groups.
+  add_conv_epilogue(table, {1, 16, 16, 3, 64, 7, 7, {.stride = 2, .padding = 3}}, true, false,
+                    true);
+  add_conv_epilogue(table, {2, 7, 7, 32, 48, 3, 3, {.padding = 1, .groups = 2}}, true, true, true);
 
   const Pool pools[] = {
       {2, 8, 8, 7, {3, 2, 1}},    {1, 7, 9, 33, {3, 2, 1}},  {2, 6, 6, 5, {2, 2, 0}},

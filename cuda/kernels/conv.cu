@@ -122,16 +122,47 @@ struct GradientRows {
   }
 };
 
+// An epilogue that cuDNN does not take, on the convolution that it does.
+template <typename T>
+struct Finish {
+  T* y;
+  const T *bias, *residual;
+  int64_t channels;
+  bool relu;
+  __device__ void operator()(int64_t i) const {
+    acc_t<T> value = widen(y[i]);
+    if (bias) value += widen(bias[i % channels]);
+    if (residual) value += widen(residual[i]);
+    y[i] = static_cast<T>(relu && value < acc_t<T>(0) ? acc_t<T>(0) : value);
+  }
+};
+template <typename T>
+void finish(const ConvEpilogue& e, Tensor& y) {
+  const auto data = [](const Tensor& t) { return t.defined() ? t.data<T>() : nullptr; };
+  map(y, y.numel(), Finish<T>{y.data<T>(), data(e.bias), data(e.residual), y.dim(3), e.relu});
+}
+
 }  // namespace
 
-void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y) {
-  if (kernel_choice() == KernelChoice::vendor && vendor::conv2d(x, w, args, y)) return;
+void CudaBackend::conv2d(const Tensor& x, const Tensor& w, const ConvEpilogue& epilogue,
+                         const ConvArgs& args, Tensor& y) {
+  if (kernel_choice() == KernelChoice::vendor) {
+    if (vendor::conv2d(x, w, epilogue, args, y)) return;
+    if (!epilogue.is_empty() && vendor::conv2d(x, w, {}, args, y)) {
+      if (x.dtype() == DType::f32) return finish<float>(epilogue, y);
+      return finish<bf16>(epilogue, y);
+    }
+  }
   const ConvShape s = conv_shape(x, w, y, args);
   dispatch_floating(x.dtype(), "conv2d", [&](auto tag) {
     using T = decltype(tag);
+    Output<T> to{y.raw(), false, s.group_out, static_cast<int>(s.c_out)};
+    if (epilogue.bias.defined()) to.bias = epilogue.bias.data<T>();
+    to.bias_stride = s.group_out;
+    if (epilogue.residual.defined()) to.residual = epilogue.residual.data<T>();
+    to.relu = epilogue.relu;
     gemm(y, {x.dim(0) * s.p * s.q, s.group_out, s.kh * s.kw * s.group_in, args.groups},
-         Window<T>{x.data<T>(), s}, Weight<T>{w.data<T>(), s},
-         Output<T>{y.raw(), false, s.group_out, static_cast<int>(s.c_out)});
+         Window<T>{x.data<T>(), s}, Weight<T>{w.data<T>(), s}, to);
   });
 }
 

@@ -11,8 +11,9 @@ struct GemmShape {
 };
 
 // Element (row, col) of product `batch` is out[batch * batch_stride + row * row_stride + col] =
-// alpha sum + beta out + bias[col]; with beta = 0 the old out is not read. `out` is of the factors'
-// type T, or of the sums' where `wide`.
+// relu?(alpha sum + beta out + bias[batch * bias_stride + col] + residual), the residual laid out
+// as out; with beta = 0 the old out is not read. `out` is of the factors' type T, or of the sums'
+// where `wide`.
 template <typename T>
 struct Output {
   using A = acc_t<T>;
@@ -21,33 +22,39 @@ struct Output {
   int64_t batch_stride, row_stride;
   A alpha = 1, beta = 0;
   const T* bias = nullptr;
+  int64_t bias_stride = 0;
+  const T* residual = nullptr;
+  bool relu = false;
 
   // N neighbouring columns; N > 1 where takes(N).
   template <int N>
   __device__ void store(int64_t batch, int64_t row, int64_t col, const Vec<A, N>& sums) const {
     const int64_t at = batch * batch_stride + row * row_stride + col;
     if (wide)
-      put(static_cast<A*>(out) + at, col, sums);
+      put(static_cast<A*>(out), at, batch * bias_stride + col, sums);
     else
-      put(static_cast<T*>(out) + at, col, sums);
+      put(static_cast<T*>(out), at, batch * bias_stride + col, sums);
   }
   bool takes(int64_t width) const {
     return aligned(static_cast<const char*>(out)) && batch_stride % width == 0 &&
-           row_stride % width == 0;
+           row_stride % width == 0 && aligned(residual);
   }
 
  private:
   template <typename To, int N>
-  __device__ void put(To* to, int64_t col, const Vec<A, N>& sums) const {
+  __device__ void put(To* to, int64_t at, int64_t bias_at, const Vec<A, N>& sums) const {
     Vec<To, N> old{}, result;
-    if (beta != A(0)) old = Vec<To, N>::load(to);
+    Vec<T, N> beside{};
+    if (beta != A(0)) old = Vec<To, N>::load(to + at);
+    if (residual) beside = Vec<T, N>::load(residual + at);
     for (int i = 0; i < N; ++i) {
       A value = alpha * sums[i];
       if (beta != A(0)) value += beta * widen(old[i]);
-      if (bias) value += widen(bias[col + i]);
-      result[i] = static_cast<To>(value);
+      if (bias) value += widen(bias[bias_at + i]);
+      if (residual) value += widen(beside[i]);
+      result[i] = static_cast<To>(relu && value < A(0) ? A(0) : value);
     }
-    result.store(to);
+    result.store(to + at);
   }
 };
 

@@ -1,6 +1,6 @@
 // cuDNN 9's graph API. An operation is described by a tree of descriptors; heuristics propose
-// engines for it, best first; an engine gives a plan, a plan is executed. Biases and ReLUs are not
-// fused in: facet's convolutions have batch normalisation behind them, which does both.
+// engines for it, best first; an engine gives a plan, a plan is executed. An epilogue is a chain of
+// pointwise operations behind the convolution, whose results in between are virtual.
 #include "cuda/vendor/dnn.h"
 
 #include <algorithm>
@@ -48,21 +48,38 @@ constexpr Direction kBackwardWeight{CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD
                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
 
+using PlanKey = std::array<int64_t, 27>;
+
 // One convolution in one direction.
 struct Call {
   const Direction& direction;
   const Tensor &x, &w, &y;
   const ConvArgs& args;
+  const ConvEpilogue& epilogue;
 
-  std::array<const Tensor*, 3> tensors() const { return {&x, &w, &y}; }
-  std::array<int64_t, 22> key() const {
-    std::array<int64_t, 22> key{direction.type, args.stride, args.padding, args.groups};
-    size_t at = 4;
-    for (const Tensor* t : tensors()) {
+  // Their places are their ids in cuDNN's graph.
+  std::vector<const Tensor*> tensors() const {
+    std::vector<const Tensor*> all = {&x, &w, &y};
+    for (const Tensor* t : {&epilogue.bias, &epilogue.residual})
+      if (t->defined()) all.push_back(t);
+    return all;
+  }
+  PlanKey key() const {
+    PlanKey key{direction.type,
+                args.stride,
+                args.padding,
+                args.groups,
+                epilogue.bias.defined(),
+                epilogue.residual.defined(),
+                epilogue.relu};
+    size_t at = 7;
+    for (const Tensor* t : {&x, &w, &y}) {
       for (int axis = 0; axis < 4; ++axis) key[at++] = t->dim(axis);
       key[at++] = static_cast<int64_t>(t->dtype());
       key[at++] = alignment(*t);
     }
+    if (epilogue.bias.defined()) key[at++] = alignment(epilogue.bias);
+    if (epilogue.residual.defined()) key[at++] = alignment(epilogue.residual);
     return key;
   }
   std::string str() const {
@@ -70,14 +87,15 @@ struct Call {
   }
 };
 
-// Sizes and strides of an NHWC tensor, or of weights (Cout, kh, kw, Cin / groups), in cuDNN's order
-// N, C, H, W. A virtual tensor lies between two operations and has no memory.
+// Sizes and strides of an NHWC tensor, of weights (Cout, kh, kw, Cin / groups) or of a bias (Cout),
+// in cuDNN's order N, C, H, W. A virtual tensor lies between two operations and has no memory.
 Descriptor tensor_descriptor(const Tensor& t, int64_t id, bool is_virtual = false) {
+  if (t.rank() == 1) return tensor_descriptor(t.reshape({1, 1, 1, t.numel()}), id, is_virtual);
   const int64_t n = t.dim(0), h = t.dim(1), w = t.dim(2), c = t.dim(3);
   Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   d.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, {id});
   d.set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE,
-        {t.dtype() == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16});
+        {t.dtype() == DType::f32 || is_virtual ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16});
   d.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, {alignment(t)});
   d.set(CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, {n, c, h, w});
   d.set(CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, {h * w * c, int64_t{1}, w * c, c});
@@ -115,30 +133,55 @@ Operations describe(const Call& call) {
   window.set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, {padding, padding});
   window.set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, {padding, padding});
   window.finalize();
-  // An f32 gradient of bf16 factors: cuDNN has engines for it only where the sums are not the end,
-  // so an identity passes them on.
-  const bool passed_on = call.w.dtype() != call.x.dtype();
-  if (passed_on) parts.push_back(tensor_descriptor(call.w, 3, true));
+  // What is done to the sums, one after the other, and the tensor that is added. An f32 gradient of
+  // bf16 factors: cuDNN has engines for it only where the sums are not the end, so an identity
+  // passes them on.
+  struct Step {
+    cudnnPointwiseMode_t mode;
+    int64_t beside;  // -1: none
+  };
+  std::vector<Step> steps;
+  const size_t first_step = parts.size();
+  for (int64_t beside = 3; beside < static_cast<int64_t>(first_step); ++beside)
+    steps.push_back({CUDNN_POINTWISE_ADD, beside});
+  if (call.epilogue.relu) steps.push_back({CUDNN_POINTWISE_RELU_FWD, -1});
+  if (call.w.dtype() != call.x.dtype()) steps.push_back({CUDNN_POINTWISE_IDENTITY, -1});
+  // The places of x, w and y; the one that is computed is the last step's.
+  const size_t output = call.direction.type == kForward.type         ? 2
+                        : call.direction.type == kBackwardInput.type ? 0
+                                                                     : 1;
+  for (size_t i = 0; i < steps.size(); ++i)
+    parts.push_back(tensor_descriptor(*call.tensors()[output], static_cast<int64_t>(parts.size()),
+                                      /*is_virtual=*/true));
+  const auto place = [&](size_t tensor) -> const Descriptor& {
+    return parts[tensor == output && !steps.empty() ? first_step : tensor];
+  };
   Descriptor operation(call.direction.type);
   operation.set(call.direction.convolution, window);
-  operation.set(call.direction.x, parts[0]);
-  operation.set(call.direction.w, parts[passed_on ? 3 : 1]);
-  operation.set(call.direction.y, parts[2]);
+  operation.set(call.direction.x, place(0));
+  operation.set(call.direction.w, place(1));
+  operation.set(call.direction.y, place(2));
   operation.set(call.direction.alpha, CUDNN_TYPE_FLOAT, {1.0f});
   operation.set(call.direction.beta, CUDNN_TYPE_FLOAT, {0.0f});
-  parts.push_back(std::move(window));
+  std::vector<Descriptor> made;  // `parts` does not move while it is referred to
+  made.push_back(std::move(window));
   result.add(std::move(operation));
-  if (!passed_on) return result;
-  Descriptor identity(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-  identity.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, {CUDNN_POINTWISE_IDENTITY});
-  identity.set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, {CUDNN_DATA_FLOAT});
-  identity.finalize();
-  Descriptor pass_on(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-  pass_on.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, identity);
-  pass_on.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, parts[3]);
-  pass_on.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, parts[1]);
-  parts.push_back(std::move(identity));
-  result.add(std::move(pass_on));
+  for (size_t i = 0; i < steps.size(); ++i) {
+    Descriptor kind(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+    kind.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, {steps[i].mode});
+    kind.set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, {CUDNN_DATA_FLOAT});
+    kind.finalize();
+    Descriptor step(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+    step.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, kind);
+    step.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, parts[first_step + i]);
+    if (steps[i].beside >= 0)
+      step.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, parts[static_cast<size_t>(steps[i].beside)]);
+    step.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC,
+             i + 1 < steps.size() ? parts[first_step + i + 1] : parts[output]);
+    made.push_back(std::move(kind));
+    result.add(std::move(step));
+  }
+  for (Descriptor& d : made) parts.push_back(std::move(d));
   return result;
 }
 
@@ -174,18 +217,22 @@ struct DnnState {
   std::mutex mutex;    // a handle is for one thread at a time
   bool asked = false;  // for a handle
   cudnnHandle_t handle = nullptr;
-  std::map<std::array<int64_t, 22>, Plan> plans;
+  std::map<PlanKey, Plan> plans;
 };
 
 void execute(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace_bytes,
              const Call& call) {
   const Workspace workspace(workspace_bytes, call.x.device());
-  const auto address = [](const Tensor& t) { return const_cast<void*>(t.raw()); };
+  std::vector<int64_t> ids;
+  std::vector<void*> pointers;
+  for (const Tensor* t : call.tensors()) {
+    ids.push_back(static_cast<int64_t>(ids.size()));
+    pointers.push_back(const_cast<void*>(t->raw()));
+  }
   Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64,
-           {int64_t{0}, int64_t{1}, int64_t{2}});
-  pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR,
-           {address(call.x), address(call.w), address(call.y)});
+  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, ids.size(), ids.data());
+  pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, pointers.size(),
+           pointers.data());
   pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, {workspace.data()});
   pack.finalize();
   check(dnn().cudnnBackendExecute(handle, plan.raw(), pack.raw()), "cudnnBackendExecute");
@@ -326,14 +373,15 @@ bool run(const Call& call) {
 
 }  // namespace
 
-bool conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y) {
-  return run({kForward, x, w, y, args});
+bool conv2d(const Tensor& x, const Tensor& w, const ConvEpilogue& epilogue, const ConvArgs& args,
+            Tensor& y) {
+  return run({kForward, x, w, y, args, epilogue});
 }
 bool conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args, Tensor& dx) {
-  return run({kBackwardInput, dx, w, dy, args});
+  return run({kBackwardInput, dx, w, dy, args, {}});
 }
 bool conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args, Tensor& dw) {
-  return run({kBackwardWeight, x, dw, dy, args});
+  return run({kBackwardWeight, x, dw, dy, args, {}});
 }
 
 void set_plan_choice(PlanChoice choice) {

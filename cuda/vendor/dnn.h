@@ -8,7 +8,8 @@ namespace facet::cuda::vendor {
 // As the methods of Backend. False, and nothing done: cuDNN is missing or has no engine for this
 // shape and type (f64 is never offered). Sums of f32 are of f32, never of TF32; engines whose
 // results differ from run to run are not taken.
-bool conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y);
+bool conv2d(const Tensor& x, const Tensor& w, const ConvEpilogue& epilogue, const ConvArgs& args,
+            Tensor& y);
 bool conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args, Tensor& dx);
 bool conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args, Tensor& dw);
 

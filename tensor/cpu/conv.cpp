@@ -21,7 +21,8 @@ size_t ConvKeyHash::operator()(const ConvKey& key) const {
   size_t hash = 0;
   for (int64_t value : {int64_t(key.pass), int64_t(key.dtype), key.n, key.h, key.w, key.c_in, key.p,
                         key.q, key.c_out, key.kernel_h, key.kernel_w, int64_t(key.args.stride),
-                        int64_t(key.args.padding), int64_t(key.args.groups), int64_t(key.threads)})
+                        int64_t(key.args.padding), int64_t(key.args.groups), int64_t(key.threads),
+                        int64_t(key.bias) + 2 * int64_t(key.residual) + 4 * int64_t(key.relu)})
     hash = (hash ^ static_cast<size_t>(value)) * 0x9e3779b97f4a7c15u + (hash >> 29);
   return hash;
 }
@@ -59,7 +60,7 @@ struct Operand {
 // rule looks at the shape alone, so that results do not depend on timing.
 bool prefers_winograd(const ConvKey& key) {
   const int64_t tiles = (key.p + 3) / 4 * ((key.q + 3) / 4);
-  return key.dtype == DType::f32 && key.kernel_h == 3 && key.kernel_w == 3 &&
+  return key.dtype == DType::f32 && key.kernel_h == 3 && key.kernel_w == 3 && !key.residual &&
          key.args == ConvArgs{.stride = 1, .padding = 1, .groups = 1} && key.c_in % 16 == 0 &&
          key.c_out % 16 == 0 && key.c_in * key.c_out >= 2048 && key.n * tiles >= 96 &&
          10 * key.p * key.q >= 6 * 16 * tiles;
@@ -80,8 +81,9 @@ class Plan {
       make(key, dnnl::algorithm::convolution_direct, /*any_layout=*/false);
   }
 
-  // Data of x, w and y.
-  void run(std::array<const void*, 3> data) const {
+  // Data of x, w and y, and of the epilogue's bias and residual.
+  void run(std::array<const void*, 3> data, const void* bias = nullptr,
+           const void* residual = nullptr) const {
     const onednn::Scratch scratch(scratchpad_.get_size());
     const onednn::Scratch copies[3] = {onednn::Scratch(operands_[0].copy_bytes()),
                                        onednn::Scratch(operands_[1].copy_bytes()),
@@ -100,6 +102,10 @@ class Plan {
       arguments[arguments_[i]] = onednn::wrap(operands_[i].wanted, place);
       reorder(i, /*outputs=*/false);
     }
+    if (bias) arguments[DNNL_ARG_BIAS] = onednn::wrap(bias_, bias);
+    if (residual)
+      arguments[DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1] =
+          onednn::wrap(operands_[2].kept, residual);
     primitive_.execute(onednn::stream(), arguments);
     for (int i = 0; i < 3; ++i) reorder(i, /*outputs=*/true);
   }
@@ -133,6 +139,12 @@ class Plan {
     const memory::dims padding{key.args.padding, key.args.padding};
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::post_ops then;
+    if (key.residual)
+      then.append_binary(dnnl::algorithm::binary_add, activations(key.c_out, key.p, key.q, false));
+    if (key.relu) then.append_eltwise(1, dnnl::algorithm::eltwise_relu, 0, 0);
+    attributes.set_post_ops(then);
+    if (key.bias) bias_ = memory::desc({key.c_out}, type, Tag::a);
 
     const auto keep = [&](const auto& chosen, const memory::desc& w_kept,
                           const std::array<memory::desc, 3>& wanted,
@@ -148,9 +160,12 @@ class Plan {
     };
     const auto forward = [&](const memory::desc& from, const memory::desc& by,
                              const memory::desc& to) {
-      return dnnl::convolution_forward::primitive_desc(
-          {dnnl::prop_kind::forward_training, algorithm, from, by, to, strides, padding, padding},
-          attributes, onednn::engine());
+      const auto kind = dnnl::prop_kind::forward_training;
+      using Forward = dnnl::convolution_forward;
+      const Forward::desc described =
+          key.bias ? Forward::desc(kind, algorithm, from, by, bias_, to, strides, padding, padding)
+                   : Forward::desc(kind, algorithm, from, by, to, strides, padding, padding);
+      return Forward::primitive_desc(described, attributes, onednn::engine());
     };
     if (is_transposed_forward(key)) {
       const memory::dims dims{key.c_in, key.c_out, 1, 1};
@@ -183,7 +198,7 @@ class Plan {
   }
 
   dnnl::primitive primitive_;
-  memory::desc scratchpad_;
+  memory::desc scratchpad_, bias_;
   std::vector<Operand> operands_;  // x, w, y
   std::array<int, 3> arguments_{};
 };
@@ -256,6 +271,24 @@ void spread_pixels(const Tensor& met, const ConvKey& key, Tensor& dx) {
       }
 }
 
+// What oneDNN does not do: f64.
+void finish(const ConvEpilogue& epilogue, Tensor& y) {
+  if (epilogue.is_empty()) return;
+  const int64_t channels = y.dim(3);
+  double* const to = y.data<double>();
+  const double* const bias = epilogue.bias.defined() ? epilogue.bias.data<double>() : nullptr;
+  const double* const residual =
+      epilogue.residual.defined() ? epilogue.residual.data<double>() : nullptr;
+  parallel_for(y.numel() / channels, 1024, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * channels; i < end * channels; ++i) {
+      double value = to[i];
+      if (bias) value += bias[i % channels];
+      if (residual) value += residual[i];
+      to[i] = epilogue.relu && value < 0 ? 0 : value;
+    }
+  });
+}
+
 }  // namespace
 
 size_t conv_primitive_count() {
@@ -266,17 +299,26 @@ size_t conv_primitive_count() {
 
 using namespace cpu;
 
-void CpuBackend::conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args, Tensor& y) {
+void CpuBackend::conv2d(const Tensor& x, const Tensor& w, const ConvEpilogue& epilogue,
+                        const ConvArgs& args, Tensor& y) {
   if (y.numel() == 0) return;
+  const Tensor &bias = epilogue.bias, &residual = epilogue.residual;
   if (by_conversion(x.dtype())) {
+    const auto widened = [](const Tensor& t) { return t.defined() ? t.cast(DType::f32) : t; };
     Tensor wide = Tensor::empty(y.shape(), DType::f32);
-    conv2d(x.cast(DType::f32), w.cast(DType::f32), args, wide);
+    conv2d(widened(x), widened(w), {widened(bias), widened(residual), epilogue.relu}, args, wide);
     return cast(wide, y);
   }
-  const ConvKey key = make_key(ConvPass::forward, x.shape(), w.shape(), y.shape(), x.dtype(), args);
-  if (x.dtype() == DType::f64)
-    return conv_forward_f64(key, x.data<double>(), w.data<double>(), y.data<double>());
-  plans().get(key)->run({x.raw(), w.raw(), y.raw()});
+  ConvKey key = make_key(ConvPass::forward, x.shape(), w.shape(), y.shape(), x.dtype(), args);
+  if (x.dtype() == DType::f64) {
+    conv_forward_f64(key, x.data<double>(), w.data<double>(), y.data<double>());
+    return finish(epilogue, y);
+  }
+  key.bias = bias.defined();
+  key.residual = residual.defined();
+  key.relu = epilogue.relu;
+  plans().get(key)->run({x.raw(), w.raw(), y.raw()}, key.bias ? bias.raw() : nullptr,
+                        key.residual ? residual.raw() : nullptr);
 }
 
 void CpuBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& args,

@@ -17,6 +17,7 @@ struct ConvKey {
   int64_t n, h, w, c_in, p, q, c_out, kernel_h, kernel_w;
   ConvArgs args;
   int threads;
+  bool bias = false, residual = false, relu = false;  // of a forward convolution's epilogue
   bool operator==(const ConvKey&) const = default;
 };
 

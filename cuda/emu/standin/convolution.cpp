@@ -1,5 +1,6 @@
 #include "cuda/emu/standin/convolution.h"
 
+#include <algorithm>
 #include <bit>
 #include <vector>
 
@@ -59,10 +60,10 @@ cudnnStatus_t Convolution::check() const {
 
 // Every product of the forward convolution is added to the element of the output that it belongs
 // to.
-void convolve(const Convolution& c, bool as_tf32, float noise) {
+void convolve(Convolution c, bool as_tf32, float noise) {
   using Output = Convolution::Output;
   const View &x = c.x, &w = c.w, &y = c.y;
-  const View& out = c.output == Output::x ? x : c.output == Output::w ? w : y;
+  const View& out = c.output_view();
   std::vector<float> sums(numel(out), 0.0f);
   const auto input = [&](const View& v) {
     return &v == &out ? std::vector<float>() : read(v, as_tf32);
@@ -91,10 +92,22 @@ void convolve(const Convolution& c, bool as_tf32, float noise) {
         for (int64_t q = 0; q < y.sizes[3]; ++q)
           for (int64_t r = 0; r < w.sizes[2]; ++r)
             for (int64_t s = 0; s < w.sizes[3]; ++s) add_products(n, k, p, q, r, s);
-  for (size_t i = 0; i < sums.size(); ++i) {
-    const float sum = c.alpha * sums[i] + noise;
-    put(out, i, c.beta == 0.0f ? sum : sum + c.beta * get(out, i));
-  }
+  const auto finish = [&](int64_t n, int64_t k, int64_t h, int64_t w_) {
+    const size_t i = offset(out, n, k, h, w_);
+    float value = c.alpha * sums[i] + noise;
+    if (c.beta != 0.0f) value += c.beta * get(out, i);
+    for (const Step& step : c.steps) {
+      const View& b = step.added;
+      const auto on = [&](size_t axis, int64_t at) { return b.sizes[axis] == 1 ? 0 : at; };
+      if (b.data) value += get(b, offset(b, on(0, n), on(1, k), on(2, h), on(3, w_)));
+      if (step.relu) value = std::max(value, 0.0f);
+    }
+    put(out, i, value);
+  };
+  for (int64_t n = 0; n < out.sizes[0]; ++n)
+    for (int64_t k = 0; k < out.sizes[1]; ++k)
+      for (int64_t h = 0; h < out.sizes[2]; ++h)
+        for (int64_t w_ = 0; w_ < out.sizes[3]; ++w_) finish(n, k, h, w_);
 }
 
 }  // namespace facet::emu

@@ -77,50 +77,66 @@ Convolution convolution_of(const Descriptor& op) {
           .beta = op.value<float>(names.beta)};
 }
 
-// The tensors that a graph reads and writes in the places of x, w and y: a virtual one is replaced
-// by what the identity behind it writes.
-std::array<const Descriptor*, 3> tensors_of(const Descriptor& graph) {
-  const Descriptor& op = graph.child(CUDNN_ATTR_OPERATIONGRAPH_OPS);
-  const Names& names = names_of(op);
-  std::array<const Descriptor*, 3> tensors = {&op.child(names.x), &op.child(names.w),
-                                              &op.child(names.y)};
-  for (const Descriptor*& t : tensors)
-    if (t->is_virtual())
-      t = &graph.child(CUDNN_ATTR_OPERATIONGRAPH_OPS, 1)
-               .child(CUDNN_ATTR_OPERATION_POINTWISE_YDESC);
-  return tensors;
+const std::vector<std::shared_ptr<const Descriptor>>& operations_of(const Descriptor& graph) {
+  return graph.children.at(CUDNN_ATTR_OPERATIONGRAPH_OPS);
+}
+int64_t id_of(const Descriptor& tensor) {
+  return tensor.value<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID);
+}
+const Descriptor& output_of(const Descriptor& operation) {
+  if (operation.type == kStep) return operation.child(CUDNN_ATTR_OPERATION_POINTWISE_YDESC);
+  const Names& names = names_of(operation);
+  return operation.child(names.output == Convolution::Output::x   ? names.x
+                         : names.output == Convolution::Output::w ? names.w
+                                                                  : names.y);
+}
+cudnnPointwiseMode_t mode_of(const Descriptor& step) {
+  return step.child(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR)
+      .value<cudnnPointwiseMode_t>(CUDNN_ATTR_POINTWISE_MODE);
 }
 
-// One convolution; or one whose output is virtual, and an identity that reads it.
+// A convolution, and steps behind it that each read what the one before wrote; only the last output
+// has memory.
 cudnnStatus_t check_graph(const Descriptor& graph) {
-  const auto& ops = graph.children.at(CUDNN_ATTR_OPERATIONGRAPH_OPS);
+  const auto& ops = operations_of(graph);
   if (std::none_of(std::begin(kOperations), std::end(kOperations),
                    [&](const Names& n) { return n.type == ops[0]->type; }))
     return CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE;
   const Names& names = names_of(*ops[0]);
-  const bool passed_on = ops.size() == 2;
-  for (const auto& [name, output] : {std::pair{names.x, Convolution::Output::x},
-                                     {names.w, Convolution::Output::w},
-                                     {names.y, Convolution::Output::y}})
-    if (ops[0]->child(name).is_virtual() != (passed_on && output == names.output))
+  for (const auto name : {names.x, names.w, names.y})
+    if (const Descriptor& t = ops[0]->child(name); &t != &output_of(*ops[0]) && t.is_virtual())
       return CUDNN_STATUS_BAD_PARAM;
-  if (!passed_on) return CUDNN_STATUS_SUCCESS;
-  if (ops[1]->type != kPassOn) return CUDNN_STATUS_NOT_SUPPORTED;
-  const auto id = [](const Descriptor& t) { return t.value<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID); };
-  const Descriptor& read = ops[1]->child(CUDNN_ATTR_OPERATION_POINTWISE_XDESC);
-  const auto output = names.output == Convolution::Output::x   ? names.x
-                      : names.output == Convolution::Output::w ? names.w
-                                                               : names.y;
-  return id(read) == id(ops[0]->child(output)) ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (output_of(*ops[i]).is_virtual() != (i + 1 < ops.size())) return CUDNN_STATUS_BAD_PARAM;
+    if (i == 0) continue;
+    if (ops[i]->type != kStep) return CUDNN_STATUS_NOT_SUPPORTED;
+    if (id_of(ops[i]->child(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)) != id_of(output_of(*ops[i - 1])))
+      return CUDNN_STATUS_BAD_PARAM;
+  }
+  return CUDNN_STATUS_SUCCESS;
 }
 
-// As cuDNN 9.19 for an H100: outputs of another type than the inputs only behind an identity, there
-// with an even number of channels and without groups.
+// As cuDNN 9.19 for an H100: outputs of another type than the inputs only behind a step, there with
+// an even number of channels and without groups.
 bool has_engines(const Descriptor& graph) {
-  const auto& ops = graph.children.at(CUDNN_ATTR_OPERATIONGRAPH_OPS);
+  const auto& ops = operations_of(graph);
   const Convolution c = convolution_of(*ops[0]);
   if (ops.size() == 1) return c.x.type == c.w.type && c.w.type == c.y.type;
   return c.x.sizes[1] % 2 == 0 && c.x.sizes[1] == c.w.sizes[1];
+}
+
+// An added tensor is as large as the sum, or has one element along an axis.
+cudnnStatus_t check_step(const Descriptor& step) {
+  const auto sizes = view_of(step.child(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)).sizes;
+  const bool adds = step.children.contains(CUDNN_ATTR_OPERATION_POINTWISE_BDESC);
+  if (adds != (mode_of(step) == CUDNN_POINTWISE_ADD)) return CUDNN_STATUS_BAD_PARAM;
+  bool fits = sizes == view_of(step.child(CUDNN_ATTR_OPERATION_POINTWISE_YDESC)).sizes;
+  if (adds)
+    for (size_t axis = 0; axis < 4; ++axis) {
+      const int64_t size = view_of(step.child(CUDNN_ATTR_OPERATION_POINTWISE_BDESC)).sizes[axis];
+      fits = fits && (size == 1 || size == sizes[axis]);
+    }
+  return fits ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH;
 }
 
 bool all_positive(const Descriptor& d, cudnnBackendAttributeName_t name, size_t count) {
@@ -154,16 +170,15 @@ cudnnStatus_t check(Descriptor& d) {
     case kForward:
     case kData:
     case kFilter: return convolution_of(d).check();
-    case kIdentity:
-      return d.value<cudnnPointwiseMode_t>(CUDNN_ATTR_POINTWISE_MODE) == CUDNN_POINTWISE_IDENTITY &&
-                     d.value<cudnnDataType_t>(CUDNN_ATTR_POINTWISE_MATH_PREC) == CUDNN_DATA_FLOAT
+    case kPointwise: {
+      const auto mode = d.value<cudnnPointwiseMode_t>(CUDNN_ATTR_POINTWISE_MODE);
+      const bool known = mode == CUDNN_POINTWISE_IDENTITY || mode == CUDNN_POINTWISE_ADD ||
+                         mode == CUDNN_POINTWISE_RELU_FWD;
+      return known && d.value<cudnnDataType_t>(CUDNN_ATTR_POINTWISE_MATH_PREC) == CUDNN_DATA_FLOAT
                  ? CUDNN_STATUS_SUCCESS
                  : CUDNN_STATUS_NOT_SUPPORTED;
-    case kPassOn:
-      return view_of(d.child(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)).sizes ==
-                     view_of(d.child(CUDNN_ATTR_OPERATION_POINTWISE_YDESC)).sizes
-                 ? CUDNN_STATUS_SUCCESS
-                 : CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH;
+    }
+    case kStep: return check_step(d);
     case kGraph: return check_graph(d);
     case kHeuristic:
       return faults().refuse_convolutions ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
@@ -344,29 +359,42 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
   if (plan->value<cudnnHandle_t>(CUDNN_ATTR_EXECUTION_PLAN_HANDLE) != handle ||
       device != handle->device)
     return CUDNN_STATUS_BAD_PARAM;
-  // The pointers of x, w and y by their tensors' ids.
-  std::array<void*, 3> data{};
+  // Tensors with memory find their pointers by their ids.
   const size_t given = pack->values.at(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS).size() / 8;
-  const std::array<const Descriptor*, 3> tensors = tensors_of(*plan->graph);
-  for (size_t t = 0; t < 3; ++t) {
+  cudnnStatus_t status = CUDNN_STATUS_SUCCESS;
+  const auto bind = [&](const Descriptor& tensor) {
+    View view = view_of(tensor);
+    if (tensor.is_virtual()) return view;
     for (size_t i = 0; i < given; ++i)
-      if (pack->value<int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) ==
-          tensors[t]->value<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID))
-        data[t] = pack->value<void*>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, i);
-    if (!data[t]) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
-    const auto alignment = tensors[t]->value<int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT);
-    if (reinterpret_cast<intptr_t>(data[t]) % alignment != 0)
-      return CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER;
+      if (pack->value<int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) == id_of(tensor))
+        view.data = pack->value<void*>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, i);
+    if (!view.data)
+      status = CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+    else if (reinterpret_cast<intptr_t>(view.data) %
+                 tensor.value<int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT) !=
+             0)
+      status = CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER;
+    return view;
+  };
+  const auto& ops = operations_of(*plan->graph);
+  const Names& names = names_of(*ops[0]);
+  Convolution convolution = convolution_of(*ops[0]);
+  convolution.x = bind(ops[0]->child(names.x));
+  convolution.w = bind(ops[0]->child(names.w));
+  convolution.y = bind(ops[0]->child(names.y));
+  for (size_t i = 1; i < ops.size(); ++i) {
+    Step step{.relu = mode_of(*ops[i]) == CUDNN_POINTWISE_RELU_FWD};
+    if (mode_of(*ops[i]) == CUDNN_POINTWISE_ADD)
+      step.added = bind(ops[i]->child(CUDNN_ATTR_OPERATION_POINTWISE_BDESC));
+    convolution.steps.push_back(step);
   }
+  // What the last step writes.
+  View& result = convolution.output_view();
+  result = bind(output_of(*ops.back()));
   void* const workspace = pack->value<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
   const bool needs = plan->engine != Engine::without_workspace;
-  if (needs && !workspace) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
-  Convolution convolution = convolution_of(plan->graph->child(CUDNN_ATTR_OPERATIONGRAPH_OPS));
-  View* const views[] = {&convolution.x, &convolution.w, &convolution.y};
-  for (size_t t = 0; t < 3; ++t) {
-    *views[t] = view_of(*tensors[t]);
-    views[t]->data = data[t];
-  }
+  if (needs && !workspace) status = CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  if (status != CUDNN_STATUS_SUCCESS) return status;
   static std::atomic<int> executions{0};
   enqueue(handle->stream, [=, c = convolution, engine = plan->engine] {
     if (needs) std::memset(workspace, 0xff, kWorkspace);
