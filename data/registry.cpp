@@ -222,11 +222,19 @@ DatasetPtr open_dataset(const std::string& specification, Split split) {
     const Argument argument = parse_argument(
         rest, !synthetic,
         synthetic ? std::vector<std::string>{"train", "test", "size", "seed", "cache"}
-                  : std::vector<std::string>{"split", "cache"});
+                  : std::vector<std::string>{"split", "check", "cache"});
     if (argument.has("split"))
       parse_word(argument["split"], "split", {"official", "paper", "trainval"});
     if (k.needs == Kind::folder) need_folder(argument.folder);
-    return cached(k.open(argument, split), argument, split);
+    // CIFAR's reader checks its own.
+    SplitOptions checks{.counts = kind.ends_with("mnist") ? Counts{60'000, 10'000} : Counts{}};
+    if (argument.has("check")) parse_check(argument["check"], checks);
+    const DatasetPtr dataset = k.open(argument, split);
+    const int64_t want = split == Split::train ? checks.counts->train : checks.counts->test;
+    if (checks.check_counts && want > 0 && dataset->size() != want)
+      throw FileError(fmt::format("{}: expected {} {} pictures, got {} (',check=off' takes them)",
+                                  specification, want, name(split), dataset->size()));
+    return cached(dataset, argument, split);
   }
   for (const TreeKind& k : kTrees) {
     known.emplace_back(k.facts.name);

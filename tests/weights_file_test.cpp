@@ -2,9 +2,7 @@
 // that is wrong or hostile is refused in one line, and what is written opens elsewhere.
 #include "tensor/weights_file.h"
 
-#include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -15,6 +13,7 @@
 #include "tensor/pickle.h"
 #include "tensor/pytorch.h"
 #include "tensor/serialize.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
@@ -54,20 +53,12 @@ Listing expected_of(const fs::path& json) {
   return listing;
 }
 
-class WeightsFileTest : public testing::Test {
+class WeightsFileTest : public test::FolderTest {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() /
-              fmt::format("facet_weights_{}_{}", ::getpid(),
-                          testing::UnitTest::GetInstance()->current_test_info()->name());
-    make_folder(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   fs::path written(const std::string& content) const {
     std::ofstream(folder_ / "x", std::ios::binary) << content;  // not synced: thousands of them
     return folder_ / "x";
   }
-  fs::path folder_;
 };
 
 TEST_F(WeightsFileTest, EveryContainerComesBackByteForByte) {
