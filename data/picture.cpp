@@ -82,7 +82,7 @@ const char* name(PictureKind kind) {
   }
 }
 
-EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file)
+EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file, int banner)
     : bytes_(std::move(bytes)), file_(std::move(file)) {
   const std::optional<PictureKind> kind = kind_of(bytes_);
   if (!kind)
@@ -105,6 +105,9 @@ EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file)
         int64_t{height_} * width_ > kMaxPicturePixels)
       throw std::runtime_error(
           fmt::format("{} x {} pixels, at most {} are read", width_, height_, kMaxPicturePixels));
+    if (height_ <= banner)
+      throw std::runtime_error(fmt::format("{} rows, {} of them a banner", height_, banner));
+    height_ -= banner;
   });
 }
 
@@ -121,7 +124,7 @@ void EncodedPicture::guarded(const char* part, const Read& read) const {
   }
 }
 
-Image EncodedPicture::decode(const Rectangle& window) const {
+Image EncodedPicture::decode(const Rectangle& window, std::string* warnings) const {
   FACET_CHECK(window.top >= 0 && window.left >= 0 && window.height > 0 && window.width > 0 &&
                   window.top + window.height <= height_ && window.left + window.width <= width_,
               "decode", "a {}x{} window at ({}, {}) leaves the {}x{} picture {}", window.height,
@@ -129,7 +132,10 @@ Image EncodedPicture::decode(const Rectangle& window) const {
   Image image;
   guarded("picture", [&] {
     if (kind_ == PictureKind::jpeg) {
-      image = jpeg::decode(bytes_, window);
+      jpeg::Warnings forgiven;
+      image = jpeg::decode(bytes_, window, &forgiven);
+      if (warnings && forgiven.count > 0)
+        *warnings = fmt::format("{}: {} warnings: {}", file_, forgiven.count, forgiven.first);
       return;
     }
     Source source{bytes_};
