@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tensor/image.h"
@@ -33,6 +34,9 @@ class EncodedPicture {
   Image decode(const Rectangle& window, std::string* warnings = nullptr) const;
 
  private:
+  std::string_view content() const {
+    return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
+  }
   template <typename Read>
   void guarded(const char* part, const Read& read) const;
 

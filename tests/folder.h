@@ -1,4 +1,4 @@
-// A folder of the test's own, and the message of an exception.
+// A folder of the test's own, the message of an exception, bytes in hex.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -41,6 +41,14 @@ std::string error_of(const F& f) {
 inline void expect_parts(const std::string& text, std::initializer_list<const char*> parts) {
   for (const char* part : parts)
     EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' in: " << text;
+}
+
+inline std::string from_hex(std::string hex) {  // blanks are passed over
+  std::erase(hex, ' ');
+  std::string bytes;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return bytes;
 }
 
 }  // namespace facet::test

@@ -102,6 +102,7 @@ TEST(Picture, KnowsTheKindByContent) {
   EXPECT_EQ(EncodedPicture(bytes_of("rgb.bmp"), "a.jpg").kind(), PictureKind::bmp);
   EXPECT_NE(message_of({'R', 'I', 'F', 'F'}).find("some.jpg: expected a JPEG, PNG, GIF or BMP"),
             std::string::npos);
+  EXPECT_NE(message_of({'I', 'I', '*', 0}).find("4 bytes of TIFF"), std::string::npos);
   EXPECT_NE(message_of({}).find("got 0 bytes"), std::string::npos);
 }
 
