@@ -144,11 +144,13 @@ double mean_of(const Tensor& matrix) {
   return ops::reduce(ReduceOp::mean, matrix.flatten()).item();
 }
 
-Normalization normalization_for(const std::string& dataset) {
+Normalization normalization_for(const std::string& dataset, const std::string& method) {
   if (is_grey(dataset)) return kFashionMnistNormalization;
   if (dataset.starts_with("cifar100")) return kCifar100Normalization;
   if (dataset.starts_with("cifar10")) return kCifar10Normalization;
-  return kImagenetNormalization;
+  Normalization n = kImagenetNormalization;
+  if (method == "swav") n.std[0] = .228f;
+  return n;
 }
 
 bool is_grey(const std::string& dataset) {
@@ -162,7 +164,7 @@ Pipeline evaluation_pipeline(const TrainedNetwork& network) {
   };
   const std::string size = value("facet.image_size");
   return eval_pipeline(static_cast<int>(size.empty() ? kDefaultImageSize : std::stol(size)),
-                       normalization_for(value("facet.data")));
+                       normalization_for(value("facet.data"), value("facet.method")));
 }
 
 }  // namespace facet

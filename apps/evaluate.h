@@ -56,8 +56,9 @@ Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const Dat
                         const SimilarityOptions& options = {});
 double mean_of(const Tensor& matrix);
 
-// The statistics a dataset is normalised with: its own where they are known, else ImageNet's.
-Normalization normalization_for(const std::string& dataset);
+// The statistics a dataset is normalised with: its own where they are known, else ImageNet's (in
+// SwAV with its authors' .228 for the deviation of red).
+Normalization normalization_for(const std::string& dataset, const std::string& method = "");
 bool is_grey(const std::string& dataset);
 // How the network was shown pictures, from its metadata: its image size and normalisation.
 Pipeline evaluation_pipeline(const TrainedNetwork& network);

@@ -139,8 +139,8 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
     if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
   const DatasetPtr dataset = training_set(options.run);
-  const Normalization n = normalization_for(options.run.data);
   const std::string& method = options.method.method;
+  const Normalization n = normalization_for(options.run.data, method);
   if (uses_labels(method)) require_single_label(dataset);
   const RunSize size{.classes = dataset->num_classes(),
                      .samples = dataset->size(),

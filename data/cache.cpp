@@ -96,7 +96,8 @@ Sample CachedDataset::sample(int64_t index) const {
   Record record;
   std::memcpy(&record, text.data() + index_ + static_cast<size_t>(index) * sizeof record,
               sizeof record);
-  const size_t bytes = size_t{record.height} * record.width * 3;
+  const bool is_bad = record.height == 0;
+  const size_t bytes = is_bad ? record.width : size_t{record.height} * record.width * 3;
   const auto* pixels = reinterpret_cast<const uint8_t*>(text.data()) + record.offset;
   std::atomic<bool>& checked = checked_[static_cast<size_t>(index)];
   if (!checked.load(std::memory_order_relaxed)) {
@@ -107,11 +108,13 @@ Sample CachedDataset::sample(int64_t index) const {
                       path_.string(), index));
     checked.store(true, std::memory_order_relaxed);
   }
+  if (is_bad) throw FileError(std::string(text.substr(record.offset, bytes)));
   return {pixels, static_cast<int>(record.height), static_cast<int>(record.width)};
 }
 
 void write_cache(const Dataset& dataset, int shorter, const fs::path& path,
-                 const std::function<void(int64_t)>& progress) {
+                 const std::function<void(int64_t)>& progress,
+                 const std::function<void(const std::string& error)>& bad) {
   make_folder(path.parent_path());
   AtomicFile file(path);
   file.write(kMagic);
@@ -120,11 +123,23 @@ void write_cache(const Dataset& dataset, int shorter, const fs::path& path,
   const int64_t n = dataset.size(), block = int64_t{16} * num_threads();
   for (int64_t begin = 0; begin < n; begin += block) {
     std::vector<Image> images(static_cast<size_t>(std::min(block, n - begin)));
+    std::vector<std::string> errors(images.size());
     parallel_for(static_cast<int64_t>(images.size()), 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        images[static_cast<size_t>(i)] = shrunk(dataset.image(begin + i), shorter);
+      for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) try {
+          images[i] = shrunk(dataset.image(begin + static_cast<int64_t>(i)), shorter);
+        } catch (const Error& error) {
+          if (!bad) throw;
+          errors[i] = error.what();
+        }
     });
-    for (const Image& image : images) {
+    for (size_t i = 0; i < images.size(); ++i) {
+      Image& image = images[i];
+      if (!errors[i].empty()) {
+        bad(errors[i]);
+        image.pixels.assign(errors[i].begin(), errors[i].end());
+        image.height = 0;
+        image.width = static_cast<int>(errors[i].size());
+      }
       const Record record{offset, static_cast<uint32_t>(image.height),
                           static_cast<uint32_t>(image.width),
                           crc_of(image.pixels.data(), image.pixels.size()), 0};

@@ -3,7 +3,9 @@
 //
 // train.pictures, test.pictures (little-endian):
 //   16 bytes   "facet pictures 1"
-//   pictures   height x width x 3 bytes each, without gaps, in the dataset's order
+//   pictures   height x width x 3 bytes each, without gaps, in the dataset's order; of one that
+//   could
+//              not be decoded the error, with height 0 and its length as width
 //   index      {u64 offset, u32 height, u32 width, u32 CRC-32 of the pixels, u32 0} a picture
 //   trailer    64 + 64 bytes: SHA-256 of the index, in hex; the dataset's fingerprint, filled up
 //              with zeros; u64 offset of the index, u64 pictures; u32 CRC-32 of the trailer's other
@@ -31,6 +33,7 @@ class CachedDataset final : public Dataset {
   const Tensor& labels() const override { return base_->labels(); }
   std::string fingerprint() const override { return base_->fingerprint(); }
   std::string describe() const override;
+  std::string where(int64_t index) const override { return base_->where(index); }
   Image image(int64_t index) const override { return sample(index).decode(); }
   Sample sample(int64_t index) const override;
 
@@ -45,8 +48,11 @@ class CachedDataset final : public Dataset {
 
 std::filesystem::path cache_file(const std::filesystem::path& folder, Split split);
 // Writes all pictures with the shorter side `shorter` (smaller ones as they are; bilinear), made on
-// all cores. `progress` is told how many are done, now and then.
+// all cores. `progress` is told how many are done, now and then. A picture that cannot be decoded
+// is an error here or, where `bad` is given, told to it and an error when it is read from the
+// cache.
 void write_cache(const Dataset& dataset, int shorter, const std::filesystem::path& file,
-                 const std::function<void(int64_t)>& progress);
+                 const std::function<void(int64_t)>& progress,
+                 const std::function<void(const std::string& error)>& bad = nullptr);
 
 }  // namespace facet

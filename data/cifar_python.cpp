@@ -140,7 +140,9 @@ class Machine {
       case 'h': return recall(take_number(1));
       case 'j': return recall(take_number(4));
       case 'c': {
-        const std::string name = std::string(take_line()) + '.' + std::string(take_line());
+        std::string name(take_line());  // one after the other: operands of + have no order
+        name += '.';
+        name += take_line();
         if (name != "numpy.core.multiarray._reconstruct" && name != "numpy.ndarray" &&
             name != "numpy.dtype")
           fail("the name " + name);

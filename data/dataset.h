@@ -30,6 +30,10 @@ class Dataset {
   virtual std::string fingerprint() const = 0;
   // One line for logs.
   virtual std::string describe() const { return name(); }
+  // A sample in messages.
+  virtual std::string where(int64_t index) const {
+    return name() + " sample " + std::to_string(index);
+  }
 
   bool multi_label() const { return labels().rank() == 2; }
   int64_t num_classes() const { return static_cast<int64_t>(classes().size()); }

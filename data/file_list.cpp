@@ -163,7 +163,8 @@ FileListDataset::FileListDataset(const DatasetFacts& facts, FileList list, Split
     for (int64_t i = 0; i < n; ++i)
       labels_.data<int64_t>()[i] = list_.entries[static_cast<size_t>(i)].label;
   }
-  hash_ = sha256(manifest());
+  hash_ = sha256(list_.banner > 0 ? fmt::format("{}banner {}\n", manifest(), list_.banner)
+                                  : manifest());
 }
 
 std::string FileListDataset::manifest() const {
@@ -177,17 +178,22 @@ std::string FileListDataset::manifest() const {
 }
 
 std::string FileListDataset::describe() const {
-  return fmt::format("{} ({} split; classes: {}; manifest sha256 {:.12})", name_, protocol_,
-                     list_.order, hash_);
+  return fmt::format("{} ({} split; classes: {}{}; manifest sha256 {:.12})", name_, protocol_,
+                     list_.order, list_.banner > 0 ? "; without banners" : "", hash_);
+}
+
+std::string FileListDataset::where(int64_t index) const {
+  const FileEntry& entry = list_.entries.at(static_cast<size_t>(index));
+  const std::string path = (list_.root / entry.path).string();
+  if (list_.multi_label) return path;
+  return fmt::format("{} (class '{}')", path, list_.classes[static_cast<size_t>(entry.label)]);
 }
 
 Sample FileListDataset::sample(int64_t index) const {
   FACET_CHECK(index >= 0 && index < size(), "dataset", "{}: no sample {} among {}", name_, index,
               size());
   const FileEntry& entry = list_.entries[static_cast<size_t>(index)];
-  std::string shown = (list_.root / entry.path).string();
-  if (!list_.multi_label)
-    shown += fmt::format(" (class '{}')", list_.classes[static_cast<size_t>(entry.label)]);
+  const std::string shown = where(index);
   std::vector<uint8_t> bytes;
   const auto read = [&](const InputFile& file, size_t offset, size_t size) {
     if (size > kMaxFile) throw FileError(fmt::format("{}: {} bytes are no picture", shown, size));
@@ -200,7 +206,7 @@ Sample FileListDataset::sample(int64_t index) const {
     const InputFile file(list_.root / entry.path);
     read(file, 0, file.size());
   }
-  return Sample(EncodedPicture(std::move(bytes), std::move(shown)));
+  return Sample(EncodedPicture(std::move(bytes), shown, list_.banner));
 }
 
 }  // namespace facet

@@ -29,6 +29,7 @@ struct FileList {
   std::vector<FileEntry> entries;
   std::vector<std::shared_ptr<const InputFile>> archives = {};
   bool multi_label = false;
+  int banner = 0;  // rows at the bottom of every picture that are left out
 };
 
 // official: the dataset's own train and test parts; paper: those behind Table 2 of the paper;
@@ -69,9 +70,10 @@ class FileListDataset final : public Dataset {
   Image image(int64_t index) const override { return sample(index).decode(); }
   Sample sample(int64_t index) const override;
   const Tensor& labels() const override { return labels_; }
-  // SHA-256 of the manifest.
+  // SHA-256 of the manifest (and of the banner's height, where it is left out).
   std::string fingerprint() const override { return hash_; }
   std::string describe() const override;
+  std::string where(int64_t index) const override;  // path and class
   // A line "path <tab> label <tab> split" for each picture.
   std::string manifest() const;
 

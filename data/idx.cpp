@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <string>
 
 #include "data/listing.h"
 #include "data/readers.h"
@@ -59,23 +60,27 @@ fs::path find_file(const fs::path& folder, const std::string& stem, int rank) {
                               folder.string(), kinds[0], kinds[0]));
 }
 
-// MNIST and Fashion-MNIST name their files alike: the official label files give a mix-up away.
-void refuse_other_dataset(const fs::path& label_file, const std::string& name) {
+// MNIST and Fashion-MNIST name their files alike. The MD5 of the official ones, unpacked, so that
+// files that were packed again (Debian's) are known, too.
+void refuse_other_dataset(const fs::path& file, const std::string& bytes, const std::string& name) {
   static const std::map<std::string, std::string> known = {
-      {"d53e105ee54ea40749a09fcbcd1e9432", "mnist"},
-      {"ec29112dd5afa0611ce80d1b7f02629c", "mnist"},
-      {"25c81989df183df01b3e8a0aad5dffbe", "fashion-mnist"},
-      {"bb300cfdad3c16e7a12a480ee83cd310", "fashion-mnist"}};
-  if (label_file.extension() != ".gz") return;
-  const auto found = known.find(md5(read_file(label_file)));
+      {"6bbc9ace898e44ae57da46a324031adb", "mnist"},
+      {"a25bea736e30d166cdddb491f175f624", "mnist"},
+      {"2646ac647ad5339dbf082846283269ea", "mnist"},
+      {"27ae3e4e09519cfbb04c329615203637", "mnist"},
+      {"f4a8712d7a061bf5bd6d2ca38dc4d50a", "fashion-mnist"},
+      {"9018921c3c673c538a1fc5bad174d6f9", "fashion-mnist"},
+      {"8181f5470baa50b63fa0f6fddb340f0a", "fashion-mnist"},
+      {"15d484375f8d13e6eb1aabb0c3f46965", "fashion-mnist"}};
+  const auto found = known.find(md5(bytes));
   if (found != known.end() && found->second != name)
-    throw FileError(fmt::format("{}: expected {}, got the official file of {}", label_file.string(),
-                                name, found->second));
+    throw FileError(fmt::format("{}: expected {}, got the official file of {}", file.string(), name,
+                                found->second));
 }
 
 }  // namespace
 
-Tensor read_idx(const fs::path& path, int rank) {
+Tensor read_idx(const fs::path& path, int rank, std::string* whole) {
   GzFile file(path);
   unsigned char header[4 + 4 * 4] = {};
   const size_t header_bytes = 4 + 4 * static_cast<size_t>(rank);
@@ -119,6 +124,10 @@ Tensor read_idx(const fs::path& path, int rank) {
   if (file.read(&extra, 1) != 0)
     throw FileError(fmt::format("{}: more data than the {} bytes that its header {} announces",
                                 path.string(), values.bytes(), shape));
+  if (whole) {
+    whole->assign(reinterpret_cast<const char*>(header), header_bytes);
+    whole->append(static_cast<const char*>(values.raw()), values.bytes());
+  }
   return values;
 }
 
@@ -130,9 +139,13 @@ DatasetPtr read_mnist(const fs::path& folder, Split split, const std::string& na
   const std::string stem = split == Split::train ? "train" : "t10k";
   const fs::path image_file = find_file(folder, stem + "-images", 3);
   const fs::path label_file = find_file(folder, stem + "-labels", 1);
-  refuse_other_dataset(label_file, name);
-  const Tensor pixels = read_idx(image_file, 3);
-  const Tensor labels = read_idx(label_file, 1);
+  const auto read = [&](const fs::path& file, int rank) {
+    std::string bytes;
+    Tensor values = read_idx(file, rank, &bytes);
+    refuse_other_dataset(file, bytes, name);
+    return values;
+  };
+  const Tensor pixels = read(image_file, 3), labels = read(label_file, 1);
   if (pixels.dim(0) != labels.dim(0))
     throw FileError(fmt::format("{}: {} labels for the {} images of {}", label_file.string(),
                                 labels.dim(0), pixels.dim(0), image_file.string()));

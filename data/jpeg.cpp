@@ -14,7 +14,9 @@ namespace facet::jpeg {
 namespace {
 
 // Every scan of a progressive file costs a pass over all coefficients.
-constexpr int kMaxScans = 500;
+constexpr int kMaxScans = 100;
+// The coefficients of a progressive file stay in memory: 8 bytes a pixel of the largest picture.
+constexpr long kMaxMemory = 1L << 30;
 // Columns that the smooth upsampling of colour looks at beside a window: one block of 2 x 8 pixels.
 constexpr int kMargin = 16;
 
@@ -37,7 +39,10 @@ struct Decoder {
     };
     // Most warnings are harmless and left to Pillow's indulgence; the end of the data is not.
     errors.emit_message = [](j_common_ptr common, int level) {
-      if (level < 0 && common->err->msg_code == JWRN_JPEG_EOF) common->err->error_exit(common);
+      if (level >= 0) return;
+      if (common->err->msg_code == JWRN_JPEG_EOF) common->err->error_exit(common);
+      if (common->err->num_warnings++ == 0)
+        common->err->format_message(common, static_cast<Decoder*>(common->client_data)->message);
     };
     progress.progress_monitor = [](j_common_ptr common) {
       auto* const self = static_cast<Decoder*>(common->client_data);
@@ -53,8 +58,10 @@ struct Decoder {
   void read_header() {
     jpeg_create_decompress(&info);
     info.progress = &progress;
+    info.mem->max_memory_to_use = kMaxMemory;
     jpeg_mem_src(&info, bytes_.data(), bytes_.size());
     jpeg_read_header(&info, TRUE);
+    if (info.data_precision != 8) throw std::runtime_error("more than 8 bits a sample");
   }
 
  private:
@@ -103,7 +110,7 @@ Size read_size(std::span<const uint8_t> bytes) {
   return {static_cast<int>(decoder.info.image_height), static_cast<int>(decoder.info.image_width)};
 }
 
-Image decode(std::span<const uint8_t> bytes, const Rectangle& window) {
+Image decode(std::span<const uint8_t> bytes, const Rectangle& window, Warnings* warnings) {
   Decoder decoder(bytes);
   Image out(window.height, window.width);
   if (setjmp(decoder.back)) throw std::runtime_error(decoder.message);
@@ -115,6 +122,7 @@ Image decode(std::span<const uint8_t> bytes, const Rectangle& window) {
   read_rows(info, window, out);
   // The end of the file matters where the picture was read to its end.
   if (info.output_scanline == info.output_height) jpeg_finish_decompress(&info);
+  if (warnings) *warnings = {static_cast<int>(decoder.errors.num_warnings), decoder.message};
   return out;
 }
 

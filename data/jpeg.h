@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "tensor/image.h"
 
@@ -11,9 +12,14 @@ namespace facet::jpeg {
 struct Size {
   int height, width;
 };
+// What the decoder forgave, as Pillow does: how often, and the first in words.
+struct Warnings {
+  int count = 0;
+  std::string first;
+};
 Size read_size(std::span<const uint8_t> bytes);
 // A window inside of the picture, equal to that part of the whole. Grey becomes three equal
 // channels, CMYK and YCCK become RGB with Pillow's integers.
-Image decode(std::span<const uint8_t> bytes, const Rectangle& window);
+Image decode(std::span<const uint8_t> bytes, const Rectangle& window, Warnings* warnings = nullptr);
 
 }  // namespace facet::jpeg

@@ -20,7 +20,8 @@ std::string lower(std::string text) {
 }
 
 bool is_picture_name(const std::string& file_name) {
-  static const std::set<std::string> endings = {".jpg", ".jpeg", ".png", ".bmp", ".gif"};
+  static const std::set<std::string> endings = {".jpg", ".jpeg", ".png", ".bmp",  ".gif",
+                                                ".ppm", ".pgm",  ".tif", ".tiff", ".webp"};
   return endings.contains(lower(fs::path(file_name).extension().string()));
 }
 

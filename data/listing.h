@@ -25,8 +25,9 @@ int64_t parse_integer(const std::string& text, const std::string& file, const st
 // What systems leave in folders: ._*, .DS_Store, Thumbs.db, __MACOSX.
 bool is_junk(const std::string& file_name);
 // Folders below one, and pictures at any depth below one (relative, with '/'), in byte order.
-// Symbolic links are followed. A picture is what is named as one (.jpg, .jpeg, .png, .bmp, .gif in
-// either case): what a file really is shows when it is read.
+// Symbolic links are followed. A picture is what is named as one (.gif and torchvision's .jpg,
+// .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp in either case): what a file really is, and
+// whether it can be decoded, shows when it is read.
 std::vector<std::string> list_folders(const std::filesystem::path& folder);
 std::vector<std::string> list_pictures(const std::filesystem::path& folder);
 

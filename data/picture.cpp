@@ -62,13 +62,22 @@ constexpr stbi_io_callbacks kCallbacks = {
     },
     [](void* user) { return static_cast<int>(static_cast<Source*>(user)->left() == 0); }};
 
-std::optional<PictureKind> kind_of(const std::vector<uint8_t>& bytes) {
-  const std::string_view start(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+std::optional<PictureKind> kind_of(std::string_view start) {
   if (start.starts_with("\xff\xd8\xff")) return PictureKind::jpeg;
   if (start.starts_with("\x89PNG\r\n\x1a\n")) return PictureKind::png;
   if (start.starts_with("GIF87a") || start.starts_with("GIF89a")) return PictureKind::gif;
   if (start.starts_with("BM")) return PictureKind::bmp;
   return std::nullopt;
+}
+
+// What else a file may be, for a message.
+const char* other_kind(std::string_view start) {
+  if (start.starts_with("RIFF") && start.substr(0, 12).ends_with("WEBP")) return "WebP";
+  if (start.starts_with(std::string_view("II*\0", 4)) ||
+      start.starts_with(std::string_view("MM\0*", 4)))
+    return "TIFF";
+  if (start.size() > 1 && start[0] == 'P' && start[1] >= '1' && start[1] <= '6') return "PNM";
+  return "something else";
 }
 
 }  // namespace
@@ -82,13 +91,12 @@ const char* name(PictureKind kind) {
   }
 }
 
-EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file)
+EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file, int banner)
     : bytes_(std::move(bytes)), file_(std::move(file)) {
-  const std::optional<PictureKind> kind = kind_of(bytes_);
+  const std::optional<PictureKind> kind = kind_of(content());
   if (!kind)
-    throw FileError(
-        fmt::format("{}: expected a JPEG, PNG, GIF or BMP picture, got {} bytes of something else",
-                    file_, bytes_.size()));
+    throw FileError(fmt::format("{}: expected a JPEG, PNG, GIF or BMP picture, got {} bytes of {}",
+                                file_, bytes_.size(), other_kind(content())));
   kind_ = *kind;
   guarded("header", [&] {
     if (kind_ == PictureKind::jpeg) {
@@ -105,6 +113,9 @@ EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file)
         int64_t{height_} * width_ > kMaxPicturePixels)
       throw std::runtime_error(
           fmt::format("{} x {} pixels, at most {} are read", width_, height_, kMaxPicturePixels));
+    if (height_ <= banner)
+      throw std::runtime_error(fmt::format("{} rows, {} of them a banner", height_, banner));
+    height_ -= banner;
   });
 }
 
@@ -114,14 +125,13 @@ void EncodedPicture::guarded(const char* part, const Read& read) const {
   try {
     read();
   } catch (const std::runtime_error& error) {
-    const std::string_view content(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
     throw FileError(fmt::format("{}: damaged {} {}: {} ({} bytes, sha256 {:.12})", file_,
                                 facet::name(kind_), part, error.what(), bytes_.size(),
-                                sha256(content)));
+                                sha256(content())));
   }
 }
 
-Image EncodedPicture::decode(const Rectangle& window) const {
+Image EncodedPicture::decode(const Rectangle& window, std::string* warnings) const {
   FACET_CHECK(window.top >= 0 && window.left >= 0 && window.height > 0 && window.width > 0 &&
                   window.top + window.height <= height_ && window.left + window.width <= width_,
               "decode", "a {}x{} window at ({}, {}) leaves the {}x{} picture {}", window.height,
@@ -129,7 +139,10 @@ Image EncodedPicture::decode(const Rectangle& window) const {
   Image image;
   guarded("picture", [&] {
     if (kind_ == PictureKind::jpeg) {
-      image = jpeg::decode(bytes_, window);
+      jpeg::Warnings forgiven;
+      image = jpeg::decode(bytes_, window, &forgiven);
+      if (warnings && forgiven.count > 0)
+        *warnings = fmt::format("{}: {} warnings: {}", file_, forgiven.count, forgiven.first);
       return;
     }
     Source source{bytes_};

@@ -8,8 +8,8 @@
 namespace facet {
 
 // An IDX file of bytes, plain or gzipped (Yann LeCun's MNIST page): u8 of the shape in its header.
-// `rank` is 3 for images and 1 for labels.
-Tensor read_idx(const std::filesystem::path& file, int rank);
+// `rank` is 3 for images and 1 for labels. `whole` gets the file's bytes, unpacked.
+Tensor read_idx(const std::filesystem::path& file, int rank, std::string* whole = nullptr);
 
 // A folder in MNIST's layout: {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz], also with a dot
 // before idx, there or in MNIST/raw or FashionMNIST/raw below.
@@ -29,6 +29,7 @@ struct ReaderOptions {
   int64_t partition = 1;       // of DTD and SUN397
   bool natural_order = false;  // class folders in timm's order instead of torchvision's
   bool crowd = true;           // MS-COCO: count groups
+  bool banner = true;          // Aircraft: keep the rows that name the photographer
 };
 using Folder = std::filesystem::path;
 

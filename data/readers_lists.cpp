@@ -135,13 +135,14 @@ FileList read_sun397(const Folder& folder, const ReaderOptions& options) {
   return list;
 }
 
-FileList read_aircraft(const Folder& folder, const ReaderOptions&) {
+FileList read_aircraft(const Folder& folder, const ReaderOptions& options) {
   FileList list{
       find_root(folder, {"data", "fgvc-aircraft-2013b/data"}, "variants.txt", "FGVC Aircraft"),
       {},
       "variants.txt",
       {}};
   list.classes = read_lines(list.root / "variants.txt");
+  if (!options.banner) list.banner = 20;
   const ClassRanks ranks(list.classes);
   for (const PartFile& part : {PartFile{Part::train, "images_variant_train.txt"},
                                {Part::val, "images_variant_val.txt"},

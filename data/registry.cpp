@@ -180,6 +180,7 @@ DatasetPtr open_tree(const TreeKind& kind, const Argument& argument, Split split
     if (key == "partition") reading.partition = parse_number(value, key);
     if (key == "order") reading.natural_order = parse_word(value, key, {"byte", "natural"}) == 1;
     if (key == "crowd") reading.crowd = parse_word(value, key, {"off", "on"}) == 1;
+    if (key == "banner") reading.banner = parse_word(value, key, {"crop", "keep"}) == 1;
   }
   if (reading.partition < 1 || reading.partition > 10)
     throw UsageError(
@@ -195,6 +196,7 @@ std::vector<std::string> tree_keys(const std::string& kind) {
   if (kind == "folder") keys.emplace_back("order");
   if (kind == "dtd" || kind == "sun397") keys.emplace_back("partition");
   if (kind.starts_with("coco")) keys.emplace_back("crowd");
+  if (kind == "aircraft") keys.emplace_back("banner");
   return keys;
 }
 
@@ -222,11 +224,19 @@ DatasetPtr open_dataset(const std::string& specification, Split split) {
     const Argument argument = parse_argument(
         rest, !synthetic,
         synthetic ? std::vector<std::string>{"train", "test", "size", "seed", "cache"}
-                  : std::vector<std::string>{"split", "cache"});
+                  : std::vector<std::string>{"split", "check", "cache"});
     if (argument.has("split"))
       parse_word(argument["split"], "split", {"official", "paper", "trainval"});
     if (k.needs == Kind::folder) need_folder(argument.folder);
-    return cached(k.open(argument, split), argument, split);
+    // CIFAR's reader checks its own.
+    SplitOptions checks{.counts = kind.ends_with("mnist") ? Counts{60'000, 10'000} : Counts{}};
+    if (argument.has("check")) parse_check(argument["check"], checks);
+    const DatasetPtr dataset = k.open(argument, split);
+    const int64_t want = split == Split::train ? checks.counts->train : checks.counts->test;
+    if (checks.check_counts && want > 0 && dataset->size() != want)
+      throw FileError(fmt::format("{}: expected {} {} pictures, got {} (',check=off' takes them)",
+                                  specification, want, name(split), dataset->size()));
+    return cached(dataset, argument, split);
   }
   for (const TreeKind& k : kTrees) {
     known.emplace_back(k.facts.name);
@@ -252,7 +262,8 @@ std::string dataset_help() {
   for (const TreeKind& k : kTrees) text += fmt::format("  {}:FOLDER {}\n", k.facts.name, k.help);
   return text +
          "  FOLDER,split=official|paper|trainval,check=off|TRAIN/TEST (counts),cache=FOLDER\n"
-         "  partition=1..10 (dtd, sun397), order=byte|natural (folder), crowd=on|off (coco)\n";
+         "  partition=1..10 (dtd, sun397), order=byte|natural (folder), crowd=on|off (coco)\n"
+         "  banner=keep|crop (aircraft)\n";
 }
 
 }  // namespace facet

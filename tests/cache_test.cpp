@@ -1,8 +1,13 @@
 // Samples that cannot be decoded, and the cache of pictures.
 #include "data/cache.h"
 
+#include <csignal>
+#include <mutex>
+
 #include "data/loader.h"
 #include "data/png.h"
+#include "data/verify.h"
+#include "tests/broken.h"
 #include "tests/pictures.h"
 #include "tests/trees.h"
 
@@ -137,6 +142,30 @@ TEST_F(Pictures, ViewsLeftToADeviceAreTheSame) {
   }
 }
 
+// A decoder that crashes costs its sample, not the program.
+TEST(Verify, ChildrenMayCrash) {
+  test::BrokenDataset dataset(open_dataset("shapes:train=12,size=8", Split::train));
+  dataset.before = [](int64_t index) {
+    if (index == 3) std::raise(SIGKILL);
+    if (index == 4) throw FileError("damaged");
+    if (index == 11) ::_exit(7);
+  };
+  std::vector<int64_t> seen;
+  std::map<int64_t, std::string> errors;
+  check_in_children(
+      dataset, 1, 12,
+      [&](int64_t i, const SampleCheck& check) {
+        seen.push_back(i);
+        if (!check.error.empty()) errors[i] = check.error;
+      },
+      [] { return false; });
+  EXPECT_EQ(seen, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+  ASSERT_EQ(errors.size(), 3u);
+  expect_parts(errors[3], {"shapes sample 3", "Killed"});
+  EXPECT_EQ(errors[4], "damaged");
+  expect_parts(errors[11], {"sample 11", "exit code 7"});
+}
+
 // ---- cache
 class Cache : public Pictures {
  protected:
@@ -200,6 +229,23 @@ TEST_F(Cache, DamageIsNoticed) {
   error_of<FileError>([&] { open(Split::train, option()); });
   write("cache/train.pictures", "");
   error_of<FileError>([&] { open(Split::train, option()); });
+}
+
+// A picture that could not be decoded is as bad from the cache as it was in its file.
+TEST_F(Cache, KeepsWhatIsBad) {
+  write("train/b/3.png", broken_.substr(0, broken_.size() / 2));
+  const fs::path file = root_ / "cache/train.pictures";
+  const std::string want = error_of<FileError>([&] { open(Split::train)->image(kBad); });
+  error_of<FileError>([&] { write_cache(*open(Split::train), kShorter, file, [](int64_t) {}); });
+  std::vector<std::string> bad;
+  write_cache(
+      *open(Split::train), kShorter, file, [](int64_t) {},
+      [&](const std::string& error) { bad.push_back(error); });
+  EXPECT_EQ(bad, std::vector<std::string>{want});
+  EXPECT_EQ(error_of<FileError>([&] { open(Split::train, option())->image(kBad); }), want);
+  DataLoader files(open(Split::train), options(OnBadSample::skip)),
+      cached(open(Split::train, option()), options(OnBadSample::skip));
+  EXPECT_EQ(collect(cached, 1).indices, collect(files, 1).indices);
 }
 
 TEST_F(Cache, OfAnotherDatasetIsRefused) {

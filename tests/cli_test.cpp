@@ -304,7 +304,6 @@ TEST_F(CliDeviceTest, AFailedKernelNamesTheLastCheckpoint) {
 class CliDataTest : public ProgramTest {
  protected:
   void SetUp() override {
-    ProgramTest::SetUp();
     if (!fs::exists(kFashion)) GTEST_SKIP() << "dataset-fashion-mnist is not installed";
     make_folder(folder_ / "data");
     for (const char* name : kFiles) fs::create_symlink(kFashion + std::string(name), file(name));

@@ -18,7 +18,6 @@ class DatasetCli : public ProgramTest {
  protected:
   // Two classes that are easy to tell apart; one picture is a JPEG by name only.
   void SetUp() override {
-    ProgramTest::SetUp();
     for (const std::string part : {"train", "val"})
       for (int i = 0; i < 12; ++i) {
         picture(fmt::format("tree/{}/bright/{}.jpg", part, i), 200 + i);
@@ -57,6 +56,9 @@ TEST_F(DatasetCli, VerifyCountsKindsAndNamesWhatIsBad) {
   EXPECT_EQ(bad.code, 4);
   EXPECT_NE(bad.out.find("val/dark/3.png (class 'dark')"), std::string::npos) << bad.out;
   EXPECT_NE(bad.err.find("1 pictures cannot be decoded"), std::string::npos) << bad.err;
+  const Outcome isolated = run({"dataset", "verify", tree(), "--isolate"});
+  EXPECT_EQ(isolated.code, 4);
+  EXPECT_EQ(isolated.out, bad.out);
   EXPECT_EQ(run({"dataset", "verify", tree() + "x"}).code, 3);
   EXPECT_EQ(run({"dataset", "verfy", tree()}).code, 2);
 }
@@ -138,6 +140,13 @@ TEST_F(DatasetCli, ANetworksClassesMustBeTheDatasets) {
 }
 
 TEST_F(DatasetCli, ACacheStandsInForTheFiles) {
+  cut("tree/train/dark/5.png");
+  EXPECT_EQ(run({"dataset", "cache", tree(), "-o", path("cache")}).code, 3);
+  const Outcome skipped =
+      run({"dataset", "cache", tree(), "-o", path("cache"), "--on-bad-sample", "skip"});
+  EXPECT_EQ(skipped.code, 0) << skipped.err;
+  EXPECT_NE(skipped.out.find("24 pictures, 1 of them bad"), std::string::npos) << skipped.out;
+  picture("tree/train/dark/5.png", 25);
   const Outcome made = run({"dataset", "cache", tree(), "-o", path("cache"), "--size", "16"});
   ASSERT_EQ(made.code, 0) << made.err;
   fs::remove(path("tree/train/dark/3.png"));

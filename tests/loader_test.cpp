@@ -6,30 +6,22 @@
 #include <chrono>
 #include <set>
 
+#include "tests/broken.h"
+
 namespace facet {
 namespace {
 
 constexpr int kSize = 12;
 
 // Sleeps a little, differently for every sample, so that workers overtake each other.
-class SlowDataset final : public Dataset {
- public:
-  explicit SlowDataset(DatasetPtr base) : base_(std::move(base)) {}
-  std::string name() const override { return base_->name(); }
-  int64_t size() const override { return base_->size(); }
-  const std::vector<std::string>& classes() const override { return base_->classes(); }
-  const Tensor& labels() const override { return base_->labels(); }
-  std::string fingerprint() const override { return base_->fingerprint(); }
-  Image image(int64_t index) const override {
+DatasetPtr slow(const std::string& specification, int64_t broken = -1) {
+  auto dataset = std::make_shared<test::BrokenDataset>(open_dataset(specification, Split::train));
+  dataset->before = [broken](int64_t index) {
     std::this_thread::sleep_for(std::chrono::microseconds(index * 7919 % 300));
     if (index == broken) throw Error("cannot be decoded");
-    return base_->image(index);
-  }
-  int64_t broken = -1;
-
- private:
-  DatasetPtr base_;
-};
+  };
+  return dataset;
+}
 
 LoaderOptions options(int workers) {
   LoaderOptions o;
@@ -42,8 +34,7 @@ LoaderOptions options(int workers) {
 }
 
 DatasetPtr pictures() {
-  static const DatasetPtr d =
-      std::make_shared<SlowDataset>(open_dataset("shapes:train=60", Split::train));
+  static const DatasetPtr d = slow("shapes:train=60");
   return d;
 }
 
@@ -140,8 +131,7 @@ TEST(Loader, RanksShareEveryBatch) {
 }
 
 TEST(Loader, AWorkersErrorNamesTheSample) {
-  const auto broken = std::make_shared<SlowDataset>(open_dataset("shapes:train=60", Split::train));
-  broken->broken = 17;
+  const DatasetPtr broken = slow("shapes:train=60", 17);
   for (const int workers : {0, 2}) {
     DataLoader loader(broken, options(workers));
     try {

@@ -102,6 +102,7 @@ TEST(Picture, KnowsTheKindByContent) {
   EXPECT_EQ(EncodedPicture(bytes_of("rgb.bmp"), "a.jpg").kind(), PictureKind::bmp);
   EXPECT_NE(message_of({'R', 'I', 'F', 'F'}).find("some.jpg: expected a JPEG, PNG, GIF or BMP"),
             std::string::npos);
+  EXPECT_NE(message_of({'I', 'I', '*', 0}).find("4 bytes of TIFF"), std::string::npos);
   EXPECT_NE(message_of({}).find("got 0 bytes"), std::string::npos);
 }
 
@@ -134,8 +135,40 @@ TEST(Picture, EndlessScansAreRefused) {
   size_t begin = jpeg.size() - 2, end = begin;  // the last scan, up to the end marker
   while (!(jpeg[begin] == 0xff && jpeg[begin + 1] == 0xda)) --begin;
   const std::vector<uint8_t> scan(jpeg.begin() + long(begin), jpeg.begin() + long(end));
-  for (int i = 0; i < 600; ++i) jpeg.insert(jpeg.begin() + long(end), scan.begin(), scan.end());
-  EXPECT_NE(message_of(jpeg).find("more than 500 scans"), std::string::npos) << message_of(jpeg);
+  int scans = 0;
+  for (size_t i = 0; i < end; ++i) scans += jpeg[i] == 0xff && jpeg[i + 1] == 0xda;
+  for (; scans < 100; ++scans) jpeg.insert(jpeg.begin() + long(end), scan.begin(), scan.end());
+  EXPECT_EQ(message_of(jpeg), "");
+  jpeg.insert(jpeg.begin() + long(end), scan.begin(), scan.end());
+  EXPECT_NE(message_of(jpeg).find("more than 100 scans"), std::string::npos) << message_of(jpeg);
+}
+
+// What Pillow forgives is forgiven, and told.
+TEST(Picture, WarningsAreCounted) {
+  const auto warnings = [](const std::vector<uint8_t>& bytes) {
+    std::string text;
+    const EncodedPicture picture(bytes, "some.jpg");
+    picture.decode({0, 0, picture.height(), picture.width()}, &text);
+    return text;
+  };
+  std::vector<uint8_t> jpeg = bytes_of("420.jpg");
+  EXPECT_EQ(warnings(jpeg), "");
+  size_t scan = 0;  // bytes that belong to no segment
+  while (!(jpeg[scan] == 0xff && jpeg[scan + 1] == 0xda)) ++scan;
+  jpeg.insert(jpeg.begin() + long(scan), {7, 7, 7});
+  EXPECT_NE(warnings(jpeg).find("some.jpg: 1 warnings: Corrupt JPEG data: 3 extraneous bytes"),
+            std::string::npos)
+      << warnings(jpeg);
+}
+
+TEST(Picture, ABannerIsLeftOut) {
+  for (const std::string name : {"420.jpg", "rgb.png"}) {
+    const Image whole = golden(name);
+    const EncodedPicture picture(bytes_of(name), name, 20);
+    EXPECT_EQ(picture.height(), whole.height - 20);
+    EXPECT_EQ(picture.decode().pixels, crop(whole, 0, 0, whole.height - 20, whole.width).pixels);
+  }
+  EXPECT_THROW(EncodedPicture(bytes_of("rgb.png"), "a", golden("rgb.png").height), FileError);
 }
 
 // Damaged bytes give an error or a picture of the promised size, nothing else.

@@ -2,18 +2,15 @@
 #pragma once
 
 #include <fcntl.h>
-#include <gtest/gtest.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
-#include <filesystem>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "tensor/file.h"
+#include "tests/folder.h"
 
 namespace facet {
 
@@ -22,17 +19,8 @@ struct Outcome {
   std::string out, err;
 };
 
-class ProgramTest : public testing::Test {
+class ProgramTest : public test::FolderTest {
  protected:
-  void SetUp() override {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::temp_directory_path() /
-              (std::string("facet_") + info->name() + "_" + std::to_string(::getpid()));
-    std::filesystem::remove_all(folder_);
-    make_folder(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
 
   pid_t start(std::vector<std::string> arguments) {
@@ -74,8 +62,6 @@ class ProgramTest : public testing::Test {
     for (const std::string& word : words)
       EXPECT_NE(err.find(word, at), std::string::npos) << "no '" << word << "' in: " << err;
   }
-
-  std::filesystem::path folder_;
 };
 
 }  // namespace facet

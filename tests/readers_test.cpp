@@ -430,6 +430,20 @@ TEST_F(Reader, SplitsOfTheSameTree) {
   EXPECT_EQ(open_dataset(aircraft + "paper", Split::train)->size(), 2);
   EXPECT_EQ(open_dataset(aircraft + "trainval", Split::train)->size(), 3);
   EXPECT_EQ(open_dataset(aircraft + "trainval", Split::test)->size(), 1);
+  // The miniature's pictures are too low for a banner.
+  const DatasetPtr cropped = open_dataset(aircraft + "official,banner=crop", Split::train);
+  const DatasetPtr kept = open_dataset(aircraft + "official,banner=keep", Split::train);
+  EXPECT_NE(cropped->fingerprint(), kept->fingerprint());
+  expect_parts(error_of<FileError>([&] { cropped->image(0); }), {"20 of them a banner"});
+
+  miniature("dtd").write(writer());
+  write("dtd/labels/train7.txt", "banded/banded_0003.jpg\nwoven/woven_0001.jpg\n");
+  write("dtd/labels/val7.txt", "woven/woven_0002.jpg\n");
+  write("dtd/labels/test7.txt", "banded/banded_0002.jpg\n");
+  const std::string dtd = "dtd:" + root_.string() + ",check=off,partition=";
+  EXPECT_NE(open_dataset(dtd + "7", Split::test)->fingerprint(),
+            open_dataset(dtd + "1", Split::test)->fingerprint());
+  error_of<UsageError>([&] { open_dataset(dtd + "11", Split::test); });
 
   miniature("caltech256").write(writer());
   expect_parts(error_of<UsageError>([&] {

@@ -1,8 +1,5 @@
 // A run that stops after every single step, each time in new objects, equals one that never
 // stopped, bit by bit: every method, optimiser and kind of injection.
-#include <gtest/gtest.h>
-#include <unistd.h>
-
 #include <cstring>
 #include <map>
 
@@ -12,11 +9,11 @@
 #include "nn/init.h"
 #include "ssl/label_injection.h"
 #include "tensor/parallel.h"
+#include "tests/broken.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Case {
   std::string name;
@@ -25,6 +22,7 @@ struct Case {
   OptimizerOptions optimizer{.algorithm = Algorithm::sgd, .nesterov = true};
   std::optional<InjectionOptions> injection{};
   bool average = false;
+  bool bad = false;    // some samples cannot be decoded and are skipped
   int64_t steps = 10;  // of 4 an epoch
 };
 
@@ -42,6 +40,7 @@ std::vector<Case> cases() {
   const OptimizerOptions adamw{.algorithm = Algorithm::adamw}, lars{.algorithm = Algorithm::lars};
   std::vector<Case> list = {
       {.name = "simclr", .method = {.method = "simclr"}, .optimizer = lars},
+      {.name = "skips", .method = {.method = "simclr"}, .bad = true},
       {.name = "moco", .method = {.method = "moco", .queue = 48, .norm_splits = 2}},
       {.name = "swav",
        .method =
@@ -91,21 +90,20 @@ std::vector<Case> cases() {
   return list;
 }
 
-class ResumeEverywhere : public testing::TestWithParam<Case> {
+class ResumeEverywhere : public test::FolderTest, public testing::WithParamInterface<Case> {
  protected:
-  void SetUp() override {
-    root_ = fs::temp_directory_path() / fmt::format("facet_resume_{}", ::getpid());
-    fs::remove_all(root_);
-    set_num_threads(1);
-  }
-  void TearDown() override { fs::remove_all(root_); }
+  void SetUp() override { set_num_threads(1); }
 
   using Bytes = std::map<std::string, std::string>;
 
   // Everything anew, from where the folder left off to `until`; what the run is then.
   Bytes run(const std::string& folder, int64_t until, int workers) {
     const Case& c = GetParam();
-    const DatasetPtr dataset = open_dataset("shapes:train=64,size=16", Split::train);
+    const auto dataset = std::make_shared<test::BrokenDataset>(
+        open_dataset("shapes:train=64,size=16", Split::train));
+    dataset->before = [&](int64_t index) {
+      if (c.bad && index % 9 == 4) throw FileError("damaged");
+    };
     constexpr int64_t kBatch = 16;
     std::unique_ptr<Objective> objective;
     std::vector<Pipeline> views;
@@ -126,7 +124,10 @@ class ResumeEverywhere : public testing::TestWithParam<Case> {
     Optimizer optimizer(c.optimizer, objective->groups(1e-3));
     std::optional<WeightAverage> average;
     if (c.average) average.emplace(*objective, WeightAverage::Options{.decay = .9, .warmup = true});
-    DataLoader loader(dataset, {.views = views, .batch_size = kBatch, .workers = workers});
+    DataLoader loader(dataset, {.views = views,
+                                .batch_size = kBatch,
+                                .workers = workers,
+                                .on_bad_sample = c.bad ? OnBadSample::skip : OnBadSample::fail});
     TrainOptions options;
     options.title = c.name;
     options.total_steps = c.steps;
@@ -138,6 +139,7 @@ class ResumeEverywhere : public testing::TestWithParam<Case> {
         loader.start(step / loader.batches(), step % loader.batches());
       next = step + 1;
       Batch batch = *loader.next();
+      for (const BadSample& bad : batch.bad) samples_[folder] += fmt::format(" -{}", bad.index);
       samples_[folder] += fmt::format("{}:", step);
       for (const int64_t i : batch.indices.to_vector<int64_t>())
         samples_[folder] += fmt::format(" {}", i);
@@ -147,10 +149,11 @@ class ResumeEverywhere : public testing::TestWithParam<Case> {
     options.stop = [&](int64_t step) { return step == until; };
     options.average = average ? &*average : nullptr;
     options.progress = {.every_steps = 1000, .every_seconds = 1000};
-    RunFolder run_folder(root_ / folder, "");
+    RunFolder run_folder(folder_ / folder, "");
     testing::internal::CaptureStderr();
     try {
-      train(*objective, optimizer, run_folder, options);
+      const TrainResult result = train(*objective, optimizer, run_folder, options);
+      EXPECT_EQ(result.bad_samples, c.bad ? 7 : 0);
       EXPECT_EQ(until, c.steps);
     } catch (const Error& e) {
       EXPECT_EQ(e.exit_code(), ExitCode::interrupted) << e.what();
@@ -168,7 +171,6 @@ class ResumeEverywhere : public testing::TestWithParam<Case> {
     return bytes;
   }
 
-  fs::path root_;
   std::map<std::string, std::string> samples_;
 };
 

@@ -2,14 +2,11 @@
 // files (byte by byte, so that the reader's library is not its own witness).
 #pragma once
 
-#include <gtest/gtest.h>
-#include <unistd.h>
-
 #include <cstring>
-#include <filesystem>
 #include <fstream>
-#include <string>
 #include <vector>
+
+#include "tests/folder.h"
 
 namespace facet::test {
 
@@ -113,21 +110,8 @@ struct Mat {
   }
 };
 
-// ---- a folder of the test's own
-class Tree : public ::testing::Test {
+class Tree : public FolderTest {
  protected:
-  Tree() {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    std::string name = std::string("facet_") + info->test_suite_name() + "_" + info->name() + "_" +
-                       std::to_string(::getpid());
-    for (char& c : name)
-      if (c == '/') c = '_';
-    root_ = fs::temp_directory_path() / name;
-    fs::remove_all(root_);
-    fs::create_directories(root_);
-  }
-  ~Tree() override { fs::remove_all(root_); }
-
   void write(const std::string& name, const std::string& bytes) {
     fs::create_directories((root_ / name).parent_path());
     std::ofstream(root_ / name, std::ios::binary) << bytes;
@@ -141,25 +125,8 @@ class Tree : public ::testing::Test {
     for (const std::string& name : names) write(name, tiny_picture(grey_++));
   }
 
-  fs::path root_;
+  const fs::path& root_ = folder_;
   uint8_t grey_ = 1;
 };
-
-// The message of the exception that f throws, which has to be one line.
-template <typename E, typename F>
-std::string error_of(const F& f) {
-  try {
-    f();
-  } catch (const E& e) {
-    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
-    return e.what();
-  }
-  ADD_FAILURE() << "expected an error";
-  return "";
-}
-inline void expect_parts(const std::string& text, std::initializer_list<const char*> parts) {
-  for (const char* part : parts)
-    EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' in: " << text;
-}
 
 }  // namespace facet::test

@@ -2,9 +2,7 @@
 // that is wrong or hostile is refused in one line, and what is written opens elsewhere.
 #include "tensor/weights_file.h"
 
-#include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -15,20 +13,16 @@
 #include "tensor/pickle.h"
 #include "tensor/pytorch.h"
 #include "tensor/serialize.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kFixtures = fs::path(FACET_SOURCE_DIR) / "tests/fixtures";
+using test::from_hex;
 
-std::string from_hex(std::string_view hex) {
-  std::string bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2)
-    bytes += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
-  return bytes;
-}
+const fs::path kFixtures = fs::path(FACET_SOURCE_DIR) / "tests/fixtures";
 
 std::string hash_of(const std::string& bytes) {
   return sha256(std::as_bytes(std::span(bytes)));
@@ -54,20 +48,12 @@ Listing expected_of(const fs::path& json) {
   return listing;
 }
 
-class WeightsFileTest : public testing::Test {
+class WeightsFileTest : public test::FolderTest {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() /
-              fmt::format("facet_weights_{}_{}", ::getpid(),
-                          testing::UnitTest::GetInstance()->current_test_info()->name());
-    make_folder(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   fs::path written(const std::string& content) const {
     std::ofstream(folder_ / "x", std::ios::binary) << content;  // not synced: thousands of them
     return folder_ / "x";
   }
-  fs::path folder_;
 };
 
 TEST_F(WeightsFileTest, EveryContainerComesBackByteForByte) {
@@ -153,8 +139,8 @@ TEST_F(WeightsFileTest, GoldenVectors) {
                                  "40000006c6f6e6771074b0475"
                                  "752e") +
                              body + from_hex("80025d71002858010000003071015801000000317102652e") +
-                             from_hex("0600000000000000") + floats + from_hex("0100000000000000") +
-                             count;
+                             from_hex("0600000000000000") + floats +
+                             test::from_hex("0100000000000000") + count;
   EXPECT_EQ(legacy.size(), 504u);
   EXPECT_EQ(hash_of(legacy), "5fe03395fd344812b0f9b29f6f5f5092b1b7ef0029885f1a04ca75ff67d2e019");
   EXPECT_EQ(listing_of(WeightsFile(written(legacy))), expected);

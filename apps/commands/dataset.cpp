@@ -14,6 +14,7 @@
 #include "apps/methods.h"
 #include "data/cache.h"
 #include "data/png.h"
+#include "data/verify.h"
 #include "tensor/file.h"
 #include "tensor/parallel.h"
 #include "tensor/text.h"
@@ -36,16 +37,15 @@ struct Source {
   DatasetPtr open(Split split) const { return reading.open(data, split); }
 };
 
-// Calls work(i) for every sample on all cores, a block at a time; tells how far it is.
-void each_sample(const Dataset& dataset, const std::string& title,
-                 const std::function<void(int64_t)>& work) {
+// Calls work(first, last) on ranges of all samples on all cores, a block at a time; tells how far
+// it is.
+void each_range(const Dataset& dataset, const std::string& title,
+                const std::function<void(int64_t, int64_t)>& work) {
   constexpr int64_t kBlock = 4096;
   Stopwatch since_line;
   for (int64_t begin = 0; begin < dataset.size(); begin += kBlock) {
     const int64_t count = std::min(kBlock, dataset.size() - begin);
-    parallel_for(count, 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = begin + first; i < begin + last && !interrupted(); ++i) work(i);
-    });
+    parallel_for(count, 1, [&](int64_t first, int64_t last) { work(begin + first, begin + last); });
     stop_if_interrupted(title + " stopped");
     if (since_line.seconds() < 10) continue;
     log_info("{}: {} of {}", title, begin + count, dataset.size());
@@ -60,46 +60,49 @@ void verify(const Arguments& arguments) {
                   "Checks a dataset's tree and decodes every picture; exit code 4 when one cannot "
                   "be decoded.");
   Source source;
+  bool isolate = false;
   source.add_to(options);
+  options.flag("--isolate", isolate,
+               "Decode in child processes: a picture that crashes a decoder is named, too");
   if (!options.parse(arguments)) return;
   Json result = Json::object();
   int64_t bad = 0;
   if (!source.json)
-    fmt::print("{:<6} {:>10} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8}\n", "split", "pictures", "JPEG",
-               "PNG", "GIF", "BMP", "other", "bad");
+    fmt::print("{:<6} {:>10} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}\n", "split", "pictures",
+               "JPEG", "PNG", "GIF", "BMP", "other", "warned", "bad");
   for (const Split split : kSplits) {
     const DatasetPtr dataset = source.open(split);
     std::mutex mutex;
     std::map<std::string, int64_t> kinds;
-    std::map<int64_t, std::string> errors;  // by index: in the same order every time
-    each_sample(*dataset, name(split), [&](int64_t i) {
-      std::string kind = "other", error;
-      try {
-        const Sample sample = dataset->sample(i);
-        if (sample.encoded()) kind = name(sample.encoded()->kind());
-        sample.decode();
-      } catch (const Error& e) {
-        error = e.what();
-      }
+    std::map<int64_t, std::string> errors, warned;  // by index: in the same order every time
+    const auto report = [&](int64_t i, const SampleCheck& check) {
       const std::lock_guard lock(mutex);
-      if (error.empty())
-        ++kinds[kind];
+      if (!check.error.empty())
+        errors[i] = check.error;
       else
-        errors[i] = error;
+        ++kinds[check.kind];
+      if (!check.warnings.empty()) warned[i] = check.warnings;
+    };
+    each_range(*dataset, name(split), [&](int64_t first, int64_t last) {
+      if (isolate) return check_in_children(*dataset, first, last, report, interrupted);
+      for (int64_t i = first; i < last && !interrupted(); ++i) report(i, check_sample(*dataset, i));
     });
-    const auto bad_here = static_cast<int64_t>(errors.size());
-    bad += bad_here;
-    Json list = Json::array();
-    for (const auto& [index, error] : errors) list.push_back({{"index", index}, {"error", error}});
-    result[name(split)] = {{"dataset", dataset->describe()},
-                           {"fingerprint", dataset->fingerprint()},
-                           {"pictures", dataset->size()},
-                           {"kinds", kinds},
-                           {"bad", list}};
+    bad += static_cast<int64_t>(errors.size());
+    const auto listed = [](const std::map<int64_t, std::string>& lines, const char* key) {
+      Json list = Json::array();
+      for (const auto& [index, line] : lines) list.push_back({{"index", index}, {key, line}});
+      return list;
+    };
+    result[name(split)] = {
+        {"dataset", dataset->describe()},       {"fingerprint", dataset->fingerprint()},
+        {"pictures", dataset->size()},          {"kinds", kinds},
+        {"warned", listed(warned, "warnings")}, {"bad", listed(errors, "error")}};
     if (source.json) continue;
-    fmt::print("{:<6} {:>10} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8}\n", name(split), dataset->size(),
-               kinds["JPEG"], kinds["PNG"], kinds["GIF"], kinds["BMP"], kinds["other"], bad_here);
-    for (const auto& [index, error] : errors) fmt::print("  {}\n", error);
+    fmt::print("{:<6} {:>10} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}\n", name(split),
+               dataset->size(), kinds["JPEG"], kinds["PNG"], kinds["GIF"], kinds["BMP"],
+               kinds["other"], warned.size(), errors.size());
+    for (const auto* lines : {&warned, &errors})
+      for (const auto& [index, line] : *lines) fmt::print("  {}\n", line);
   }
   if (source.json) fmt::print("{}\n", result.dump());
   std::fflush(stdout);
@@ -223,8 +226,9 @@ void preview(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (rows < 1 || rows > 256) throw UsageError("--rows: expected 1 to 256");
   const DatasetPtr dataset = source.open(Split::train);
-  const std::vector<Pipeline> views = training_views(
-      method, network, normalization_for(source.data), is_grey(source.data), min_area);
+  const std::vector<Pipeline> views =
+      training_views(method, network, normalization_for(source.data, method.method),
+                     is_grey(source.data), min_area);
   constexpr int kGap = 2;
   const int side = static_cast<int>(network.image_size);
   int width = side;
@@ -272,19 +276,32 @@ void cache(const Arguments& arguments) {
     const DatasetPtr dataset = source.open(split);
     const std::filesystem::path file = cache_file(output, split);
     Stopwatch since_line;
-    write_cache(*dataset, static_cast<int>(size), file, [&](int64_t done) {
+    int64_t bad = 0;
+    std::function<void(const std::string&)> on_bad;
+    if (source.reading.policy() != OnBadSample::fail)
+      on_bad = [&](const std::string& error) {
+        log_info("warning: {}", error);
+        if (++bad > max_bad_samples(dataset->size()))
+          throw FileError(fmt::format("{}: {} of {} samples cannot be decoded", source.data, bad,
+                                      dataset->size()));
+      };
+    const auto progress = [&](int64_t done) {
       stop_if_interrupted("cache stopped");
       if (since_line.seconds() < 10) return;
       log_info("{}: {} of {}", file.string(), done, dataset->size());
       since_line = Stopwatch();
-    });
+    };
+    write_cache(*dataset, static_cast<int>(size), file, progress, on_bad);
     const auto bytes = std::filesystem::file_size(file);
     if (source.json)
-      fmt::print(
-          "{}\n",
-          Json({{"file", file.string()}, {"pictures", dataset->size()}, {"bytes", bytes}}).dump());
+      fmt::print("{}\n", Json({{"file", file.string()},
+                               {"pictures", dataset->size()},
+                               {"bad", bad},
+                               {"bytes", bytes}})
+                             .dump());
     else
-      fmt::print("{}: {} pictures, {:.1f} MB\n", file.string(), dataset->size(),
+      fmt::print("{}: {} pictures{}, {:.1f} MB\n", file.string(), dataset->size(),
+                 bad > 0 ? fmt::format(", {} of them bad", bad) : "",
                  static_cast<double>(bytes) / 1e6);
   }
 }
