@@ -211,6 +211,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
 
   LabelInjection objective(starting_encoder(options, start, device), classes, injection);
   start.encoder.reset();
+  take_in_parts(options.run, objective);
   objective.set_mixed_training(mixed);
   objective.set_layer_decay(options.layer_decay);
   if (dataset->multi_label())

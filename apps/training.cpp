@@ -168,6 +168,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   std::vector<std::unique_ptr<Objective>> objectives;  // each rank's
   for (size_t rank = 0; rank < devices.size(); ++rank)
     objectives.push_back(make_objective(options.method, options.network, size, options.run.seed));
+  for (const auto& objective : objectives) take_in_parts(options.run, *objective, devices.size());
   Objective& first = *objectives.front();
   const std::vector<Pipeline> views = training_views(
       options.method, options.network, n, is_grey(options.run.data), options.run.min_area);

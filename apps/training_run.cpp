@@ -110,6 +110,20 @@ void require_single_label(const DatasetPtr& dataset) {
     throw UsageError(fmt::format("--data {}: expected one label a picture", dataset->name()));
 }
 
+void take_in_parts(const RunOptions& options, Objective& objective, size_t ranks) {
+  if (options.accumulate > 1 && !objective.divisible())
+    throw UsageError(fmt::format(
+        "--accumulate: {} compares the pictures of a batch, which is not the sum of its parts: "
+        "expected supervised, mae or training with labels",
+        objective.name()));
+  if (options.batch_size % (options.accumulate * static_cast<int64_t>(ranks)) != 0)
+    throw UsageError(
+        fmt::format("--batch-size: expected a multiple of {} parts (--accumulate) on "
+                    "each of {} devices, got {}",
+                    options.accumulate, ranks, options.batch_size));
+  objective.set_parts(options.accumulate);
+}
+
 TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
                          std::vector<Pipeline> views, DatasetPtr dataset, Device device)
     : run_(options),
@@ -129,18 +143,6 @@ TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
                          .rank = objective.comm().rank(),
                          .world = objective.comm().size(),
                          .on_bad_sample = options.reading.policy()}) {
-  const int64_t ranks = objective.comm().size();
-  if (options.accumulate > 1 && !objective.divisible())
-    throw UsageError(fmt::format(
-        "--accumulate: {} compares the pictures of a batch, which is not the sum of its parts: "
-        "expected supervised, mae or training with labels",
-        objective.name()));
-  if (options.batch_size % (options.accumulate * ranks) != 0)
-    throw UsageError(
-        fmt::format("--batch-size: expected a multiple of {} parts on each of {} "
-                    "devices (--accumulate), got {}",
-                    options.accumulate, ranks, options.batch_size));
-  objective.set_parts(options.accumulate);
   if (objective.comm().rank() == 0 && !device.is_cpu() && !loader_.leaves_views())
     log_info("{}: views are made on the CPU, with steps that {} lacks", options.output,
              device.str());
