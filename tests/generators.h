@@ -21,6 +21,21 @@ inline Tensor wave(const Shape& shape, double shift) {
 
 using facet::hashed;
 
+inline Tensor labels_modulo(int64_t n, int64_t classes) {
+  std::vector<int64_t> labels(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) labels[static_cast<size_t>(i)] = i % classes;
+  return Tensor::from(labels, {n});
+}
+
+// Of pairs of digits; blanks between them do not count.
+inline std::string from_hex(std::string hex) {
+  std::string bytes;
+  std::erase(hex, ' ');
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return bytes;
+}
+
 // The call ends with one line that begins with "[operation] " and holds the words.
 template <typename Call>
 void expect_refused(const Call& call, const std::string& words) {

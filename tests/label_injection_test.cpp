@@ -163,10 +163,13 @@ Batch batch_of(int64_t step) {
 
 using State = std::map<std::string, std::vector<double>>;
 
-State snapshot(Module& module) {
+State values_of(const std::vector<NamedTensor>& tensors) {
   State values;
-  for (const NamedTensor& t : state(module)) values[t.name] = t.value.to_vector<double>();
+  for (const NamedTensor& t : tensors) values[t.name] = t.value.to_vector<double>();
   return values;
+}
+State snapshot(Module& module) {
+  return values_of(state(module));
 }
 
 OptimizerOptions momentum_sgd() {
@@ -195,12 +198,7 @@ TEST_P(Injection, CycleOneIsFineTuningBitByBit) {
   steps(*injected, a, 0, 5);  // gradients are clipped: their norm may not depend on the groups
   steps(plain, b, 0, 5);
   EXPECT_EQ(snapshot(*injected), snapshot(plain));
-  const auto buffers_of = [](const Optimizer& optimizer) {
-    State values;
-    for (const NamedTensor& t : optimizer.state()) values[t.name] = t.value.to_vector<double>();
-    return values;
-  };
-  EXPECT_EQ(buffers_of(a), buffers_of(b));
+  EXPECT_EQ(values_of(a.state()), values_of(b.state()));
 }
 
 TEST_P(Injection, InfiniteCycleLeavesTheBackboneAlone) {
@@ -296,11 +294,7 @@ TEST_P(Injection, NormModes) {
   const auto buffers_move = [](Norm norm, int64_t cycle) {
     auto method = injection({.cycle = cycle, .norm = norm});
     Optimizer optimizer(momentum_sgd(), method->groups(0));
-    const auto statistics = [&] {
-      State values;
-      for (const NamedTensor& t : buffers(*method)) values[t.name] = t.value.to_vector<double>();
-      return values;
-    };
+    const auto statistics = [&] { return values_of(buffers(*method)); };
     std::string moves;
     for (int64_t s = 0; s < 2; ++s) {
       const State before = statistics();
@@ -434,9 +428,7 @@ TEST_P(Injection, AverageFollowsEveryStepAndRestsWithTheBackbone) {
       steps(method, optimizer, s, s + 1);
       ema.update();
     }
-    State values;
-    for (const NamedTensor& t : ema.averages()) values[t.name] = t.value.to_vector<double>();
-    return values;
+    return values_of(ema.averages());
   };
   const State resting = run(*probing), weights = snapshot(*probing);
   for (const auto& [name, value] : weights) {

@@ -16,6 +16,7 @@
 #include <new>
 
 #include "apps/trainer.h"
+#include "tests/generators.h"
 
 static std::atomic<int> fail_allocation = 0;  // how many requests until one fails; 0: none
 
@@ -39,30 +40,18 @@ namespace fs = std::filesystem;
 
 // ---- TensorBoard
 
-std::string bytes_of_hex(const std::string& hex) {
-  std::string bytes;
-  for (size_t i = 0; i < hex.size();) {
-    if (hex[i] == ' ') {
-      ++i;
-      continue;
-    }
-    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
-    i += 2;
-  }
-  return bytes;
-}
-
 TEST(TensorBoard, ChecksumsAndRecordsAreTheSpecifieds) {
   EXPECT_EQ(crc32c("123456789"), 0xE3069283u);
   EXPECT_EQ(crc32c(std::string(32, '\0')), 0x8A9136AAu);
   EXPECT_EQ(crc32c(std::string(32, '\xff')), 0x62A8AB43u);
   EXPECT_EQ(crc32c(""), 0u);
   EXPECT_EQ(tf_record(version_event(1.7e9)),
-            bytes_of_hex("1800000000000000 a37f4b22 0900000040fc54d941 1a0d"
-                         "627261696e2e4576656e743a32 eced8f9d"));
-  EXPECT_EQ(tf_record(scalar_event(1.7e9 + 1, 7, "loss", 0.5)),
-            bytes_of_hex("1a00000000000000 129bd82d 0900004040fc54d941 1007 2a0d 0a0b 0a046c6f7373"
-                         "150000003f 368fc084"));
+            test::from_hex("1800000000000000 a37f4b22 0900000040fc54d941 1a0d"
+                           "627261696e2e4576656e743a32 eced8f9d"));
+  EXPECT_EQ(
+      tf_record(scalar_event(1.7e9 + 1, 7, "loss", 0.5)),
+      test::from_hex("1a00000000000000 129bd82d 0900004040fc54d941 1007 2a0d 0a0b 0a046c6f7373"
+                     "150000003f 368fc084"));
 }
 
 // A reader of its own: bit by bit where the writer has a table, any protobuf message as fields.

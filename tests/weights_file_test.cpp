@@ -16,20 +16,16 @@
 #include "tensor/pickle.h"
 #include "tensor/pytorch.h"
 #include "tensor/serialize.h"
+#include "tests/generators.h"
 
 namespace facet {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kFixtures = fs::path(FACET_SOURCE_DIR) / "tests/fixtures";
+using test::from_hex;
 
-std::string from_hex(std::string_view hex) {
-  std::string bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2)
-    bytes += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
-  return bytes;
-}
+const fs::path kFixtures = fs::path(FACET_SOURCE_DIR) / "tests/fixtures";
 
 std::string hash_of(const std::string& bytes) {
   return sha256(std::as_bytes(std::span(bytes)));
