@@ -59,7 +59,8 @@ InjectionOptions injection_of(const InjectOptions& options) {
           .skipped = kSkipped.of(options.skipped),
           .phase = kPhases.of(options.phase),
           .smoothing = options.labels.smoothing,
-          .backbone_lr_scale = options.backbone_lr_scale};
+          .backbone_lr_scale = options.backbone_lr_scale,
+          .clip_all = options.clip_groups == "all"};
 }
 
 // The network to train, with the weights of the one it starts from; what a new way of pooling adds
@@ -115,6 +116,8 @@ void check(const InjectOptions& options, const Dataset& dataset) {
   need(options.head_c > 0, "--head-c", "a positive number", options.head_c);
   need(options.image_size == 0 || options.image_size >= 8, "--image-size", "0 or at least 8",
        options.image_size);
+  if (options.clip_groups == "all" && (options.order != "joint" || options.run.clip_grad == 0))
+    throw UsageError("--clip-groups all: expected --order joint and a --clip-grad");
   if (!dataset.multi_label()) return;
   if (options.labels.mixup > 0 || options.labels.cutmix > 0 || options.head == "centroids")
     throw UsageError(
@@ -140,6 +143,9 @@ void InjectOptions::add_to(Options& options) {
                  "Its place on the learning rate's schedule: all steps, or its own alone");
   options.choice("--ema-backbone", ema_backbone, {"always", "own"},
                  "Steps on which its average follows");
+  options.choice("--clip-groups", clip_groups, {"stepped", "all"},
+                 "--clip-grad's norm: of what steps, or of all, so that the backbone's gradient is "
+                 "computed at every step of a finite T");
   add_shared(options);
 }
 
@@ -205,6 +211,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
 
   LabelInjection objective(starting_encoder(options, start, device), classes, injection);
   start.encoder.reset();
+  take_in_parts(options.run, objective);
   objective.set_mixed_training(mixed);
   objective.set_layer_decay(options.layer_decay);
   if (dataset->multi_label())
@@ -227,6 +234,7 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
   std::function<bool(int64_t)> encoder_due;
   if (options.ema_backbone == "own")
     encoder_due = [&](int64_t step) { return objective.backbone_steps(step); };
+  run.optimizer().clip_all(injection.clip_all);
   run.follow(objective, eval, encoder_due);
   if (options.backbone_clock == "own")
     run.options().before_step = [&, others = run.options().before_step](int64_t step) {

@@ -2,8 +2,12 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
+#include <cstdlib>
+#include <ctime>
 
+#include "apps/log.h"
 #include "tensor/check.h"
 
 namespace facet {
@@ -33,6 +37,18 @@ void install_interrupt_handlers() {
 
 bool interrupted() {
   return stop_requested != 0;
+}
+
+double job_seconds_left() {
+  const char* const text = std::getenv("SLURM_JOB_END_TIME");
+  if (!text) return INFINITY;
+  char* rest = nullptr;
+  const double end = std::strtod(text, &rest);
+  if (*text != '\0' && *rest == '\0' && std::isfinite(end))
+    return end - static_cast<double>(std::time(nullptr));
+  log_info("warning: SLURM_JOB_END_TIME: expected seconds since 1970, got '{}': no time limit",
+           text);
+  return INFINITY;
 }
 
 void stop_if_interrupted(const std::string& where) {

@@ -8,6 +8,9 @@ namespace facet {
 
 void install_interrupt_handlers();
 bool interrupted();
+// Until Slurm ends the job of this process (SLURM_JOB_END_TIME, seconds since 1970): infinity
+// outside of one.
+double job_seconds_left();
 // Throws an Error with ExitCode::interrupted when a stop has been asked for.
 void stop_if_interrupted(const std::string& where);
 

@@ -12,14 +12,19 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr const char* kStem = "facet.stem";  // what shapes do not say
 constexpr int64_t kSmallImage = 64;  // pixels a side of pictures without room for large steps
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
-ResNetOptions resnet_of(const Shapes& shapes, const std::vector<int64_t>& first) {
+ResNetOptions resnet_of(const Shapes& shapes, const std::vector<int64_t>& first,
+                        const Metadata& metadata) {
   ResNetOptions options;
   options.width = first[0];
-  options.stem = first[2] == 7 ? Stem::imagenet : Stem::small;
+  const auto stem = metadata.find(kStem);
+  options.stem = first[2] == 7                                        ? Stem::imagenet
+                 : stem != metadata.end() && stem->second == "padded" ? Stem::padded
+                                                                      : Stem::small;
   options.channels = first[1];
   const bool bottleneck = shapes.contains("layer1.0.conv3.weight");
   const bool deep = shapes.contains("layer1.2.conv1.weight");
@@ -85,7 +90,8 @@ std::string head_name(const Encoder& encoder) {
 
 void NetworkOptions::add_to(Options& options) {
   options.choice("--arch,--model", arch, architecture_names(), "Network");
-  options.choice("--stem", stem, {"auto", "small", "imagenet"}, "ResNet: first layers");
+  options.choice("--stem", stem, {"auto", "small", "padded", "imagenet"},
+                 "ResNet: first layers; padded: small as solo-learn's");
   options.add("--width", width, "Channels of a ResNet's first stage, or of a ViT (0: its own)");
   options.add("--image-size,--img-size", image_size, "Height and width of the views, in pixels");
   options.add("--patch-size", patch_size,
@@ -127,7 +133,9 @@ Architecture NetworkOptions::resolve() const {
         "--patch-size, --depth, --heads and --drop-path are a ViT's: {} has none", arch));
   const bool small = stem == "small" || (stem == "auto" && image_size <= kSmallImage);
   return ResNetOptions{.arch = arch,
-                       .stem = small ? Stem::small : Stem::imagenet,
+                       .stem = stem == "padded" ? Stem::padded
+                               : small          ? Stem::small
+                                                : Stem::imagenet,
                        .width = width > 0 ? width : ResNetOptions{}.width};
 }
 
@@ -144,7 +152,7 @@ Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,
     throw FileError(
         fmt::format("{}: expected {}, got a {}", file, arch, is_resnet ? "ResNet" : "ViT"));
   if (is_resnet) {
-    ResNetOptions options = resnet_of(shapes, conv1->second);
+    ResNetOptions options = resnet_of(shapes, conv1->second, metadata);
     if (arch != "auto") options.arch = arch;
     return options;
   }
@@ -199,6 +207,8 @@ void save_network(const fs::path& path, Encoder& encoder, const Tensor& head_wei
   std::vector<NamedTensor> weights = state(encoder);
   if (const auto* const vit = dynamic_cast<Vit*>(&encoder))
     metadata["facet.heads"] = std::to_string(vit->options().heads);
+  const auto* const resnet = dynamic_cast<ResNet*>(&encoder);
+  if (resnet && resnet->options().stem == Stem::padded) metadata[kStem] = "padded";
   const std::string head = head_name(encoder);
   if (head_weight.defined()) weights.push_back({head + ".weight", head_weight});
   if (head_bias.defined()) weights.push_back({head + ".bias", head_bias});

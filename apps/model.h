@@ -23,7 +23,7 @@ std::string head_name(const Encoder& encoder);
 
 struct NetworkOptions {
   std::string arch = "resnet18";
-  std::string stem = "auto";  // small, imagenet; auto: small for images of up to 64 pixels
+  std::string stem = "auto";  // small, padded, imagenet; auto: small for images of up to 64 pixels
   int64_t width = 0;          // 0: the architecture's
   int64_t image_size = 28;
   int64_t patch_size = 0;        // of a ViT; 0: 4 for images of up to 64 pixels, else 16

@@ -65,11 +65,7 @@ void TrainStep::record(const Batch& batch, int64_t step) {
       next->counters.push_back({buffer.value, *buffer.value.data<int64_t>()});
   optimizer_.clear_grads();
   try {
-    next->graph.record([&] {
-      const Variable loss = objective_.loss(next->inputs, step);
-      next->loss = loss.value();
-      backward(loss);
-    });
+    next->graph.record([&] { next->loss = objective_.gradients(next->inputs, step); });
   } catch (const Error& e) {
     log_info("steps are launched one by one: {}", e.what());
     options_.graph = false;

@@ -51,11 +51,7 @@ void save(RunFolder& folder, Objective& objective, const Optimizer& optimizer,
       throw NonFiniteError(fmt::format(
           "{} holds a NaN or infinity after step {}: kept as {}, the checkpoint before it is good",
           name, at.step, folder.save_crash(at.step, to_file_layout(tensors), metadata).string()));
-  const Stopwatch clock;
   folder.save_checkpoint(at.step, to_file_layout(tensors), metadata, best);
-  if (clock.seconds() > kSlowSave)
-    log_info("warning: saving took {:.0f} s, as long as a scheduler may wait after its signal",
-             clock.seconds());
 }
 
 Progressed restore(const TensorFile& checkpoint, Objective& objective, Optimizer& optimizer,
@@ -120,6 +116,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   Stopwatch since_start, since_save;
   const double seconds_before = result.seconds;
   Progressed saved = at;
+  double longest_step = 0, longest_evaluation = 0, seconds_to_save = options.seconds_to_save;
   const auto seconds = [&] { return seconds_before + since_start.seconds(); };
   const auto epoch = [&] {
     return static_cast<double>(step) / static_cast<double>(options.steps_per_epoch);
@@ -137,9 +134,14 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   };
   const auto checkpoint = [&](bool best, bool last) {
     result.seconds = seconds_before + since_start.seconds();
+    const Stopwatch clock;
     try {
       guarded([&] { save(folder, objective, optimizer, options, at, result, best); });
       saved = at;
+      seconds_to_save = clock.seconds();
+      if (seconds_to_save > kSlowSave)
+        log_info("warning: saving took {:.0f} s, as long as a scheduler may wait after its signal",
+                 seconds_to_save);
     } catch (const FileError& e) {
       if (last) throw;
       log_info("warning: {}; training goes on, the checkpoint before it is good", e.what());
@@ -149,10 +151,12 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   const auto evaluate = [&] {
     Json record = {{"step", step}, {"epoch", epoch()}, {"seconds", seconds()}, {"split", "test"}};
     const TraceSpan span(options.trace, "evaluate");
+    const Stopwatch clock;
     record.update(options.evaluate());
     folder.log(record);
     objective.train();
     at.evaluated = step;
+    longest_evaluation = std::max(longest_evaluation, clock.seconds());
     const double score = record.value("score", std::nan(""));
     if (score > at.best) {
       at.best = score;
@@ -163,8 +167,13 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
   // it, without which nobody comes that far.
   std::atomic<int64_t> alone = std::numeric_limits<int64_t>::max();
   std::atomic<int64_t>& stop_at = options.stop_at ? *options.stop_at : alone;
+  const auto out_of_time = [&] {
+    return options.seconds_left && step > result.first_step &&
+           options.seconds_left() <
+               longest_step + 2 * seconds_to_save + (evaluation_due() ? longest_evaluation : 0);
+  };
   const auto stopping = [&] {
-    if (leads && options.stop && options.stop(step))
+    if (leads && ((options.stop && options.stop(step)) || out_of_time()))
       stop_at = std::min(stop_at.load(), step + (comm.size() > 1));
     return step >= stop_at;
   };
@@ -219,6 +228,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     }
     if (options.average) options.average->update(step);
     ++step;
+    longest_step = std::max(longest_step, step_clock.seconds());
     if (!leads) continue;
     const int64_t images = batch.labels.dim(0) * comm.size();
     progress->update({step, result.loss, lr, images, step_clock.seconds(), wait});

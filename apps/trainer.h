@@ -28,7 +28,11 @@ struct TrainOptions {
   int64_t max_bad_samples = 10;  // more distinct ones end the run
   StepOptions step;
   ProgressOptions progress;
-  std::function<bool(int64_t step)> stop;   // asked after `step` steps: whether to save and leave
+  std::function<bool(int64_t step)> stop;  // asked after `step` steps: whether to save and leave
+  // Seconds until this process has to be gone; the run stops while they are enough for the longest
+  // step, evaluation and two saves that it has seen. It takes one step at least. Empty: no limit.
+  std::function<double()> seconds_left;
+  double seconds_to_save = 0.0;             // as long as none was measured
   std::atomic<int64_t>* stop_at = nullptr;  // shared by ranks: the step before which all stop
   // Measures what the network has become, every so many steps (0: never), at the start and at the
   // end: a record. Of its "score" the highest names the best checkpoint; a NaN never does.

@@ -1,5 +1,6 @@
 #include "apps/training.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -19,6 +20,9 @@ void RunOptions::add_to(Options& options) {
   reading.add_to(options);
   options.add("--per-class", per_class, "Training images a class (0: all)");
   options.add("-b,--batch-size", batch_size, "Images a step");
+  options.add("--accumulate", accumulate,
+              "Equal parts of a batch, one at a time in memory, whose gradients add up (losses of "
+              "single pictures: supervised, MAE; batch norm sees parts)");
   options.add("--epochs", epochs, "Passes over the training images");
   options.choice("--opt", opt, optimizer_names(), "Optimiser; lars is SimCLR's form");
   options.add("--lr", lr, "Highest learning rate");
@@ -71,6 +75,7 @@ void RunOptions::check() const {
   };
   if (output.empty() && !dry_run) throw UsageError("--output: expected a folder for the run");
   need(batch_size >= 2, "--batch-size", "at least 2", batch_size);
+  need(accumulate >= 1, "--accumulate", "at least 1", accumulate);
   need(epochs >= 1, "--epochs", "at least 1", epochs);
   need(per_class >= 0, "--per-class", "at least 0", per_class);
   need(std::isfinite(lr) && lr > 0, "--lr", "a positive number", lr);
@@ -97,6 +102,19 @@ void PretrainOptions::add_to(Options& options) {
   method.add_to(options);
   network.add_to(options);
   run.add_to(options);
+  options.flag("--batch-per-device", batch_per_device,
+               "--batch-size is of each device, as torch's scripts and timm count",
+               Options::kProcess);
+}
+
+void PretrainOptions::resolve_batch() {
+  const auto devices = std::count(run.device.begin(), run.device.end(), ',') + 1;
+  if (std::exchange(batch_per_device, false)) run.batch_size *= devices;
+  if (devices > 1)
+    log_info(
+        "warning: a batch is {} pictures in all, {} on each of {} devices (see "
+        "--batch-per-device)",
+        run.batch_size, run.batch_size / devices, devices);
 }
 
 namespace {
@@ -150,6 +168,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   std::vector<std::unique_ptr<Objective>> objectives;  // each rank's
   for (size_t rank = 0; rank < devices.size(); ++rank)
     objectives.push_back(make_objective(options.method, options.network, size, options.run.seed));
+  for (const auto& objective : objectives) take_in_parts(options.run, *objective, devices.size());
   Objective& first = *objectives.front();
   const std::vector<Pipeline> views = training_views(
       options.method, options.network, n, is_grey(options.run.data), options.run.min_area);

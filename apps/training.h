@@ -15,7 +15,7 @@ struct RunOptions {
   std::string data = "fashion-mnist", output;
   ReadingOptions reading;
   int64_t per_class = 0;  // training images a class; 0: all
-  int64_t batch_size = 128, epochs = 10;
+  int64_t batch_size = 128, accumulate = 1, epochs = 10;
   std::string opt = "sgd", schedule = "cosine";
   double lr = 0.05, momentum = 0.9, beta2 = 0.999, weight_decay = 5e-4, weight_decay_end = -1.0;
   double warmup_epochs = 0.0, warmup_lr = 0.0, min_lr = 0.0;
@@ -44,8 +44,11 @@ struct PretrainOptions {
   RunOptions run;
   NetworkOptions network;
   MethodOptions method;
+  bool batch_per_device = false;
 
   void add_to(Options& options);
+  // The whole batch of a batch for each device: from then on the configuration holds it.
+  void resolve_batch();
 };
 
 // Injection and, where T is 1, fine-tuning: what stays open in algorithm 1 of Nayman et al. has a
@@ -54,7 +57,7 @@ struct InjectOptions {
   RunOptions run;
   LabelTraining labels{.smoothing = 0.1};
   std::string from, cycle = "4", order = "joint", norm = "auto", skipped = "skip", phase = "global",
-                    backbone_clock = "global", ema_backbone = "always";
+                    backbone_clock = "global", ema_backbone = "always", clip_groups = "stepped";
   double backbone_lr_scale = 1.0, layer_decay = 1.0, drop_path = 0.0;
   int64_t image_size = 0;  // 0: what the network was trained with
   std::string pool = "keep", loss = "asymmetric";

@@ -10,6 +10,9 @@
 namespace facet {
 namespace {
 
+constexpr double kSecondsToLeave = 5.0;  // of a scheduler's limit, for the end of the process
+constexpr double kSlowDisk = 50e6;       // bytes a second
+
 struct OptimizerKind {
   const char* name;
   OptimizerOptions options;
@@ -107,6 +110,20 @@ void require_single_label(const DatasetPtr& dataset) {
     throw UsageError(fmt::format("--data {}: expected one label a picture", dataset->name()));
 }
 
+void take_in_parts(const RunOptions& options, Objective& objective, size_t ranks) {
+  if (options.accumulate > 1 && !objective.divisible())
+    throw UsageError(fmt::format(
+        "--accumulate: {} compares the pictures of a batch, which is not the sum of its parts: "
+        "expected supervised, mae or training with labels",
+        objective.name()));
+  if (options.batch_size % (options.accumulate * static_cast<int64_t>(ranks)) != 0)
+    throw UsageError(
+        fmt::format("--batch-size: expected a multiple of {} parts (--accumulate) on "
+                    "each of {} devices, got {}",
+                    options.accumulate, ranks, options.batch_size));
+  objective.set_parts(options.accumulate);
+}
+
 TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
                          std::vector<Pipeline> views, DatasetPtr dataset, Device device)
     : run_(options),
@@ -150,12 +167,11 @@ TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
   train_.log_every = options.log_interval;
   train_.checkpoint_seconds = options.checkpoint_seconds;
   train_.max_bad_samples = max_bad_samples(dataset_->size());
-  // Every process gets on by a step at least.
-  train_.stop = [this, clock = Stopwatch(), first = int64_t{-1}](int64_t step) mutable {
-    if (first < 0) first = step;
-    return interrupted() ||
-           (run_.max_seconds > 0 && step > first && clock.seconds() > run_.max_seconds);
-  };
+  train_.stop = [](int64_t) { return interrupted(); };
+  double limit = job_seconds_left() - kSecondsToLeave;
+  if (options.max_seconds > 0) limit = std::min(limit, options.max_seconds);
+  if (std::isfinite(limit))
+    train_.seconds_left = [limit, clock = Stopwatch()] { return limit - clock.seconds(); };
   train_.trace = trace_.get();
   train_.fingerprint = dataset_->fingerprint();
   train_.session = {{"started", utc_now()},
@@ -217,7 +233,9 @@ TrainResult TrainingRun::try_out() {
 }
 
 TrainResult TrainingRun::train(RunFolder& folder) {
-  if (objective_.comm().rank() == 0) folder.expect_space(bytes_of_checkpoint(objective_));
+  const size_t bytes = bytes_of_checkpoint(objective_);
+  train_.seconds_to_save = static_cast<double>(bytes) / kSlowDisk;
+  if (objective_.comm().rank() == 0) folder.expect_space(bytes);
   return facet::train(objective_, optimizer_, folder, train_);
 }
 

@@ -13,6 +13,8 @@ std::vector<std::string> optimizer_names();
 // The result of a run that is complete; it needs nothing but what it wrote.
 std::optional<TrainResult> finished(const std::string& output, const std::string& config);
 void require_single_label(const DatasetPtr& dataset);
+// As --accumulate says, where the objective and the batch can be divided so.
+void take_in_parts(const RunOptions& options, Objective& objective, size_t ranks = 1);
 
 class TrainingRun {
  public:

@@ -304,6 +304,9 @@ MappedWeights map_weights(const WeightsFile& file, const std::string& arch) {
     std::map<std::string, std::vector<int64_t>> shapes;
     for (const auto& [name, tensor] : mapped.weights) shapes[name] = tensor->shape;
     mapped.architecture = architecture_of(shapes, content.metadata, path, arch);
+    auto* const resnet = std::get_if<ResNetOptions>(&mapped.architecture);
+    if (mapped.mapping == "solo-learn" && resnet && resnet->stem == Stem::small)
+      resnet->stem = Stem::padded;
     mapped.arch = architecture_name(mapped.architecture);
     check_size(path, mapped);
     compare(mapped);
@@ -336,12 +339,6 @@ std::vector<NamedTensor> load_mapped(const WeightsFile& file, const MappedWeight
     throw FileError(fmt::format("{}: no {} (read as {}): {}", file.path().string(), mapped.arch,
                                 mapped.mapping, mapped.problems()));
   if (!mapped.unexpected.empty()) log_info("{}: {}", file.path().string(), mapped.problems());
-  const auto* const resnet = std::get_if<ResNetOptions>(&mapped.architecture);
-  if (mapped.mapping == "solo-learn" && resnet && resnet->stem == Stem::small)
-    log_info(
-        "warning: {}: solo-learn pads its 3x3 first convolution with 2 pixels, facet with 1: "
-        "features differ",
-        file.path().string());
   std::vector<NamedTensor> loaded;
   for (const auto& [name, tensor] : mapped.weights) loaded.push_back({name, {}});
   parallel_for(std::ssize(loaded), 8, [&](int64_t begin, int64_t end) {

@@ -27,10 +27,25 @@ struct Batch {
   // Instead of views where a device is to make them.
   Tensor pixels = {};  // u8
   std::vector<PlannedViews> planned = {};
-  // What the objective drew for this batch (Objective::prepare).
+  // What the objective drew for this batch (Objective::prepare): its parts' one after the other.
   TensorList extra = {};
+  Tensor targets = {};  // shares of the classes (B, classes), where they are not the labels'
   // What could not be decoded and was replaced or left out.
   std::vector<BadSample> bad = {};
+
+  // Part i of n, an equal share of the rows.
+  Batch part(int64_t i, int64_t n) const {
+    if (n == 1) return *this;
+    const auto share = [&](const Tensor& t) {
+      return t.defined() ? t.narrow(i * (t.dim(0) / n), t.dim(0) / n) : t;
+    };
+    Batch piece{{}, share(labels), share(indices)};
+    for (const Tensor& view : views) piece.views.push_back(share(view));
+    const auto each = std::ssize(extra) / n;
+    piece.extra.assign(extra.begin() + i * each, extra.begin() + (i + 1) * each);
+    piece.targets = share(targets);
+    return piece;
+  }
 
   Batch to(Device device) const {
     Batch moved{{}, labels.to(device), indices};

@@ -89,8 +89,9 @@ ResNet::ResNet(const ResNetOptions& options)
     : options_(options),
       feature_dim_(options.width * 8 * (plan_of(options.arch).bottleneck ? 4 : 1)),
       conv1_(options.channels, options.width, options.stem == Stem::imagenet ? 7 : 3,
-             options.stem == Stem::imagenet ? ConvArgs{.stride = 2, .padding = 3}
-                                            : ConvArgs{.stride = 1, .padding = 1}),
+             options.stem == Stem::imagenet
+                 ? ConvArgs{.stride = 2, .padding = 3}
+                 : ConvArgs{.padding = options.stem == Stem::padded ? 2 : 1}),
       bn1_(options.width, true) {
   const Plan& plan = plan_of(options.arch);
   int64_t in = options.width;

@@ -14,6 +14,7 @@ namespace facet {
 enum class Stem : uint8_t {
   imagenet,  // 7x7 stride 2, batch norm, ReLU, 3x3 max pool stride 2
   small,     // 3x3 stride 1 without pooling, for images of about 32 pixels
+  padded,    // as small, but that 2 pixels surround the images: solo-learn's
 };
 
 struct ResNetOptions {

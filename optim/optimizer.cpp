@@ -44,8 +44,9 @@ std::vector<double> squares_of(std::span<const Tensor> grads) {
   return squares;
 }
 
-double limit_norm(std::span<Tensor> grads, double max_norm) {
-  std::vector<double> squares = squares_of(grads);
+// Scales `grads` by what brings the norm of `of` down to the limit.
+double limit_norm(std::span<Tensor> grads, double max_norm, std::span<const Tensor> of) {
+  std::vector<double> squares = squares_of(of);
   // Ascending, so that the sum does not depend on how parameters are cut into groups.
   std::sort(squares.begin(), squares.end());
   const double norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
@@ -122,7 +123,13 @@ void Optimizer::step(double lr, int64_t t, double clip, const GroupFilter& only)
     }
   }
   if (params.empty()) return;
-  if (clip > 0) limit_norm(grads, clip);
+  if (clip > 0) {
+    TensorList all;
+    for (const ParamGroup& group : groups_)
+      for (const auto& [name, parameter] : group.parameters)
+        if (clip_all_ && parameter.grad().defined()) all.push_back(parameter.grad());
+    limit_norm(grads, clip, clip_all_ ? all : grads);
+  }
   Backend& backend = params[0].backend();
   if (!adam.empty())
     backend.adamw_step(params, grads, first, second, adam);
@@ -218,7 +225,7 @@ TensorList gradients_of(std::span<const Variable> parameters) {
 
 double clip_grad_norm(std::span<const Variable> parameters, double max_norm) {
   TensorList grads = gradients_of(parameters);
-  return limit_norm(grads, max_norm);
+  return limit_norm(grads, max_norm, grads);
 }
 
 void clip_grad_norm_each(std::span<const Variable> parameters, double max_norm) {

@@ -60,6 +60,9 @@ class Optimizer {
   bool is_due(size_t group, int64_t t) const;
   void clear_grads();
 
+  // The norm that step() clips is over every gradient there is, not only those that step.
+  void clip_all(bool on) { clip_all_ = on; }
+
   const OptimizerOptions& options() const { return options_; }
   std::vector<ParamGroup>& groups() { return groups_; }
 
@@ -81,6 +84,7 @@ class Optimizer {
   }
 
   OptimizerOptions options_;
+  bool clip_all_ = false;
   std::vector<ParamGroup> groups_;
   std::vector<std::vector<Slot>> slots_;
 };

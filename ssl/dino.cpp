@@ -77,7 +77,8 @@ Variable Dino::loss(const Batch& batch, int64_t step) {
 double Dino::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                         double clip) {
   optimizer.clear_grads();
-  const double value = guarded_backward(loss(batch, step), optimizer, step + 1);
+  const double value =
+      guarded_backward([&](int64_t) { return loss(batch, step); }, optimizer, step + 1);
   if (clip > 0) {
     VariableList all;
     for (const ParamGroup& group : optimizer.groups())

@@ -44,49 +44,59 @@ int64_t LabelInjection::backbone_updates(int64_t step) const {
   return step / per_epoch * (per_epoch / cycle) + step % per_epoch / cycle;
 }
 
-bool LabelInjection::needs_backbone_gradient(int64_t step) const {
+bool LabelInjection::learns(int64_t step) const {
   const bool accumulates = options_.skipped == SkippedStep::accumulate_mean ||
                            options_.skipped == SkippedStep::accumulate_sum;
   return options_.cycle != 0 && (accumulates || backbone_steps(step));
 }
 
+bool LabelInjection::needs_backbone_gradient(int64_t step) const {
+  return learns(step) || (options_.clip_all && options_.cycle != 0);
+}
+
 // Without a gradient nothing is recorded: no activation is kept.
-Variable LabelInjection::features(const Batch& batch, int64_t step, bool with_gradient) {
+Variable LabelInjection::features(const Batch& batch, int64_t step) {
+  const bool with_gradient = needs_backbone_gradient(step);
   using Norm = InjectionOptions::Norm;
   Norm norm = options_.norm;
   if (norm == Norm::automatic) norm = options_.cycle == 0 ? Norm::eval : Norm::train;
-  if (with_gradient) norm = Norm::train;
+  if (learns(step)) norm = Norm::train;
   encoder().train(training() && norm != Norm::eval);
   set_update_running(encoder(), norm != Norm::batch_no_update);
   const GradScope scope(with_gradient && grad_enabled());
-  const Variable y = encoder().features(Variable(mixed_view(batch, step)));
+  const Variable y = encoder().features(Variable(batch.views[0]));
   encoder().train(training());
   set_update_running(encoder(), true);
   return y;
 }
 
 Variable LabelInjection::loss(const Batch& batch, int64_t step) {
-  return classify(features(batch, step, needs_backbone_gradient(step)), batch.labels);
+  return classify(features(batch, step), batch);
 }
 
 double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                                   double clip) {
   const int64_t t = cycle_step(step);
   optimizer.clear_grads();
-  const bool backbone = needs_backbone_gradient(step);
-  const Variable feature = features(batch, step, backbone);
-  if (options_.order == InjectionOptions::Order::joint || !backbone) {
-    const double value = guarded_backward(classify(feature, batch.labels), optimizer, t);
+  const Batch whole = mixed(batch, step);
+  const auto part = [&](int64_t i) { return whole.part(i, parts_); };
+  if (options_.order == InjectionOptions::Order::joint || !learns(step)) {
+    const double value =
+        guarded_backward([&](int64_t i) { return loss(part(i), step); }, optimizer, t);
     optimizer.step(lr, t, clip);
     return value;
   }
+  VariableList kept;  // of all parts at once
+  for (int64_t i = 0; i < parts_; ++i) kept.push_back(features(part(i), step));
+  const auto feature = [&](int64_t i) { return kept[static_cast<size_t>(i)]; };
   // The head first, on features cut off from the backbone; then the backbone against the new head.
   const auto is_head = [](const ParamGroup& group) { return group.name.starts_with("head"); };
   const auto is_backbone = [&](const ParamGroup& group) { return !is_head(group); };
-  const double value = guarded_backward(classify(feature.detach(), batch.labels), optimizer, t);
+  const double value = guarded_backward(
+      [&](int64_t i) { return classify(feature(i).detach(), part(i)); }, optimizer, t);
   optimizer.step(lr, t, clip, is_head);
   optimizer.clear_grads();
-  guarded_backward(classify(feature, batch.labels), optimizer, t);
+  guarded_backward([&](int64_t i) { return classify(feature(i), part(i)); }, optimizer, t);
   optimizer.step(lr, t, clip, is_backbone);
   return value;
 }

@@ -42,6 +42,9 @@ struct InjectionOptions {
 
   double smoothing = 0.1;
   double backbone_lr_scale = 1.0;
+  // The optimiser clips by the norm over all groups (Optimizer::clip_all()), so that the
+  // backbone's gradient is computed on the steps between, too. Not where T is infinite.
+  bool clip_all = false;
 };
 
 class LabelInjection final : public Supervised {
@@ -66,8 +69,9 @@ class LabelInjection final : public Supervised {
   int64_t backbone_updates(int64_t step) const;  // before that step
 
  private:
+  bool learns(int64_t step) const;  // whether the backbone does something with its gradient
   bool needs_backbone_gradient(int64_t step) const;
-  Variable features(const Batch& batch, int64_t step, bool with_gradient);
+  Variable features(const Batch& batch, int64_t step);
 
   InjectionOptions options_;
 };

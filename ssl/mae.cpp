@@ -106,7 +106,13 @@ void Mae::prepare(Batch& batch, int64_t step) {
   const RandomKey key = random_key(seed_, RandomPurpose::mask)
                             .child(static_cast<uint64_t>(step))
                             .child(static_cast<uint64_t>(comm_->rank()));
-  batch.extra = MaeMask::random(batch.labels.dim(0), patches, options_.mask_ratio, key).tensors();
+  const int64_t rows = batch.labels.dim(0) / parts_;
+  const Tensor noise = ops::random_uniform({batch.labels.dim(0), patches}, key, 0.0, 1.0);
+  batch.extra.clear();
+  for (int64_t i = 0; i < parts_; ++i)
+    for (Tensor& t :
+         MaeMask::from_noise(noise.narrow(i * rows, rows), options_.mask_ratio).tensors())
+      batch.extra.push_back(std::move(t));
 }
 
 Variable Mae::loss(const Batch& batch, int64_t) {

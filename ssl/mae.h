@@ -47,6 +47,7 @@ class Mae final : public Objective {
   void prepare(Batch& batch, int64_t step) override;  // the mask
   bool replayable() const override { return true; }
   Variable loss(const Batch& batch, int64_t step) override;
+  bool divisible() const override { return true; }
   // Predicting 0 everywhere, the mean of normalised patches; 1 for pixels of a normalised dataset.
   double collapse_loss(int64_t batch_size) const override;
   std::vector<NamedMetric> metrics() const override;

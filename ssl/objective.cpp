@@ -14,10 +14,30 @@ std::vector<ParamGroup> Objective::groups(double weight_decay) {
   return decay_groups(trained, prototype);
 }
 
-double Objective::guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t) {
-  backward(loss);
-  if (comm_->size() == 1) return check_finite(loss.value(), optimizer, t);
-  TensorList reduced = {loss.value().clone()};
+Tensor Objective::backward_parts(const std::function<Variable(int64_t part)>& loss) {
+  Tensor sum;
+  for (int64_t i = 0; i < parts_; ++i) {
+    Variable value = loss(i);
+    if (parts_ > 1 && !sums_pictures()) value = affine(1.0 / static_cast<double>(parts_), value, 0);
+    backward(value);
+    if (i == 0)
+      sum = parts_ > 1 ? value.value().clone() : value.value();
+    else
+      ops::add_(sum, value.value());
+  }
+  return sum;
+}
+
+Tensor Objective::gradients(const Batch& batch, int64_t step) {
+  const Batch whole = mixed(batch, step);
+  return backward_parts([&](int64_t i) { return loss(whole.part(i, parts_), step); });
+}
+
+double Objective::guarded_backward(const std::function<Variable(int64_t part)>& loss,
+                                   Optimizer& optimizer, int64_t t) {
+  const Tensor total = backward_parts(loss);
+  if (comm_->size() == 1) return check_finite(total, optimizer, t);
+  TensorList reduced = {total.clone()};
   for (ParamGroup& group : optimizer.groups())
     for (auto& [name, parameter] : group.parameters)
       if (parameter.grad().defined()) reduced.push_back(parameter.grad());
@@ -47,7 +67,9 @@ double Objective::check_finite(const Tensor& loss, Optimizer& optimizer, int64_t
 double Objective::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                              double clip) {
   optimizer.clear_grads();
-  const double value = guarded_backward(loss(batch, step), optimizer, step + 1);
+  const Batch whole = mixed(batch, step);
+  const double value = guarded_backward(
+      [&](int64_t i) { return loss(whole.part(i, parts_), step); }, optimizer, step + 1);
   optimizer.step(lr, step + 1, clip);
   after_step(step);
   return value;

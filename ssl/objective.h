@@ -2,6 +2,7 @@
 // loss, and does what has to happen around each optimiser step.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,13 @@ class Objective : public Module {
   virtual void prepare(Batch& batch, int64_t step) { (void)batch, (void)step; }
   // The loss of a batch (scalar). step counts from 0.
   virtual Variable loss(const Batch& batch, int64_t step) = 0;
+  // For batches that are worked on in parts, one after the other in memory, whose gradients add up:
+  // how many. Where loss() looks at every picture alone a part is as good as a smaller batch, but
+  // that batch norm sees parts; elsewhere (divisible() is false) there is one part.
+  void set_parts(int64_t parts) { parts_ = parts; }
+  virtual bool divisible() const { return false; }
+  // backward() of the loss of each part; the loss of the whole.
+  Tensor gradients(const Batch& batch, int64_t step);
   // Whether loss() and its backward ask the same of a device for every batch of the same shapes: no
   // number that changes from step to step lies on the host, and none is waited for. Such a step can
   // be recorded once and replayed.
@@ -57,10 +65,16 @@ class Objective : public Module {
   static double check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t);
 
  protected:
-  // backward(), the mean of gradients and loss over the ranks, and check_finite().
-  double guarded_backward(const Variable& loss, Optimizer& optimizer, int64_t t);
+  // What is done to a batch on its device before it is taken apart.
+  virtual Batch mixed(const Batch& batch, int64_t step) { return (void)step, batch; }
+  virtual bool sums_pictures() const { return false; }  // loss() is their sum, not their mean
+  Tensor backward_parts(const std::function<Variable(int64_t part)>& loss);
+  // The same, the mean of gradients and loss over the ranks, and check_finite().
+  double guarded_backward(const std::function<Variable(int64_t part)>& loss, Optimizer& optimizer,
+                          int64_t t);
 
   Comm* comm_ = &single_rank();
+  int64_t parts_ = 1;
 };
 
 // Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the

@@ -53,36 +53,40 @@ Supervised::Supervised(std::unique_ptr<Encoder> encoder, int64_t num_classes, do
   FACET_CHECK(num_classes >= 2, "supervised", "expected at least two classes, got {}", num_classes);
 }
 
-Variable Supervised::classify(const Variable& features, const Tensor& labels) {
+Variable Supervised::classify(const Variable& features, const Batch& batch) {
   const Variable logits = classifier_(features);
   last_logits_ = logits.value();
-  last_labels_ = labels;
+  last_labels_ = batch.labels;
   last_features_ = features.value();
-  if (multi_label_) return asymmetric_loss(logits, labels, *multi_label_);
-  if (mix_.weight == 1) return cross_entropy(logits, labels, smoothing_);
-  return soft_cross_entropy(logits, mix_targets(labels, num_classes(), smoothing_, mix_));
+  if (multi_label_) return asymmetric_loss(logits, batch.labels, *multi_label_);
+  if (batch.targets.defined()) return soft_cross_entropy(logits, batch.targets);
+  return cross_entropy(logits, batch.labels, smoothing_);
 }
 
-Tensor Supervised::mixed_view(const Batch& batch, int64_t step) {
+Batch Supervised::mixed(const Batch& batch, int64_t step) {
   FACET_CHECK(batch.views.size() == 1, "supervised", "expected one view a sample, got {}",
               batch.views.size());
-  const Tensor& images = batch.views[0];
-  mix_ = {};
-  if (!mixed_.active()) return images;
+  if (!mixed_.active()) return batch;
+  Batch result = batch;
+  Tensor& images = result.views[0];
   const int64_t count = images.dim(0), height = images.dim(1), width = images.dim(2);
   const RandomKey key =
       random_key(mixed_.seed, RandomPurpose::mix).child(static_cast<uint64_t>(step));
   RandomSequence random(key);
   const auto boxes = draw_erase_boxes(mixed_.erase, count, height, width, random);
-  mix_ = draw_mix(mixed_.mix, height, width, random);
-  if (boxes.empty()) return mix_.weight == 1 ? images : mix_images(images, mix_);
-  Tensor erased = images.clone();
-  ops::erase_(erased, boxes, EraseFill::pixel, key.child(1));
-  return mix_.weight == 1 ? erased : mix_images(erased, mix_);
+  const Mix mix = draw_mix(mixed_.mix, height, width, random);
+  if (!boxes.empty()) {
+    images = images.clone();
+    ops::erase_(images, boxes, EraseFill::pixel, key.child(1));
+  }
+  if (mix.weight == 1) return result;
+  images = mix_images(images, mix);
+  result.targets = mix_targets(batch.labels, num_classes(), smoothing_, mix);
+  return result;
 }
 
-Variable Supervised::loss(const Batch& batch, int64_t step) {
-  return classify(encoder_->features(Variable(mixed_view(batch, step))), batch.labels);
+Variable Supervised::loss(const Batch& batch, int64_t) {
+  return classify(encoder_->features(Variable(batch.views[0])), batch);
 }
 
 std::vector<ParamGroup> Supervised::groups(double weight_decay) {

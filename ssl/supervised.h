@@ -46,6 +46,7 @@ class Supervised : public Objective {
   // Labels are f32 (N, classes) of 0 and 1 then.
   void set_multi_label(const AsymmetricOptions& options) { multi_label_ = options; }
   Variable loss(const Batch& batch, int64_t step) override;
+  bool divisible() const override { return true; }
   // Erased boxes hold noise; mixed batches, an even number of images, have mixed labels.
   void set_mixed_training(const MixedTraining& mixed) { mixed_ = mixed; }
   // Boxes and shares of a mixed batch are drawn on the host.
@@ -59,10 +60,11 @@ class Supervised : public Objective {
   // From two prototypes, those of the encoder's parameters and of the head's.
   std::vector<ParamGroup> make_groups(const ParamGroup& backbone, const ParamGroup& head);
   // The only view of a batch, with boxes erased and images mixed as drawn for this step; and the
-  // share of labels that classify() takes then.
-  Tensor mixed_view(const Batch& batch, int64_t step);
-  // The loss on these features; remembers the logits for metrics().
-  Variable classify(const Variable& features, const Tensor& labels);
+  // targets of such images.
+  Batch mixed(const Batch& batch, int64_t step) override;
+  bool sums_pictures() const override { return multi_label_.has_value(); }
+  // The loss on these features; remembers the logits (of the last part) for metrics().
+  Variable classify(const Variable& features, const Batch& batch);
 
  private:
   std::unique_ptr<Encoder> encoder_;
@@ -70,7 +72,6 @@ class Supervised : public Objective {
   double smoothing_, layer_decay_ = 1.0;
   std::optional<AsymmetricOptions> multi_label_;
   MixedTraining mixed_;
-  Mix mix_;  // of the last view
   Tensor last_logits_, last_labels_, last_features_;
 };
 

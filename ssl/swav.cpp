@@ -95,7 +95,8 @@ Variable Swav::loss(const Batch& batch, int64_t step) {
 double Swav::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                         double clip) {
   optimizer.clear_grads();
-  const double value = guarded_backward(loss(batch, step), optimizer, step + 1);
+  const double value =
+      guarded_backward([&](int64_t) { return loss(batch, step); }, optimizer, step + 1);
   if (step < options_.freeze_steps) prototypes_.clear_grad();  // no step, no decay, no momentum
   optimizer.step(lr, step + 1, clip);
   // Newest embeddings first; the oldest fall off.

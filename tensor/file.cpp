@@ -29,8 +29,8 @@ FileFault& file_fault() {
 }
 
 // Whether a test lets the call fail, with errno set.
-bool fails(FileCall call) {
-  const int error = file_fault() ? file_fault()(call) : 0;
+bool fails(FileCall call, const fs::path& path) {
+  const int error = file_fault() ? file_fault()(call, path) : 0;
   if (error > 0) errno = error;
   return error > 0;
 }
@@ -40,10 +40,10 @@ fs::path folder_of(const fs::path& path) {
 }
 
 // False with errno set when not all could be written.
-bool write_fully(int fd, std::span<const std::byte> bytes) {
+bool write_fully(int fd, const fs::path& path, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     size_t size = std::min(bytes.size(), kLargestTransfer);
-    const int fault = file_fault() ? file_fault()(FileCall::write) : 0;
+    const int fault = file_fault() ? file_fault()(FileCall::write, path) : 0;
     if (fault == kShortWrite) size = (size + 1) / 2;
     if (fault > 0) errno = fault;
     const ssize_t n = fault > 0 ? -1 : ::write(fd, bytes.data(), size);
@@ -68,13 +68,13 @@ AtomicFile::AtomicFile(fs::path target, size_t expected_bytes) : target_(std::mo
   // The mode of the file that is replaced; 0666 less the umask for a new one.
   struct stat existing;
   const bool replaces = ::stat(target_.c_str(), &existing) == 0;
-  if (!fails(FileCall::create))
+  if (!fails(FileCall::create, temporary_))
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd_ < 0) fail("create");
   if (replaces && ::fchmod(fd_, existing.st_mode & 07777) != 0) fail("set the mode of");
   // Not every file system can reserve; only a full disk is an error here.
   if (expected_bytes > 0) {
-    const int error = fails(FileCall::reserve)
+    const int error = fails(FileCall::reserve, temporary_)
                           ? errno
                           : ::posix_fallocate(fd_, 0, static_cast<off_t>(expected_bytes));
     if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
@@ -100,7 +100,7 @@ void AtomicFile::fail(const char* action) {
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
   FACET_INTERNAL_CHECK(fd_ >= 0);
-  if (!write_fully(fd_, bytes)) fail("write");
+  if (!write_fully(fd_, temporary_, bytes)) fail("write");
 }
 
 void AtomicFile::commit() {
@@ -108,21 +108,22 @@ void AtomicFile::commit() {
   // A failed fsync is final: the pages are gone, so the same descriptor is never tried again.
   const off_t length = ::lseek(fd_, 0, SEEK_CUR);
   if (length < 0 || ::ftruncate(fd_, length) != 0) fail("write");
-  if (fails(FileCall::sync) || ::fsync(fd_) != 0) fail("sync");
-  if (fails(FileCall::close) || ::close(std::exchange(fd_, -1)) != 0) fail("close");
-  if (fails(FileCall::rename) || ::rename(temporary_.c_str(), target_.c_str()) != 0)
+  if (fails(FileCall::sync, temporary_) || ::fsync(fd_) != 0) fail("sync");
+  if (fails(FileCall::close, temporary_) || ::close(std::exchange(fd_, -1)) != 0) fail("close");
+  if (fails(FileCall::rename, target_) || ::rename(temporary_.c_str(), target_.c_str()) != 0)
     fail("replace");
   temporary_.clear();
-  // The rename itself lasts only once the folder is on the disk.
-  const int folder = ::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder >= 0) {
-    if (!fails(FileCall::sync)) ::fsync(folder);
-    ::close(folder);
-  }
+  // The rename itself lasts only once the folder is on the disk: before, nothing that the new file
+  // replaces may be removed. Some file systems cannot sync folders (EINVAL).
+  fd_ = ::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd_ < 0) return;
+  if (fails(FileCall::sync, folder_of(target_)) || (::fsync(fd_) != 0 && errno != EINVAL))
+    fail("sync the folder of");
+  ::close(std::exchange(fd_, -1));
 }
 
 bool remove_file(const fs::path& path) {
-  return !fails(FileCall::remove) && ::unlink(path.c_str()) == 0;
+  return !fails(FileCall::remove, path) && ::unlink(path.c_str()) == 0;
 }
 
 void write_file(const fs::path& path, std::string_view content) {
@@ -201,7 +202,7 @@ AppendLog::~AppendLog() {
 }
 
 void AppendLog::append(std::string_view record) {
-  if (fd_ < 0 || write_fully(fd_, std::as_bytes(std::span(record)))) return;
+  if (fd_ < 0 || write_fully(fd_, path_, std::as_bytes(std::span(record)))) return;
   fmt::print(stderr, "warning: {} is not written any more: {}\n", path_.string(),
              std::strerror(errno));
   ::close(std::exchange(fd_, -1));

@@ -85,10 +85,11 @@ class LineLog : public AppendLog {
 };
 
 // For tests of what happens on a failing disk: asked before every system call of this file that
-// changes something. 0 lets it happen, an errno makes it fail; kShortWrite halves a write().
+// changes something, with the file it is about (a folder that is synced; the new name in a rename).
+// 0 lets it happen, an errno makes it fail; kShortWrite halves a write().
 enum class FileCall : uint8_t { create, reserve, write, sync, close, rename, remove };
 inline constexpr int kShortWrite = -1;
-using FileFault = std::function<int(FileCall)>;
+using FileFault = std::function<int(FileCall, const std::filesystem::path&)>;
 void set_file_fault(FileFault fault);  // an empty one: none any more
 
 }  // namespace facet

@@ -32,16 +32,16 @@ EVP_MD_CTX* of(const std::shared_ptr<void>& context) {
 
 }  // namespace
 
-Sha256::Sha256()
+Hasher::Hasher(const char* kind)
     : context_(EVP_MD_CTX_new(), [](void* p) { EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(p)); }) {
-  FACET_INTERNAL_CHECK(EVP_DigestInit_ex(of(context_), EVP_sha256(), nullptr) == 1);
+  FACET_INTERNAL_CHECK(EVP_DigestInit_ex(of(context_), EVP_get_digestbyname(kind), nullptr) == 1);
 }
 
-void Sha256::add(std::span<const std::byte> bytes) {
+void Hasher::add(std::span<const std::byte> bytes) {
   FACET_INTERNAL_CHECK(EVP_DigestUpdate(of(context_), bytes.data(), bytes.size()) == 1);
 }
 
-std::string Sha256::hex() {
+std::string Hasher::hex() {
   Value value{};
   unsigned size = 0;
   FACET_INTERNAL_CHECK(EVP_DigestFinal_ex(of(context_), value.data(), &size) == 1);

@@ -10,9 +10,9 @@
 
 namespace facet {
 
-class Sha256 {
+class Hasher {
  public:
-  Sha256();
+  explicit Hasher(const char* kind);  // "SHA256" or "MD5"
   void add(std::span<const std::byte> bytes);
   std::string hex();  // of all that was added; nothing can be added afterwards
 

@@ -243,7 +243,9 @@ void save_safetensors(const std::filesystem::path& path, std::vector<PackedTenso
     return a.type->bits != b.type->bits ? a.type->bits > b.type->bits : a.name < b.name;
   });
   Checksum checksum;
-  nlohmann::ordered_json header = {{"__metadata__", nlohmann::ordered_json::object()}};
+  // Written as text: JSON values end the process where memory runs out while they are freed.
+  const auto quoted = [](const std::string& word) { return nlohmann::json(word).dump(); };
+  std::string entries;
   uint64_t at = 0;
   std::set<std::string> names;
   for (const PackedTensor& tensor : tensors) {
@@ -254,16 +256,18 @@ void save_safetensors(const std::filesystem::path& path, std::vector<PackedTenso
     FACET_CHECK(names.insert(name).second, "save_safetensors", "two tensors are named '{}'", name);
     FACET_CHECK(std::string_view(tensor.type->name) != "C128", "save_safetensors",
                 "tensor '{}': safetensors has no C128", name);
-    header[name] = {{"dtype", tensor.type->name},
-                    {"shape", tensor.shape},
-                    {"data_offsets", {at, at + tensor.bytes.size()}}};
+    entries +=
+        fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", quoted(name),
+                    tensor.type->name, fmt::join(tensor.shape, ","), at, at + tensor.bytes.size());
     at += tensor.bytes.size();
     checksum.add(tensor.bytes);
   }
   metadata["format"] = "pt";
   metadata[kChecksumKey] = checksum.str();
-  header["__metadata__"] = metadata;
-  std::string text = header.dump();
+  std::string text;
+  for (const auto& [key, value] : metadata)
+    text += fmt::format("{}{}:{}", text.empty() ? "" : ",", quoted(key), quoted(value));
+  text = fmt::format(R"({{"__metadata__":{{{}}}{}}})", text, entries);
   text.append((64 - (8 + text.size()) % 64) % 64, ' ');  // the buffer begins at a multiple of 64
 
   AtomicFile file(path, 8 + text.size() + at);

@@ -74,12 +74,19 @@ StoredContent open_npz(const InputFile& file, const ZipArchive& zip) {
 
 }  // namespace
 
-WeightsFile::WeightsFile(const std::filesystem::path& path) : file_(path) {
+WeightsFile::WeightsFile(const std::filesystem::path& path, bool strict) : file_(path) {
   open();
   if (zip_ && zip_->has_no_checksums())
     content_.warnings.push_back("no record's checksum is right: damage goes unnoticed");
   drop_duplicates();
   check_totals();
+  if (strict) verify_all();
+}
+
+void WeightsFile::verify_all() const {
+  if (zip_) zip_->verify_all();
+  if (content_.container == "safetensors") verify_safetensors(file_, content_);
+  if (!content_.warnings.empty()) fail("{} (strict)", fmt::join(content_.warnings, "; "));
 }
 
 // As in Python, where the last of two equal keys wins.

@@ -18,7 +18,9 @@ namespace facet {
 // Reads may run side by side.
 class WeightsFile {
  public:
-  explicit WeightsFile(const std::filesystem::path& path);
+  // `strict`: every checksum is verified now, and what would be a warning is an error; so is a
+  // container without checksums.
+  explicit WeightsFile(const std::filesystem::path& path, bool strict = false);
 
   const std::filesystem::path& path() const { return file_.path(); }
   const StoredContent& content() const { return content_; }
@@ -31,6 +33,7 @@ class WeightsFile {
 
  private:
   void open();
+  void verify_all() const;
   void drop_duplicates();
   void check_totals() const;
   void read_into(const StoredTensor& tensor, std::span<std::byte> into) const;

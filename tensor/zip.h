@@ -44,6 +44,7 @@ class ZipArchive {
   // As many of its first bytes as there are, unverified: for listings.
   std::string read_start(const ZipEntry& entry, size_t bytes) const;
 
+  void verify_all() const;  // every entry, whether or not the others' checksums are right
   // Some writers leave the checksums out. Where not one of them is right they are not used, which
   // shows when the first entry is read.
   bool has_no_checksums() const { return has_no_checksums_; }
@@ -55,7 +56,7 @@ class ZipArchive {
   void locate_entries(uint64_t directory);
   void inflate_into(const ZipEntry& entry, std::span<std::byte> into) const;
   uint32_t checksum_of(const ZipEntry& entry) const;
-  void verify(const ZipEntry& entry, uint32_t crc) const;
+  void verify(const ZipEntry& entry, uint32_t crc, bool strict = false) const;
   bool none_is_right() const;
 
   const InputFile& file_;

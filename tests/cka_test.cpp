@@ -11,6 +11,7 @@
 namespace facet {
 namespace {
 
+using test::expect_refused;
 using test::hashed;
 
 Tensor x_golden() {
@@ -32,18 +33,6 @@ double minibatch_cka(const Tensor& x, const Tensor& y, int64_t size) {
     accumulator.add(first, second);
   }
   return accumulator.result().item();
-}
-
-void expect_refused(const std::function<void()>& call, const std::string& words) {
-  try {
-    call();
-    ADD_FAILURE() << "accepted: " << words;
-  } catch (const Error& e) {
-    const std::string message = e.what();
-    EXPECT_EQ(message.rfind("[cka] ", 0), 0u) << message;
-    EXPECT_NE(message.find(words), std::string::npos) << message;
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-  }
 }
 
 // Computed in f64 by NumPy.

@@ -12,7 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using CliTest = ProgramTest;
-using Words = std::vector<std::string>;
 
 const char* const kFashion = "/usr/share/datasets/fashion-mnist/";
 
@@ -225,23 +224,10 @@ class CliDeviceTest : public ProgramTest {
     ProgramTest::TearDown();
   }
   std::vector<std::string> training(const std::string& device) const {
-    return {"pretrain",
-            "--method",
-            "supervised",
-            "--data",
-            "shapes:train=32,size=12",
-            "--width",
-            "4",
-            "--image-size",
-            "12",
-            "-b",
-            "16",
-            "--epochs",
-            "2",
-            "--device",
-            device,
-            "--output",
-            path("run")};
+    return split(
+        "pretrain --method supervised --data shapes:train=32,size=12 --width 4 "
+        "--image-size 12 -b 16 --epochs 2 --device " +
+        device + " --output " + path("run"));
   }
 };
 

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <cstring>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -14,27 +15,18 @@ namespace {
 
 namespace fs = std::filesystem;
 using KillTest = ProgramTest;
-using Words = std::vector<std::string>;
 
 Words tiny(const std::string& output, const Words& more = {}) {
-  Words words = {"pretrain",    "--method", "supervised",   "--data",    "shapes:train=64,size=16",
-                 "--width",     "4",        "--image-size", "16",        "--batch-size",
-                 "16",          "--epochs", "10",           "--threads", "1",
-                 "--model-ema", "--output", output};
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
+  return joined(split("pretrain --method supervised --data shapes:train=64,size=16 --width 4 "
+                      "--image-size 16 --batch-size 16 --epochs 10 --threads 1 --model-ema "
+                      "--output " +
+                      output),
+                more);
 }
 
 void expect_same_models(const fs::path& a, const fs::path& b) {
-  for (const char* file : {"model.safetensors", "model-ema.safetensors"}) {
-    const auto x = load_safetensors(a / file).tensors, y = load_safetensors(b / file).tensors;
-    ASSERT_EQ(x.size(), y.size());
-    for (size_t i = 0; i < x.size(); ++i) {
-      ASSERT_EQ(x[i].name, y[i].name);
-      EXPECT_EQ(std::memcmp(x[i].value.raw(), y[i].value.raw(), x[i].value.bytes()), 0)
-          << x[i].name;
-    }
-  }
+  for (const char* file : {"model.safetensors", "model-ema.safetensors"})
+    expect_same_weights(a / file, b / file);
 }
 
 void sleep_ms(double ms) {
@@ -92,6 +84,15 @@ TEST_F(KillTest, SignalsAndTheTimeLimitSaveAndStop) {
     expect_continued(folder, finish(pid));
   }
   expect_continued(path("limit"), run(tiny(path("limit"), {"--max-seconds", "0.001"})));
+  // The end of the job, less what saving takes.
+  ::setenv("SLURM_JOB_END_TIME", std::to_string(std::time(nullptr) + 4).c_str(), 1);
+  const Outcome stopped = run(tiny(path("job")));
+  ::setenv("SLURM_JOB_END_TIME", "soon", 1);
+  expect_continued(path("job"), stopped);
+  EXPECT_NE(run(tiny(path("other"))).err.find("got 'soon'"), std::string::npos);
+  ::setenv("SLURM_JOB_END_TIME", std::to_string(std::time(nullptr) + 3600).c_str(), 1);
+  EXPECT_EQ(run(tiny(path("long"))).code, 0);
+  ::unsetenv("SLURM_JOB_END_TIME");
 
   // The second SIGINT waits for nothing: here for no end of a long step.
   Words slow = tiny(path("slow"));

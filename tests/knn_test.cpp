@@ -14,12 +14,7 @@ namespace facet {
 namespace {
 
 using test::hashed;
-
-Tensor labels_modulo(int64_t n, int64_t classes) {
-  std::vector<int64_t> labels(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) labels[static_cast<size_t>(i)] = i % classes;
-  return Tensor::from(labels, {n});
-}
+using test::labels_modulo;
 
 void expect_near_all(const Tensor& got, const std::vector<double>& expected, double relative) {
   const std::vector<double> values = got.to_vector<double>();

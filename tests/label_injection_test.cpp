@@ -9,6 +9,7 @@
 
 #include "nn/init.h"
 #include "nn/resnet.h"
+#include "nn/vit.h"
 #include "optim/ema.h"
 #include "tensor/cpu/allocator.h"
 #include "tests/fill.h"
@@ -162,10 +163,13 @@ Batch batch_of(int64_t step) {
 
 using State = std::map<std::string, std::vector<double>>;
 
-State snapshot(Module& module) {
+State values_of(const std::vector<NamedTensor>& tensors) {
   State values;
-  for (const NamedTensor& t : state(module)) values[t.name] = t.value.to_vector<double>();
+  for (const NamedTensor& t : tensors) values[t.name] = t.value.to_vector<double>();
   return values;
+}
+State snapshot(Module& module) {
+  return values_of(state(module));
 }
 
 OptimizerOptions momentum_sgd() {
@@ -194,12 +198,7 @@ TEST_P(Injection, CycleOneIsFineTuningBitByBit) {
   steps(*injected, a, 0, 5);  // gradients are clipped: their norm may not depend on the groups
   steps(plain, b, 0, 5);
   EXPECT_EQ(snapshot(*injected), snapshot(plain));
-  const auto buffers_of = [](const Optimizer& optimizer) {
-    State values;
-    for (const NamedTensor& t : optimizer.state()) values[t.name] = t.value.to_vector<double>();
-    return values;
-  };
-  EXPECT_EQ(buffers_of(a), buffers_of(b));
+  EXPECT_EQ(values_of(a.state()), values_of(b.state()));
 }
 
 TEST_P(Injection, InfiniteCycleLeavesTheBackboneAlone) {
@@ -295,11 +294,7 @@ TEST_P(Injection, NormModes) {
   const auto buffers_move = [](Norm norm, int64_t cycle) {
     auto method = injection({.cycle = cycle, .norm = norm});
     Optimizer optimizer(momentum_sgd(), method->groups(0));
-    const auto statistics = [&] {
-      State values;
-      for (const NamedTensor& t : buffers(*method)) values[t.name] = t.value.to_vector<double>();
-      return values;
-    };
+    const auto statistics = [&] { return values_of(buffers(*method)); };
     std::string moves;
     for (int64_t s = 0; s < 2; ++s) {
       const State before = statistics();
@@ -345,6 +340,72 @@ TEST_P(Injection, InfiniteCycleIsAProbeOnEvalFeatures) {
   EXPECT_EQ(snapshot(probe), snapshot(method->classifier()));
 }
 
+// Without batch norm the parts' gradients are the batch's.
+TEST_P(Injection, PartsOfABatchAreTheBatch) {
+  const auto after = [](InjectionOptions options, int64_t parts, bool many_labels) {
+    const DType dtype = where.is_cpu() && many_labels ? DType::f64 : DType::f32;
+    LabelInjection method(std::make_unique<Vit>(VitOptions{
+                              .patch = 4, .image_size = 8, .width = 8, .depth = 1, .heads = 2}),
+                          3, options);
+    initialize(method, 3);
+    to_dtype(method, dtype);
+    to_device(method, where);
+    method.set_parts(parts);
+    if (many_labels)
+      method.set_multi_label({});
+    else
+      method.set_mixed_training({.mix = {.mixup = .8, .cutmix = 0}, .seed = 5});
+    Optimizer optimizer(momentum_sgd(), method.groups(1e-4));
+    for (int64_t s = 0; s < 4; ++s) {
+      Batch batch = batch_of(s);
+      batch.views[0] = batch.views[0].cast(dtype);
+      if (many_labels) batch.labels = Tensor::full({6, 3}, 1.0, dtype, where);
+      method.train_step(batch, optimizer, .05, s, kClip);
+    }
+    return snapshot(method);
+  };
+  for (const InjectionOptions& o :
+       {InjectionOptions{.cycle = 1}, InjectionOptions{.cycle = 2, .order = Order::sequential},
+        InjectionOptions{.cycle = 3, .skipped = SkippedStep::accumulate_mean}})
+    for (const bool many_labels : {false, true}) {
+      const State whole = after(o, 1, many_labels);
+      for (const int64_t parts :
+           where.is_cpu() ? std::vector<int64_t>{2, 6} : std::vector<int64_t>{3}) {
+        const State got = after(o, parts, many_labels);
+        for (const auto& [name, values] : whole)
+          for (size_t i = 0; i < values.size(); ++i)
+            ASSERT_NEAR(got.at(name)[i], values[i], where.is_cpu() && many_labels ? 1e-12 : 1e-5)
+                << name << parts << many_labels;
+      }
+    }
+}
+
+TEST_P(Injection, TheNormOfAllGroupsCountsABackboneThatRests) {
+  const auto moved = [](int64_t cycle, bool all) {
+    auto method = injection({.cycle = cycle, .clip_all = all});
+    Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = 0}, method->groups(0));
+    optimizer.clip_all(all);
+    const State backbone = weights_only(method->encoder()), head = snapshot(method->classifier());
+    method->train_step(batch_of(0), optimizer, 1, 0, .01);
+    EXPECT_EQ(weights_only(method->encoder()) == backbone, cycle == 2);
+    double squares = 0, all_squares = 0;
+    for (const auto& [name, values] : snapshot(method->classifier()))
+      for (size_t i = 0; i < values.size(); ++i)
+        squares += (values[i] - head.at(name)[i]) * (values[i] - head.at(name)[i]);
+    // Unless it steps, a gradient is left as it was; the head's was brought down.
+    for (const NamedParameter& p : parameters(method->encoder()))
+      if (p.value.grad().defined())
+        for (const double g : p.value.grad().to_vector<double>()) all_squares += g * g;
+    return std::pair{std::sqrt(squares), std::sqrt(all_squares)};
+  };
+  EXPECT_NEAR(moved(2, false).first, .01, 1e-5);
+  EXPECT_EQ(moved(2, false).second, 0);
+  const auto [head, rests] = moved(2, true);
+  EXPECT_LT(head, .0099);
+  EXPECT_GT(rests, .02);
+  EXPECT_EQ(moved(1, true), moved(1, false));
+}
+
 TEST(InjectionSteps, HeadOnlyStepsKeepNoActivations) {
   auto method = injection({.cycle = 2});
   method->loss(batch_of(0), 0);
@@ -367,9 +428,7 @@ TEST_P(Injection, AverageFollowsEveryStepAndRestsWithTheBackbone) {
       steps(method, optimizer, s, s + 1);
       ema.update();
     }
-    State values;
-    for (const NamedTensor& t : ema.averages()) values[t.name] = t.value.to_vector<double>();
-    return values;
+    return values_of(ema.averages());
   };
   const State resting = run(*probing), weights = snapshot(*probing);
   for (const auto& [name, value] : weights) {

@@ -14,12 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
-using Words = std::vector<std::string>;
-
-Words joined(Words a, const Words& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 std::vector<Json> records(const fs::path& run, const std::string& split) {
   std::vector<Json> list;
@@ -104,7 +98,17 @@ TEST_F(LabelRunTest, EveryOptionOfInjectionChangesTheResult) {
                      {"--crop", "squash"},
                      {"--interpolation", "bicubic"},
                      {"--image-size", "24"},
+                     {"--accumulate", "2"},
                      {"--sched", "onecycle"}});
+  expect_all_differ({{"--clip-groups", "all"}}, "model.safetensors", {"--clip-grad", "0.01"});
+  for (const Words& more : {Words{"--clip-groups", "all"}, {"--accumulate", "3"}})
+    expect_error(joined(joined({"inject", "--from", path("start")}, common("no", kData)), more), 2,
+                 {more[0]});
+  expect_error(joined({"pretrain", "--method", "simclr", "--accumulate", "2", "--image-size", "16",
+                       "--width", "4"},
+                      common("no", kData)),
+               2, {"--accumulate", "supervised"});
+  EXPECT_FALSE(fs::exists(path("no")));
   const Words averaged = {"--model-ema", "--model-ema-decay", "0.9"};
   expect_all_differ({{"--model-ema-warmup"}, {"--ema-backbone", "own"}}, "model-ema.safetensors",
                     averaged);

@@ -13,15 +13,10 @@ namespace facet {
 namespace {
 
 using test::hashed;
+using test::labels_modulo;
 
 LbfgsOptions converged() {
   return {.max_iterations = 2000, .gradient_tolerance = 1e-9, .decrease_tolerance = -1.0};
-}
-
-Tensor labels_modulo(int64_t n, int64_t classes) {
-  std::vector<int64_t> labels(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) labels[static_cast<size_t>(i)] = i % classes;
-  return Tensor::from(labels, {n});
 }
 
 ProbeData golden_data() {

@@ -6,10 +6,16 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <iterator>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "tensor/file.h"
+#include "tensor/serialize.h"
 #include "tests/folder.h"
 
 namespace facet {
@@ -18,6 +24,27 @@ struct Outcome {
   int code = -1;  // exit code; 128 + signal when killed
   std::string out, err;
 };
+
+using Words = std::vector<std::string>;
+// "pretrain --lr 0.1" as words.
+inline Words split(const std::string& text) {
+  std::istringstream stream(text);
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+inline Words joined(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+inline void expect_same_weights(const std::filesystem::path& a, const std::filesystem::path& b) {
+  const auto x = load_safetensors(a).tensors, y = load_safetensors(b).tensors;
+  ASSERT_EQ(x.size(), y.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(x[i].name, y[i].name);
+    ASSERT_EQ(x[i].value.shape(), y[i].value.shape());
+    EXPECT_EQ(std::memcmp(x[i].value.raw(), y[i].value.raw(), x[i].value.bytes()), 0) << x[i].name;
+  }
+}
 
 class ProgramTest : public test::FolderTest {
  protected:

@@ -1,7 +1,11 @@
 // A run that stops after every single step, each time in new objects, equals one that never
 // stopped, bit by bit: every method, optimiser and kind of injection.
+#include <array>
+#include <atomic>
 #include <cstring>
+#include <limits>
 #include <map>
+#include <mutex>
 
 #include "apps/methods.h"
 #include "apps/trainer.h"
@@ -22,7 +26,8 @@ struct Case {
   OptimizerOptions optimizer{.algorithm = Algorithm::sgd, .nesterov = true};
   std::optional<InjectionOptions> injection{};
   bool average = false;
-  bool bad = false;    // some samples cannot be decoded and are skipped
+  bool bad = false;  // some samples cannot be decoded and are skipped
+  int64_t parts = 1;
   int64_t steps = 10;  // of 4 an epoch
 };
 
@@ -71,7 +76,8 @@ std::vector<Case> cases() {
                              .policy = "rand-m9-mstd0.5-inc1"}},
        .network = small_vit(),
        .optimizer = adamw,
-       .average = true},
+       .average = true,
+       .parts = 4},
   };
   for (const int64_t cycle : {1, 3})
     for (const auto& optimizer : {OptimizerOptions{}, adamw, lars})
@@ -96,9 +102,35 @@ class ResumeEverywhere : public test::FolderTest, public testing::WithParamInter
 
   using Bytes = std::map<std::string, std::string>;
 
-  // Everything anew, from where the folder left off to `until`; what the run is then.
-  Bytes run(const std::string& folder, int64_t until, int workers) {
+  // Everything anew, from where the folder left off to `until`; what the run is then, on all ranks.
+  Bytes run(const std::string& folder, int64_t until, int workers, int ranks = 1) {
+    RunFolder run_folder(folder_ / folder, "");
+    std::atomic<int64_t> stop_at = std::numeric_limits<int64_t>::max();
+    std::mutex mutex;
+    Bytes bytes;
+    testing::internal::CaptureStderr();
+    const auto body = [&](Comm& comm) {
+      std::string samples;
+      const Bytes mine = work(comm, run_folder, until, workers, stop_at, samples);
+      const std::lock_guard lock(mutex);
+      // Running statistics are the first rank's: nobody reads those of others.
+      for (const auto& [name, value] : mine)
+        if (comm.rank() == 0 || name.find(".running_") == std::string::npos)
+          bytes[fmt::format("{} {}", comm.rank(), name)] = value;
+      samples_[fmt::format("{} {}", folder, comm.rank())] += samples;
+    };
+    if (ranks == 1)
+      body(single_rank());
+    else
+      run_ranks(ranks, body);
+    testing::internal::GetCapturedStderr();
+    return bytes;
+  }
+
+  Bytes work(Comm& comm, RunFolder& run_folder, int64_t until, int workers,
+             std::atomic<int64_t>& stop_at, std::string& samples) {
     const Case& c = GetParam();
+    const int ranks = comm.size();
     const auto dataset = std::make_shared<test::BrokenDataset>(
         open_dataset("shapes:train=64,size=16", Split::train));
     dataset->before = [&](int64_t index) {
@@ -117,16 +149,22 @@ class ResumeEverywhere : public test::FolderTest, public testing::WithParamInter
                                  {.classes = dataset->num_classes(),
                                   .samples = dataset->size(),
                                   .batch_size = kBatch,
-                                  .epochs = 3},
+                                  .epochs = 3,
+                                  .ranks = ranks},
                                  1);
+      if (shares_norms(c.method.method)) set_norm_comm(*objective, comm);
       views = training_views(c.method, c.network, kHalfNormalization, false, 0);
     }
+    objective->set_comm(comm);
+    objective->set_parts(c.parts);
     Optimizer optimizer(c.optimizer, objective->groups(1e-3));
     std::optional<WeightAverage> average;
     if (c.average) average.emplace(*objective, WeightAverage::Options{.decay = .9, .warmup = true});
     DataLoader loader(dataset, {.views = views,
-                                .batch_size = kBatch,
+                                .batch_size = kBatch / ranks,
                                 .workers = workers,
+                                .rank = comm.rank(),
+                                .world = ranks,
                                 .on_bad_sample = c.bad ? OnBadSample::skip : OnBadSample::fail});
     TrainOptions options;
     options.title = c.name;
@@ -139,27 +177,27 @@ class ResumeEverywhere : public test::FolderTest, public testing::WithParamInter
         loader.start(step / loader.batches(), step % loader.batches());
       next = step + 1;
       Batch batch = *loader.next();
-      for (const BadSample& bad : batch.bad) samples_[folder] += fmt::format(" -{}", bad.index);
-      samples_[folder] += fmt::format("{}:", step);
-      for (const int64_t i : batch.indices.to_vector<int64_t>())
-        samples_[folder] += fmt::format(" {}", i);
+      for (const BadSample& bad : batch.bad) samples += fmt::format(" -{}", bad.index);
+      samples += fmt::format("{}:", step);
+      for (const int64_t i : batch.indices.to_vector<int64_t>()) samples += fmt::format(" {}", i);
       return batch;
     };
     options.log_every = 1;
-    options.stop = [&](int64_t step) { return step == until; };
+    options.stop = [&](int64_t step) { return step == until - (ranks > 1); };  // said a step ahead
+    options.stop_at = &stop_at;
     options.average = average ? &*average : nullptr;
     options.progress = {.every_steps = 1000, .every_seconds = 1000};
-    RunFolder run_folder(folder_ / folder, "");
-    testing::internal::CaptureStderr();
     try {
       const TrainResult result = train(*objective, optimizer, run_folder, options);
-      EXPECT_EQ(result.bad_samples, c.bad ? 7 : 0);
+      if (ranks == 1) {
+        EXPECT_EQ(result.bad_samples, c.bad ? 7 : 0);
+      }
       EXPECT_EQ(until, c.steps);
     } catch (const Error& e) {
       EXPECT_EQ(e.exit_code(), ExitCode::interrupted) << e.what();
       EXPECT_LT(until, c.steps);
     }
-    testing::internal::GetCapturedStderr();
+    objective->set_comm(single_rank());
     Bytes bytes;
     const auto add = [&](const char* prefix, const std::vector<NamedTensor>& tensors) {
       for (const auto& [name, value] : tensors)
@@ -174,14 +212,19 @@ class ResumeEverywhere : public test::FolderTest, public testing::WithParamInter
   std::map<std::string, std::string> samples_;
 };
 
-TEST_P(ResumeEverywhere, IsExact) {
-  const Bytes straight = run("straight", GetParam().steps, 0);
-  Bytes chained;
-  for (int64_t step = 1; step <= GetParam().steps; ++step)
-    chained = run("chained", step, static_cast<int>(step % 3));
-  ASSERT_EQ(chained.size(), straight.size());
-  for (const auto& [name, value] : straight) EXPECT_TRUE(chained.at(name) == value) << name;
-  EXPECT_EQ(samples_["chained"], samples_["straight"]);
+TEST_P(ResumeEverywhere, IsExactOnOneRankAndOnTwo) {
+  for (const int ranks : {1, 2}) {
+    const std::string whole = fmt::format("straight{}", ranks), parts = "c" + whole;
+    const Bytes straight = run(whole, GetParam().steps, 0, ranks);
+    Bytes chained;
+    for (int64_t step = 1; step <= GetParam().steps; ++step)
+      chained = run(parts, step, std::array{4, 0, 1}[static_cast<size_t>(step % 3)], ranks);
+    ASSERT_EQ(chained.size(), straight.size());
+    for (const auto& [name, value] : straight) EXPECT_TRUE(chained.at(name) == value) << name;
+    for (int rank = 0; rank < ranks; ++rank)
+      EXPECT_EQ(samples_[fmt::format("{} {}", parts, rank)],
+                samples_[fmt::format("{} {}", whole, rank)]);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ResumeEverywhere, testing::ValuesIn(cases()), [](const auto& test) {

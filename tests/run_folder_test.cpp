@@ -2,15 +2,35 @@
 // others.
 #include "apps/run_folder.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
+#include <new>
 
 #include "apps/trainer.h"
 #include "tests/folder.h"
+#include "tests/generators.h"
+
+static std::atomic<int> fail_allocation = 0;  // how many requests until one fails; 0: none
+
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  int left = fail_allocation;
+  if (left > 0 && (fail_allocation = left - 1) == 0) throw std::bad_alloc();
+  if (void* const memory = std::malloc(std::max<size_t>(bytes, 1))) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept {
+  std::free(memory);
+}
 
 namespace facet {
 namespace {
@@ -319,7 +339,7 @@ TEST_F(FolderTest, WhateverCallFailsTheOldOrTheNewIsThere) {
           RunFolder folder(path_, "");
           calls = 0;
           ++n;
-          set_file_fault([&](FileCall call) {
+          set_file_fault([&](FileCall call, const fs::path&) {
             ++calls;
             const bool hit = from_then ? calls >= n : calls == n;
             return hit && (error > 0 || call == FileCall::write) ? error : 0;
@@ -349,6 +369,128 @@ TEST_F(FolderTest, WhateverCallFailsTheOldOrTheNewIsThere) {
     }
 }
 
+// What a disk holds whose power is lost: of what was not synced nothing, or new names alone.
+class PowerLoss {
+ public:
+  explicit PowerLoss(const fs::path& folder) : folder_(folder), names_(listing()) {
+    for (const auto& [name, id] : names_) synced_[id] = read_file(folder / name);
+  }
+  void before(FileCall call, const fs::path& path) {
+    if (call == FileCall::write) synced_.erase(id_of(path));
+    if (call != FileCall::sync) return;
+    if (fs::is_directory(path))
+      names_ = listing();
+    else
+      synced_[id_of(path)] = read_file(path);
+  }
+  void cut() { last_ = listing(); }
+  void leave_in(const fs::path& folder, bool names_without_sync) const {
+    fs::remove_all(folder);
+    make_folder(folder);
+    for (const auto& [name, id] : names_without_sync ? last_ : names_) {
+      const auto content = synced_.find(id);
+      write_file(folder / name, content == synced_.end() ? std::string() : content->second);
+    }
+  }
+
+ private:
+  static ino_t id_of(const fs::path& path) {
+    struct stat info {};
+    ::stat(path.c_str(), &info);
+    return info.st_ino;
+  }
+  std::map<std::string, ino_t> listing() const {
+    std::map<std::string, ino_t> names;
+    for (const auto& entry : fs::directory_iterator(folder_))
+      names[entry.path().filename().string()] = id_of(entry.path());
+    return names;
+  }
+  fs::path folder_;
+  std::map<std::string, ino_t> names_, last_;
+  std::map<ino_t, std::string> synced_;
+};
+
+TEST_F(FolderTest, WhateverAPowerLossDropsTheOldOrTheNewIsThere) {
+  int calls = 0;
+  for (int n = 1; n == 1 || n <= calls + 1; ++n) {
+    start_with_three();
+    auto folder = std::make_unique<RunFolder>(path_, "");
+    PowerLoss disk(checkpoints());
+    calls = 0;
+    set_file_fault([&](FileCall call, const fs::path& path) {
+      if (++calls == n) disk.cut();
+      if (calls >= n) return EIO;
+      disk.before(call, path);
+      return 0;
+    });
+    bool saved = true;
+    try {
+      save(*folder, 4, true);
+    } catch (const FileError&) {
+      saved = false;
+    }
+    set_file_fault({});
+    folder.reset();
+    if (n > calls) disk.cut();
+    for (const bool names : {false, true}) {
+      disk.leave_in(checkpoints(), names);
+      RunFolder again(path_, "");
+      const int64_t step = loaded_step(again);
+      EXPECT_TRUE(step == 4 || (!saved && step == 3)) << n << names;
+      expect_points_to_a_file(checkpoints(), "latest");
+      expect_points_to_a_file(checkpoints(), "best");
+      save(again, 5);
+      EXPECT_EQ(loaded_step(again), 5);
+    }
+    ASSERT_LT(n, 200);
+  }
+  EXPECT_GT(calls, 10);
+}
+
+// Memory that runs out at the N-th request of a save or a load. In a process of its own: inside of
+// libstdc++'s directory iterators, and where JSON values are freed, that is its end.
+TEST_F(FolderTest, WhateverAllocationFailsTheOldOrTheNewIsThere) {
+  for (const bool saving : {true, false}) {
+    bool whole = false;  // nothing failed any more
+    int clean = 0, n = 1;
+    for (; !whole; n += 1 + n / 40) {
+      start_with_three();
+      const pid_t pid = ::fork();
+      if (pid == 0) {
+        ::close(STDERR_FILENO);
+        RunFolder folder(path_, "");
+        fail_allocation = n;
+        int code = 1;
+        try {
+          if (saving)
+            save(folder, 4, true);
+          else
+            folder.load_checkpoint();
+        } catch (const std::bad_alloc&) {
+          code = 2;
+        } catch (const Error& e) {
+          code = e.exit_code() == ExitCode::out_of_memory ? 2 : 3;
+        }
+        ::_exit(fail_allocation.exchange(0) > 0 ? 0 : code);
+      }
+      int status = 0;
+      ::waitpid(pid, &status, 0);
+      whole = status == 0;
+      clean += WIFEXITED(status) && WEXITSTATUS(status) == 2;
+      EXPECT_FALSE(WIFEXITED(status) && WEXITSTATUS(status) == 3) << n;
+      const RunFolder folder(path_, "");
+      const int64_t step = loaded_step(folder);
+      EXPECT_TRUE(step == 3 || (saving && step == 4)) << n;
+      EXPECT_TRUE(!whole || step == (saving ? 4 : 3)) << n;
+      expect_points_to_a_file(checkpoints(), "latest");
+      EXPECT_EQ(temporaries(path_), 0u) << n;
+      EXPECT_TRUE(fs::exists(checkpoint(3)));
+      ASSERT_LT(n, 100'000);
+    }
+    EXPECT_GT(clean, 20) << n;
+  }
+}
+
 // The same with the process dying there.
 TEST_F(FolderTest, WhereverItIsKilledTheOldOrTheNewIsThere) {
   bool survived = false;
@@ -359,7 +501,7 @@ TEST_F(FolderTest, WhereverItIsKilledTheOldOrTheNewIsThere) {
     if (pid == 0) {
       RunFolder folder(path_, "");
       int calls = 0;
-      set_file_fault([&](FileCall) {
+      set_file_fault([&](FileCall, const fs::path&) {
         if (++calls == n) ::kill(::getpid(), SIGKILL);
         return 0;
       });
@@ -384,7 +526,7 @@ TEST_F(FolderTest, AFullDiskStopsTheLogsAndNothingElse) {
   RunFolder folder(path_, "");
   folder.begin(0, {});
   folder.log({{"step", 1}, {"loss", 1.0}});
-  set_file_fault([](FileCall) { return ENOSPC; });
+  set_file_fault([](FileCall, const fs::path&) { return ENOSPC; });
   EXPECT_NO_THROW(folder.log({{"step", 2}, {"loss", 1.0}}));
   set_file_fault({});
   folder.log({{"step", 3}, {"loss", 1.0}});  // what was broken off is not gone on with

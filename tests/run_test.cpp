@@ -18,47 +18,29 @@ namespace {
 
 namespace fs = std::filesystem;
 using RunTest = ProgramTest;
-using Words = std::vector<std::string>;
-
-Words joined(Words a, const Words& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 // 32 steps of a tiny network.
 Words tiny(const std::string& output) {
-  return {"--data",         "shapes:train=64,size=16",
-          "--batch-size",   "16",
-          "--epochs",       "8",
-          "--threads",      "1",
-          "--log-interval", "1",
-          "--output",       output};
+  return split(
+      "--data shapes:train=64,size=16 --batch-size 16 --epochs 8 --threads 1 "
+      "--log-interval 1 --output " +
+      output);
 }
 Words tiny_pretrain(const std::string& method, const std::string& output) {
-  return joined({"pretrain", "--method", method, "--width", "4", "--image-size", "16"},
-                tiny(output));
+  return joined(split("pretrain --width 4 --image-size 16 --method " + method), tiny(output));
 }
 
 Words tiny_vit(const std::string& method, const std::string& output) {
-  return joined(
-      {"pretrain", "--method",        method, "--arch",          "vit_tiny", "--width",
-       "16",       "--depth",         "2",    "--heads",         "2",        "--image-size",
-       "16",       "--drop-path",     "0.1",  "--opt",           "adamw",    "--lr",
-       "0.001",    "--decoder-width", "16",   "--decoder-depth", "1",        "--decoder-heads",
-       "2",        "--out-dim",       "16",   "--head-hidden",   "16",       "--head-bottleneck",
-       "8"},
-      tiny(output));
+  return joined(split("pretrain --arch vit_tiny --width 16 --depth 2 --heads 2 --image-size 16 "
+                      "--drop-path 0.1 --opt adamw --lr 0.001 --decoder-width 16 --decoder-depth 1 "
+                      "--decoder-heads 2 --out-dim 16 --head-hidden 16 --head-bottleneck 8 "
+                      "--method " +
+                      method),
+                tiny(output));
 }
 
 void expect_same_model(const fs::path& a, const fs::path& b) {
-  const auto x = load_safetensors(a / "model.safetensors").tensors;
-  const auto y = load_safetensors(b / "model.safetensors").tensors;
-  ASSERT_EQ(x.size(), y.size());
-  for (size_t i = 0; i < x.size(); ++i) {
-    ASSERT_EQ(x[i].name, y[i].name);
-    ASSERT_EQ(x[i].value.shape(), y[i].value.shape());
-    EXPECT_EQ(std::memcmp(x[i].value.raw(), y[i].value.raw(), x[i].value.bytes()), 0) << x[i].name;
-  }
+  expect_same_weights(a / "model.safetensors", b / "model.safetensors");
 }
 
 class ResumeTest : public ProgramTest {
@@ -247,11 +229,10 @@ TEST_F(RunTest, EvaluationsPrintJson) {
 
 #if defined(FACET_CUDA_EMULATED)
 TEST_F(RunTest, EvaluationsOnADeviceAreTheCpus) {
-  const Words training = {"pretrain", "--method", "supervised",
-                          "--width",  "2",        "--image-size",
-                          "8",        "--data",   "shapes:train=32,size=8",
-                          "-b",       "16",       "--epochs",
-                          "1",        "--output", path("run")};
+  const Words training = split(
+      "pretrain --method supervised --width 2 --image-size 8 -b 16 "
+      "--data shapes:train=32,size=8 --epochs 1 --output " +
+      path("run"));
   ASSERT_EQ(run(training).code, 0);
   const auto both = [&](Words words) {
     std::vector<nlohmann::json> results;
@@ -364,29 +345,10 @@ void expect_close(const std::vector<double>& got, const std::vector<double>& wan
 #if defined(FACET_CUDA_EMULATED)
 // Small steps: what rounding does to one grows in the next.
 Words on_device(const std::string& method, const std::string& device, const std::string& output) {
-  return {"pretrain",
-          "--method",
-          method,
-          "--width",
-          "2",
-          "--lr",
-          "0.0001",
-          "--image-size",
-          "8",
-          "--data",
-          "shapes:train=35,size=8",
-          "-b",
-          "8",
-          "--prototypes",
-          "6",
-          "--epochs",
-          "2",
-          "--log-interval",
-          "1",
-          "--device",
-          device,
-          "--output",
-          output};
+  return split(
+      "pretrain --width 2 --lr 0.0001 --image-size 8 --data shapes:train=35,size=8 -b 8 "
+      "--prototypes 6 --epochs 2 --log-interval 1 --method " +
+      method + " --device " + device + " --output " + output);
 }
 
 // Shares of the same batches; and what two devices began, one continues.
@@ -399,6 +361,11 @@ TEST_F(RunTest, SeveralDevicesGiveTheLossesOfOne) {
     expect_close(losses_of(two), losses_of(one), 2e-3, method);
     EXPECT_EQ(losses_of(two).size(), 8u);
   }
+  const Outcome each = run(joined(on_device("supervised", "cuda:1,0", path("each")),
+                                  {"-b", "4", "--batch-per-device", "--epochs", "1"}));
+  ASSERT_EQ(each.code, 0) << each.err;
+  EXPECT_NE(each.err.find("8 pictures in all, 4 on each of 2"), std::string::npos) << each.err;
+  EXPECT_NE(read_file(path("each/config.toml")).find("batch-size = 8\n"), std::string::npos);
   fs::remove(path("simclr2/model.safetensors"));
   fs::remove(path("simclr2/metrics.jsonl"));
   fs::remove(path("simclr2/checkpoints/step-0000000008.safetensors"));
@@ -433,38 +400,12 @@ TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
   if (!fs::exists("/usr/share/datasets/fashion-mnist"))
     GTEST_SKIP() << "dataset-fashion-mnist is not installed";
   const auto study = [&](const std::string& device) {
-    const Outcome outcome = run({"reproduce",
-                                 "--fast",
-                                 "--starts",
-                                 "supervised,simclr",
-                                 "--device",
-                                 device,
-                                 "--output",
-                                 path(device),
-                                 "--per-class",
-                                 "2",
-                                 "--batch-size",
-                                 "10",
-                                 "--simclr-batch-size",
-                                 "10",
-                                 "--width",
-                                 "4",
-                                 "--image-size",
-                                 "16",
-                                 "--test",
-                                 "10",
-                                 "--task-train",
-                                 "12",
-                                 "--task-test",
-                                 "8",
-                                 "--threads",
-                                 "1",
-                                 "--supervised-lr",
-                                 "0.002",
-                                 "--simclr-lr",
-                                 "0.002",
-                                 "--inject-lr",
-                                 "0.003"});
+    const Outcome outcome =
+        run(split("reproduce --fast --starts supervised,simclr --per-class 2 --batch-size 10 "
+                  "--simclr-batch-size 10 --width 4 --image-size 16 --test 10 --task-train 12 "
+                  "--task-test 8 --threads 1 --supervised-lr 0.002 --simclr-lr 0.002 "
+                  "--inject-lr 0.003 --device " +
+                  device + " --output " + path(device)));
     ASSERT_EQ(outcome.code, 0) << outcome.err;
   };
   study("cpu");

@@ -11,6 +11,7 @@
 namespace facet {
 namespace {
 
+using test::expect_refused;
 using test::hashed;
 
 Tensor features_golden() {
@@ -91,18 +92,6 @@ Separation by_pairs(const Tensor& features, const Tensor& labels) {
       result.silhouette += (nearest - v) / std::max(nearest, v) / static_cast<double>(n);
   }
   return result;
-}
-
-void expect_refused(const std::function<void()>& call, const std::string& words) {
-  try {
-    call();
-    ADD_FAILURE() << "accepted: " << words;
-  } catch (const Error& e) {
-    const std::string message = e.what();
-    EXPECT_EQ(message.rfind("[separation] ", 0), 0u) << message;
-    EXPECT_NE(message.find(words), std::string::npos) << message;
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-  }
 }
 
 // NumPy, and silhouette_score of scikit-learn 1.2, in f64.

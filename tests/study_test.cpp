@@ -17,7 +17,6 @@ namespace facet {
 namespace {
 
 namespace fs = std::filesystem;
-using Words = std::vector<std::string>;
 using Parsed = nlohmann::ordered_json;
 
 class StudyTest : public ProgramTest {
@@ -329,17 +328,10 @@ TEST_F(StudyTest, CheckpointsThatSomebodyBrings) {
   network("zoo/a", 1);
   network("zoo/b", 2);
   network("zoo/v", 3, true);
-  const Words command = {"study",
-                         path("zoo"),
-                         "--upstream",
-                         kPictures,
-                         "--data",
-                         "shapes:train=40,test=20,size=16,seed=5,textures:train=40,test=20,size=16,"
-                         "textures:train=40,test=20,size=16,seed=9",
-                         "--threads",
-                         "1",
-                         "-k",
-                         "3"};
+  const Words command =
+      split("study " + path("zoo") + " --upstream " + kPictures +
+            " --data shapes:train=40,test=20,size=16,seed=5,textures:train=40,test=20,size=16,"
+            "textures:train=40,test=20,size=16,seed=9 --threads 1 -k 3");
   const Outcome outcome = run(command);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto results = Parsed::parse(read_file(path("zoo/study/results.json")));

@@ -3,6 +3,7 @@
 #include "tensor/weights_file.h"
 
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -14,6 +15,7 @@
 #include "tensor/pytorch.h"
 #include "tensor/serialize.h"
 #include "tests/folder.h"
+#include "tests/generators.h"
 
 namespace facet {
 namespace {
@@ -275,6 +277,42 @@ TEST_F(WeightsFileTest, EveryHostileFileIsRefusedInOneLineOrReadWithAWarning) {
   EXPECT_FALSE(fs::exists("/tmp/owned"));
   ::getrusage(RUSAGE_SELF, &after);
   EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 1 << 20) << "KiB more than before";
+}
+
+// Each alone in a process that may take 128 MiB more than it has.
+TEST_F(WeightsFileTest, NoHostileFileTakesMuchMemory) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers reserve terabytes of addresses";
+#endif
+  for (const auto& [name, words] : kHostile) {
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::alarm(100);
+      size_t pages = 0;
+      std::ifstream("/proc/self/statm") >> pages;
+      const rlim_t most = pages * static_cast<size_t>(::sysconf(_SC_PAGESIZE)) + (128 << 20);
+      const struct rlimit limit = {most, most};
+      if (::setrlimit(RLIMIT_AS, &limit) != 0) ::_exit(3);
+      try {
+        const WeightsFile file(kFixtures / "hostile" / name);
+        for (const StoredTensor& tensor : file.content().tensors) file.load(tensor);
+      } catch (const FileError&) {
+      } catch (...) {
+        ::_exit(1);
+      }
+      ::_exit(0);
+    }
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    EXPECT_EQ(status, 0) << name;
+  }
+}
+
+TEST_F(WeightsFileTest, StrictlyEveryWarningIsAnError) {
+  for (const char* name : {"zip.pth", "deflated.npz"})
+    EXPECT_NO_THROW(WeightsFile(kFixtures / "checkpoints" / name, true)) << name;
+  for (const char* name : {"no-checksums", "wrong-crc", "long-record", "legacy-junk"})
+    EXPECT_THROW(WeightsFile(kFixtures / "hostile" / name, true), FileError) << name;
 }
 
 TEST_F(WeightsFileTest, DamageIsNoticedWhereThereAreChecksums) {

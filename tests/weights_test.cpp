@@ -153,6 +153,25 @@ TEST_F(WeightsTest, EveryLayoutOfAResNet) {
   expect_layout("islam", islam, r, 2);
 }
 
+// solo-learn's networks for small pictures pad two pixels, here and in what is written.
+TEST_F(WeightsTest, TheStemOfSoloLearn) {
+  ResNet padded({.arch = "resnet18", .stem = Stem::padded, .width = 4});
+  const Shaped r = state_in_file_layout(padded);
+  const std::string file =
+      save(with(r, "state_dict.backbone.", {extra("state_dict.classifier.bias")}));
+  const Tensor x = Tensor::full({2, 8, 8, 3}, .5);
+  padded.eval();
+  const std::vector<float> expected = padded.features(Variable(x)).value().to_vector<float>();
+  ASSERT_EQ(run({"convert", file, "--map", "-o", path("s.safetensors")}).code, 0);
+  for (const std::string& from : {file, path("s.safetensors")}) {
+    const TrainedNetwork network = load_network(from);
+    EXPECT_EQ(network.encoder->features(Variable(x)).value().to_vector<float>(), expected) << from;
+    save_network(path("again.safetensors"), *network.encoder, {}, {}, {});
+    EXPECT_EQ(std::get<ResNetOptions>(load_network(path("again.safetensors")).architecture).stem,
+              Stem::padded);
+  }
+}
+
 TEST_F(WeightsTest, EveryLayoutOfAVit) {
   const Shaped v = small_vit(), m = small_vit(VitOptions::Pool::mean);
   const NamedTensor weight = extra("head.weight", {5, 192}), bias = extra("head.bias", {5});
@@ -274,6 +293,13 @@ TEST_F(WeightsTest, CommandsOnACheckpoint) {
     EXPECT_NE(converted.find("layer1.0.conv1.weight"), nullptr);
     EXPECT_EQ(features(out, "z.npy", "").to_vector<float>(), y.to_vector<float>());
   }
+  // A number whose MD5 begins as that of MAE's ViT-B.
+  write_file(path("mae"), std::string("6\0\0\0\0\0\0\0", 8) +
+                              R"({"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}40285265)");
+  EXPECT_EQ(Json::parse(run({"inspect", path("mae"), "--strict", "--json"}).out)["published"],
+            "MAE ViT-B");
+  expect_error({"inspect", FACET_SOURCE_DIR "/tests/fixtures/hostile/long-record", "--strict"}, 3,
+               {"28 bytes", "strict"});
   const Outcome diversity = run({"diversity", file, "--json"});
   ASSERT_EQ(diversity.code, 0) << diversity.err;
   EXPECT_EQ(Json::parse(diversity.out)["layers"][0]["name"], "conv1.weight");

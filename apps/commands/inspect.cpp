@@ -48,24 +48,52 @@ std::string statistics(const WeightsFile& file, const StoredTensor& tensor) {
   return text;
 }
 
-// torchvision's and timm's names end with the beginning of their hash: resnet50-0676ba61.pth
-void check_name(const WeightsFile& file, std::vector<std::string>& warnings) {
-  const std::string stem = file.path().stem().string();
-  if (stem.size() < 9 || stem[stem.size() - 9] != '-') return;
-  const std::string expected = stem.substr(stem.size() - 8);
-  if (expected.find_first_not_of("0123456789abcdef") != std::string::npos) return;
+// The beginnings of MD5 (MoCo, MAE) and SHA-256 (torchvision) that were published with the files.
+constexpr struct {
+  std::string_view hash, name;
+} kPublished[] = {
+    {"b251726a", "MoCo v1, 200 epochs"},
+    {"59fd9945", "MoCo v2, 200 epochs"},
+    {"a04e12f8", "MoCo v2, 800 epochs"},
+    {"8cad7c", "MAE ViT-B"},
+    {"b8b06e", "MAE ViT-L"},
+    {"9bdbb0", "MAE ViT-H"},
+    {"1b25e9", "MAE ViT-B, fine-tuned"},
+    {"51f550", "MAE ViT-L, fine-tuned"},
+    {"2541f2", "MAE ViT-H, fine-tuned"},
+    {"19c8e357", "torchvision ResNet-50, V1 of 2017"},
+    {"0676ba61", "torchvision ResNet-50, V1"},
+    {"11ad3fa6", "torchvision ResNet-50, V2"},
+    {"5c106cde", "torchvision ResNet-18 of 2017"},
+};
+
+struct FileHashes {
+  std::string sha256, md5;
+  std::string published;  // which file this is, where it is one that is known
+};
+
+FileHashes hashes_of(const WeightsFile& file, std::vector<std::string>& warnings) {
   const InputFile raw(file.path());
-  Sha256 hash;
+  Hasher sha("SHA256"), md5("MD5");
   std::vector<std::byte> piece(size_t{1} << 20);
   for (size_t at = 0; at < raw.size(); at += piece.size()) {
     piece.resize(std::min(piece.size(), raw.size() - at));
     raw.read(at, piece);
-    hash.add(piece);
+    sha.add(piece);
+    md5.add(piece);
   }
-  const std::string found = hash.hex().substr(0, 8);
-  if (found != expected)
+  FileHashes hashes{sha.hex(), md5.hex(), {}};
+  for (const auto& [hash, name] : kPublished)
+    if (hashes.sha256.starts_with(hash) || hashes.md5.starts_with(hash)) hashes.published = name;
+  // torchvision's and timm's names end with the beginning of their hash: resnet50-0676ba61.pth
+  const std::string stem = file.path().stem().string();
+  if (stem.size() < 9 || stem[stem.size() - 9] != '-') return hashes;
+  const std::string expected = stem.substr(stem.size() - 8);
+  if (expected.find_first_not_of("0123456789abcdef") == std::string::npos &&
+      !hashes.sha256.starts_with(expected))
     warnings.push_back(fmt::format("its name promises a SHA-256 of {}..., it has {}...: damaged?",
-                                   expected, found));
+                                   expected, hashes.sha256.substr(0, 8)));
+  return hashes;
 }
 
 struct Mapping {
@@ -81,7 +109,7 @@ Mapping mapping_of(const WeightsFile& file) {
   }
 }
 
-void print_json(const WeightsFile& file, const Mapping& mapping,
+void print_json(const WeightsFile& file, const Mapping& mapping, const FileHashes& of_file,
                 const std::vector<std::string>& warnings, bool stats) {
   const StoredContent& content = file.content();
   const std::vector<std::string> hashes = checksums(file);
@@ -95,7 +123,10 @@ void print_json(const WeightsFile& file, const Mapping& mapping,
   Json result = {{"container", content.container},
                  {"tensors", std::move(tensors)},
                  {"opaque", content.opaque},
-                 {"mapping", nullptr}};
+                 {"mapping", nullptr},
+                 {"sha256", of_file.sha256},
+                 {"md5", of_file.md5},
+                 {"published", of_file.published.empty() ? Json() : Json(of_file.published)}};
   if (const auto& weights = mapping.weights; weights) {
     result["mapping"] = weights->mapping;
     result["arch"] = weights->arch;
@@ -110,7 +141,7 @@ void print_json(const WeightsFile& file, const Mapping& mapping,
   fmt::print("{}\n", result.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
-void print_text(const WeightsFile& file, const Mapping& mapping,
+void print_text(const WeightsFile& file, const Mapping& mapping, const FileHashes& of_file,
                 const std::vector<std::string>& warnings, bool stats, bool sha) {
   const StoredContent& content = file.content();
   uint64_t elements = 0, bytes = 0;
@@ -123,6 +154,8 @@ void print_text(const WeightsFile& file, const Mapping& mapping,
   fmt::print("{}: {}, {} tensors in {} storages, {} elements, {:.1f} MiB\n", file.path().string(),
              content.container, content.tensors.size(), content.blocks.size(), elements,
              static_cast<double>(bytes) / (1 << 20));
+  fmt::print("  SHA-256 {}, MD5 {}: {}\n", of_file.sha256, of_file.md5,
+             of_file.published.empty() ? "no published file that facet knows" : of_file.published);
   const std::vector<std::string> hashes = sha ? checksums(file) : std::vector<std::string>();
   for (size_t i = 0; i < content.tensors.size(); ++i) {
     const StoredTensor& tensor = content.tensors[i];
@@ -153,22 +186,24 @@ void run_inspect(const Arguments& arguments) {
                   "What a file of weights holds: PyTorch's zip, legacy and tar files, safetensors, "
                   ".npz and .npy, whatever their name. Nothing in it is executed.");
   std::string path;
-  bool json = false, stats = false, sha = false;
+  bool json = false, stats = false, sha = false, strict = false;
   options.add("file", path, "A file of weights");
   options.flag("--stats", stats, "Smallest, largest and mean value; how many are not finite");
   options.flag("--sha256", sha, "Checksum of every tensor's elements (always there in JSON)");
+  options.flag("--strict", strict,
+               "Refuse a file with a warning, or whose checksums are not right");
   options.flag("--json", json, "Print JSON", Options::kProcess);
   if (!options.parse(arguments)) return;
   if (path.empty()) throw UsageError("facet inspect: expected a file");
 
-  const WeightsFile file(path);
+  const WeightsFile file(path, strict);
   const Mapping mapping = mapping_of(file);
   std::vector<std::string> warnings = file.content().warnings;
-  check_name(file, warnings);
+  const FileHashes of_file = hashes_of(file, warnings);
   if (json)
-    print_json(file, mapping, warnings, stats);
+    print_json(file, mapping, of_file, warnings, stats);
   else
-    print_text(file, mapping, warnings, stats, sha);
+    print_text(file, mapping, of_file, warnings, stats, sha);
 }
 
 }  // namespace facet

@@ -26,6 +26,7 @@ void run_pretrain(const Arguments& arguments) {
   options.flag("--json", json, "Print JSON", Options::kProcess);
   options.with_recipes();
   if (!options.parse(arguments)) return;
+  settings.resolve_batch();
   print_result(settings.run.output, pretrain(settings, options.toml()), json);
 }
 
