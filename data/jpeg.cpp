@@ -17,8 +17,6 @@ namespace {
 constexpr int kMaxScans = 100;
 // The coefficients of a progressive file stay in memory: 8 bytes a pixel of the largest picture.
 constexpr long kMaxMemory = 1L << 30;
-// Columns that the smooth upsampling of colour looks at beside a window: one block of 2 x 8 pixels.
-constexpr int kMargin = 16;
 
 // libjpeg reports errors by a function that must not return. It jumps back, so nothing with a
 // destructor may be made between setjmp and the calls.
@@ -80,10 +78,13 @@ void cmyk_to_rgb(const uint8_t* from, int width, uint8_t* to) {
 }
 
 void read_rows(jpeg_decompress_struct& info, const Rectangle& window, Image& out) {
-  const int right = window.left + window.width;
-  JDIMENSION first = static_cast<JDIMENSION>(std::max(0, window.left - kMargin));
+  // What the smooth upsampling of colour looks at beside a window is one block; where a progressive
+  // file lacks its last scans, blocks are made from the five by five around them.
+  const int blocks = info.progressive_mode ? 3 : 1, right = window.left + window.width;
+  const int margin = blocks * DCTSIZE * std::max(2, info.max_h_samp_factor);
+  JDIMENSION first = static_cast<JDIMENSION>(std::max(0, window.left - margin));
   JDIMENSION count =
-      static_cast<JDIMENSION>(std::min<int>(static_cast<int>(info.output_width), right + kMargin)) -
+      static_cast<JDIMENSION>(std::min<int>(static_cast<int>(info.output_width), right + margin)) -
       first;
   if (count < info.output_width) jpeg_crop_scanline(&info, &first, &count);
   if (window.top > 0) jpeg_skip_scanlines(&info, static_cast<JDIMENSION>(window.top));

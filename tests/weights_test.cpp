@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "apps/evaluate.h"
 #include "apps/machine.h"
 #include "nn/init.h"
 #include "tensor/npy.h"
@@ -202,6 +203,16 @@ TEST_F(WeightsTest, EveryLayoutOfAVit) {
   whole.push_back({"heads.head.weight", weight.value});
   whole.push_back({"heads.head.bias", bias.value});
   expect_layout("timm", whole, v, 0, true);
+}
+
+TEST(Normalization, SwavsOwnOnPhotographs) {
+  TrainedNetwork network;
+  network.metadata = {{"facet.method", "swav"}, {"facet.data", "imagenet:x"}};
+  const float of_others = kImagenetNormalization.std[0];
+  EXPECT_NEAR(evaluation_pipeline(network).scale().scale[0] * .228f / of_others,
+              eval_pipeline(8, kImagenetNormalization).scale().scale[0], 1e-6f);
+  EXPECT_EQ(normalization_for("imagenet:x", "moco").std[0], of_others);
+  EXPECT_EQ(normalization_for("cifar10:x", "swav").std, kCifar10Normalization.std);
 }
 
 TEST_F(WeightsTest, WhatDoesNotFitIsSaidInThreeLists) {
