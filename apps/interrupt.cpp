@@ -51,6 +51,11 @@ double job_seconds_left() {
   return INFINITY;
 }
 
+void wait_to_be_killed(const std::string& why) {
+  log_info("{}; waiting to be killed", why);
+  for (;;) ::pause();
+}
+
 void stop_if_interrupted(const std::string& where) {
   if (interrupted())
     throw Error(where + "; run the same command again to continue", ExitCode::interrupted);

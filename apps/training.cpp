@@ -53,6 +53,10 @@ void RunOptions::add_to(Options& options) {
   options.add("--checkpoint-seconds", checkpoint_seconds, "Between checkpoints", Options::kProcess);
   options.add("--max-seconds", max_seconds, "Save and stop then, to be continued (0: no limit)",
               Options::kProcess);
+  options.choice(
+      "--on-preempt", on_preempt, {"exit", "wait"},
+      "Saved on request: leave, or wait to be killed, where only then a job is queued again",
+      Options::kProcess);
   options.add("--trace", trace, "Write some steps, call by call, as a Chrome or Perfetto trace",
               Options::kProcess);
   options.add("--trace-from", trace_from, "The first such step of this process", Options::kProcess);

@@ -28,7 +28,7 @@ struct RunOptions {
   bool graph = true;
   int64_t workers = 1, log_interval = 10, threads = 0;
   double checkpoint_seconds = 60.0, max_seconds = 0.0;
-  std::string trace;
+  std::string trace, on_preempt = "exit";
   int64_t trace_from = 5, trace_steps = 3;
   bool dry_run = false;
   // Training with labels: measurements during the run, and the average of the weights.

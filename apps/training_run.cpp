@@ -236,7 +236,13 @@ TrainResult TrainingRun::train(RunFolder& folder) {
   const size_t bytes = bytes_of_checkpoint(objective_);
   train_.seconds_to_save = static_cast<double>(bytes) / kSlowDisk;
   if (objective_.comm().rank() == 0) folder.expect_space(bytes);
-  return facet::train(objective_, optimizer_, folder, train_);
+  try {
+    return facet::train(objective_, optimizer_, folder, train_);
+  } catch (const Error& e) {
+    if (e.exit_code() == ExitCode::interrupted && run_.on_preempt == "wait")
+      wait_to_be_killed(e.what());
+    throw;
+  }
 }
 
 void TrainingRun::save_model(const RunFolder& folder, const char* method, int64_t image_size,

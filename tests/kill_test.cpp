@@ -83,6 +83,16 @@ TEST_F(KillTest, SignalsAndTheTimeLimitSaveAndStop) {
     ::kill(pid, signal);
     expect_continued(folder, finish(pid));
   }
+  const pid_t waiting =
+      start(tiny(path("waits"), {"--checkpoint-seconds", "0", "--on-preempt", "wait"}));
+  while (!fs::exists(path("waits/checkpoints/latest"))) sleep_ms(2);
+  ::kill(waiting, SIGTERM);
+  for (int i = 0; i < 9999 && read_file(path(".err")).find("waiting to") == std::string::npos; ++i)
+    sleep_ms(2);
+  ::kill(waiting, SIGKILL);
+  EXPECT_EQ(finish(waiting).code, 128 + SIGKILL);
+  ASSERT_EQ(run(tiny(path("waits"))).code, 0);
+  expect_same_models(path("straight"), path("waits"));
   expect_continued(path("limit"), run(tiny(path("limit"), {"--max-seconds", "0.001"})));
   // The end of the job, less what saving takes.
   ::setenv("SLURM_JOB_END_TIME", std::to_string(std::time(nullptr) + 4).c_str(), 1);
