@@ -61,6 +61,10 @@ struct Decoder {
     jpeg_read_header(&info, TRUE);
     if (info.data_precision != 8) throw std::runtime_error("more than 8 bits a sample");
   }
+  // Not inlined: a string is made.
+  [[gnu::noinline]] void copy_warnings(Warnings& to) const {
+    to = {static_cast<int>(errors.num_warnings), message};
+  }
 
  private:
   std::span<const uint8_t> bytes_;
@@ -123,7 +127,7 @@ Image decode(std::span<const uint8_t> bytes, const Rectangle& window, Warnings* 
   read_rows(info, window, out);
   // The end of the file matters where the picture was read to its end.
   if (info.output_scanline == info.output_height) jpeg_finish_decompress(&info);
-  if (warnings) *warnings = {static_cast<int>(decoder.errors.num_warnings), decoder.message};
+  if (warnings) decoder.copy_warnings(*warnings);
   return out;
 }
 
