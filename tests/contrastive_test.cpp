@@ -15,18 +15,11 @@
 namespace facet {
 namespace {
 
+using test::expect_near;
 using test::hashed;
 using test::tensor_of;
+using test::values;
 using test::wave;
-
-std::vector<double> values(const Tensor& t) {
-  return t.to_vector<double>();
-}
-void expect_near(const std::vector<double>& got, const std::vector<double>& want,
-                 double tolerance) {
-  ASSERT_GE(got.size(), want.size());
-  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], tolerance) << i;
-}
 
 // ---- SupCon
 
@@ -420,8 +413,8 @@ TEST(CeSelfSupcon, AddsBothLossesAndWrapsItsQueue) {
   Optimizer optimizer({}, hybrid.groups(0));
   Batch batch = views(4);
   batch.labels = Tensor::from<int64_t>({0, 1, 2, 3});
-  // Four samples behind batch norm: single steps' losses leap, and differently with each instruction
-  // set, so the mean of the last eight is looked at.
+  // Four samples behind batch norm: single steps' losses leap, and differently with each
+  // instruction set, so the mean of the last eight is looked at.
   const int64_t steps = 32;
   double end = 0;
   for (int64_t step = 0; step < steps; ++step) {

@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "cuda/emu/runtime.h"
+
 namespace facet::test {
 
 template <typename T>
@@ -30,5 +32,15 @@ class DeviceArray {
   T* data_ = nullptr;
   size_t size_;
 };
+
+// f() under every schedule that the tests know.
+template <typename F>
+void for_each_schedule(F f) {
+  for (const char* text : {"greedy", "reverse", "random:1", "random:2"}) {
+    SCOPED_TRACE(text);
+    emu::set_schedule(emu::Schedule::parse(text));
+    f();
+  }
+}
 
 }  // namespace facet::test

@@ -14,18 +14,11 @@
 namespace facet {
 namespace {
 
+using test::expect_near;
 using test::hashed;
 using test::tensor_of;
+using test::values;
 using test::wave;
-
-std::vector<double> values(const Tensor& t) {
-  return t.cast(DType::f64).to_vector<double>();
-}
-void expect_near(const std::vector<double>& got, const std::vector<double>& want,
-                 double tolerance) {
-  ASSERT_GE(got.size(), want.size());
-  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], tolerance) << i;
-}
 
 TEST(DinoLoss, Golden) {
   const Variable student(wave({8, 6}, .5), true);

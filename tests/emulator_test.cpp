@@ -14,6 +14,7 @@ namespace {
 
 using cuda::launch;
 using test::DeviceArray;
+using test::for_each_schedule;
 
 std::vector<float> counting(size_t n) {
   std::vector<float> values(n);
@@ -30,15 +31,6 @@ class EmulatorTest : public testing::Test {
   void TearDown() override {
     emu::reset();
     emu::set_schedule(before_);
-  }
-  // f() under every schedule that the tests know.
-  template <typename F>
-  static void for_each_schedule(F f) {
-    for (const char* text : {"greedy", "reverse", "random:1", "random:2"}) {
-      SCOPED_TRACE(text);
-      emu::set_schedule(emu::Schedule::parse(text));
-      f();
-    }
   }
   // The message of the fault that waiting for the device brings up.
   static std::string fault() {

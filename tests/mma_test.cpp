@@ -7,7 +7,6 @@
 #include <set>
 
 #include "cuda/emu/error.h"
-#include "cuda/emu/runtime.h"
 #include "cuda/kernels/conv_chunks.cuh"
 #include "cuda/kernels/mma_gemm.cuh"
 #include "cuda/runtime.h"
@@ -20,20 +19,13 @@ namespace {
 
 using cuda::launch;
 using test::DeviceArray;
+using test::for_each_schedule;
 
 class MmaTest : public testing::Test {
  protected:
   void TearDown() override {
     emu::reset();
     emu::set_schedule({});
-  }
-  template <typename F>
-  static void for_each_schedule(F f) {
-    for (const char* text : {"greedy", "reverse", "random:1", "random:2"}) {
-      SCOPED_TRACE(text);
-      emu::set_schedule(emu::Schedule::parse(text));
-      f();
-    }
   }
 };
 

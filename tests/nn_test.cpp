@@ -14,10 +14,7 @@ namespace facet {
 namespace {
 
 using test::hashed;
-
-std::vector<double> values(const Tensor& t) {
-  return t.to_vector<double>();
-}
+using test::values;
 
 TEST(ResNet, HasTorchvisionsNames) {
   ResNet net({.arch = "resnet18", .width = 8, .num_classes = 5});

@@ -43,6 +43,12 @@ struct ErrorCase {
   std::function<void()> call;
 };
 
+// The ErrorCase of an expression.
+#define FAILS(op, ...)       \
+  ErrorCase {                \
+    op, [=] { __VA_ARGS__; } \
+  }
+
 struct OpCase {
   using Run = std::function<VariableList(const VariableList&)>;
   using Reference = std::function<TensorList(const TensorList&)>;

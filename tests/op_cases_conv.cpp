@@ -85,10 +85,8 @@ void add_conv_epilogue(OpTable& table, const Conv& c, bool bias, bool residual, 
             .threads_agree = false};
   if (bias) op.inputs.push_back(constant({c.c_out}));
   if (residual) op.inputs.push_back(constant(c.y()));
-  op.errors = {{"conv2d", [] {
-                  ops::conv2d(Tensor::zeros({1, 4, 4, 3}), Tensor::zeros({8, 3, 3, 3}), {},
-                              {Tensor::zeros({7}), {}, false});
-                }}};
+  op.errors = {FAILS("conv2d", ops::conv2d(Tensor::zeros({1, 4, 4, 3}), Tensor::zeros({8, 3, 3, 3}),
+                                           {}, {Tensor::zeros({7}), {}, false}))};
   table.push_back(op);
 }
 
@@ -96,44 +94,20 @@ void add_conv_errors(OpCase& op) {
   const auto conv = [](const Shape& x, const Shape& w, const ConvArgs& args = {}) {
     conv2d(Variable(Tensor::zeros(x)), Variable(Tensor::zeros(w)), args);
   };
-  op.errors = {{"conv2d",
-                [=] {
-                  conv({1, 4, 4, 3}, {8, 3, 3, 4});
-                }},
-               {"conv2d",
-                [=] {
-                  conv({4, 4, 3}, {8, 3, 3, 3});
-                }},
-               {"conv2d",
-                [=] {
-                  conv({1, 2, 4, 3}, {8, 3, 3, 3});
-                }},
-               {"conv2d",
-                [=] {
-                  conv({1, 4, 4, 4}, {9, 3, 3, 2}, {.groups = 2});
-                }},
-               {"conv2d",
-                [=] {
-                  conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.stride = 0});
-                }},
-               {"conv2d",
-                [=] {
-                  conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.padding = -1});
-                }},
-               {"conv2d",
-                [] {
-                  conv2d(Variable(Tensor::zeros({1, 4, 4, 3})),
-                         Variable(Tensor::zeros({8, 3, 3, 3}, DType::bf16)), {});
-                }},
-               {"conv2d_backward_input",
-                [] {
-                  ops::conv2d_backward_input(Tensor::zeros({1, 4, 4, 8}),
-                                             Tensor::zeros({8, 3, 3, 3}), {1, 4, 4, 3}, {});
-                }},
-               {"conv2d_backward_weight", [] {
-                  ops::conv2d_backward_weight(Tensor::zeros({1, 4, 4, 3}),
-                                              Tensor::zeros({1, 4, 4, 8}), {8, 3, 3, 3}, {});
-                }}};
+  op.errors = {FAILS("conv2d", conv({1, 4, 4, 3}, {8, 3, 3, 4})),
+               FAILS("conv2d", conv({4, 4, 3}, {8, 3, 3, 3})),
+               FAILS("conv2d", conv({1, 2, 4, 3}, {8, 3, 3, 3})),
+               FAILS("conv2d", conv({1, 4, 4, 4}, {9, 3, 3, 2}, {.groups = 2})),
+               FAILS("conv2d", conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.stride = 0})),
+               FAILS("conv2d", conv({1, 4, 4, 3}, {8, 3, 3, 3}, {.padding = -1})),
+               FAILS("conv2d", conv2d(Variable(Tensor::zeros({1, 4, 4, 3})),
+                                      Variable(Tensor::zeros({8, 3, 3, 3}, DType::bf16)), {})),
+               FAILS("conv2d_backward_input",
+                     ops::conv2d_backward_input(Tensor::zeros({1, 4, 4, 8}),
+                                                Tensor::zeros({8, 3, 3, 3}), {1, 4, 4, 3}, {})),
+               FAILS("conv2d_backward_weight",
+                     ops::conv2d_backward_weight(Tensor::zeros({1, 4, 4, 3}),
+                                                 Tensor::zeros({1, 4, 4, 8}), {8, 3, 3, 3}, {}))};
 }
 
 struct Pool {
@@ -166,23 +140,13 @@ void add_max_pool(OpTable& table, const Pool& pool) {
          });
        }),
        .grad_terms = 9,
-       .errors = {{"max_pool2d",
-                   [] {
-                     max_pool2d(Variable(Tensor::zeros({1, 1, 8, 3})), {3, 2, 0});
-                   }},
-                  {"max_pool2d",
-                   [] {
-                     max_pool2d(Variable(Tensor::zeros({8, 8, 3})), {});
-                   }},
-                  {"max_pool2d",
-                   [] {
-                     max_pool2d(Variable(Tensor::zeros({1, 8, 8, 3})), {2, 2, 2});
-                   }},
-                  {"max_pool2d_backward", [] {
-                     ops::max_pool2d_backward(Tensor::zeros({1, 8, 8, 3}),
-                                              Tensor::zeros({1, 8, 8, 3}, DType::u8), {1, 8, 8, 3},
-                                              {});
-                   }}}});
+       .errors = {FAILS("max_pool2d", max_pool2d(Variable(Tensor::zeros({1, 1, 8, 3})), {3, 2, 0})),
+                  FAILS("max_pool2d", max_pool2d(Variable(Tensor::zeros({8, 8, 3})), {})),
+                  FAILS("max_pool2d", max_pool2d(Variable(Tensor::zeros({1, 8, 8, 3})), {2, 2, 2})),
+                  FAILS("max_pool2d_backward",
+                        ops::max_pool2d_backward(Tensor::zeros({1, 8, 8, 3}),
+                                                 Tensor::zeros({1, 8, 8, 3}, DType::u8),
+                                                 {1, 8, 8, 3}, {}))}});
 }
 
 }  // namespace
@@ -255,9 +219,8 @@ void add_conv_cases(OpTable& table) {
            });
          }),
          .terms = static_cast<double>(pixels),
-         .errors = {{"global_avg_pool", [] {
-                       global_avg_pool(Variable(Tensor::zeros({2, 3, 4})));
-                     }}}});
+         .errors = {
+             FAILS("global_avg_pool", global_avg_pool(Variable(Tensor::zeros({2, 3, 4}))))}});
   }
   set_bench(table, "max_pool2d_3_stride_2_padding_1_of_2_8_8_7", {real({32, 112, 112, 64})});
   set_bench(table, "global_avg_pool_2_49_31", {real({256, 7, 7, 512})});

@@ -49,25 +49,10 @@ void add_matmul(OpTable& table, const Product& p) {
   const auto multiply = [](const Shape& a, const Shape& b, DType dtype_b = DType::f32) {
     matmul(Variable(Tensor::zeros(a)), Variable(Tensor::zeros(b, dtype_b)));
   };
-  op.errors = {{"matmul",
-                [=] {
-                  multiply({2, 3}, {4, 5});
-                }},
-               {"matmul",
-                [=] {
-                  multiply({2, 3}, {3});
-                }},
-               {"matmul",
-                [=] {
-                  multiply({2, 3}, {2, 3, 4});
-                }},
-               {"matmul",
-                [=] {
-                  multiply({2, 3, 4}, {3, 4, 5});
-                }},
-               {"matmul", [=] {
-                  multiply({2, 3}, {3, 4}, DType::bf16);
-                }}};
+  op.errors = {FAILS("matmul", multiply({2, 3}, {4, 5})), FAILS("matmul", multiply({2, 3}, {3})),
+               FAILS("matmul", multiply({2, 3}, {2, 3, 4})),
+               FAILS("matmul", multiply({2, 3, 4}, {3, 4, 5})),
+               FAILS("matmul", multiply({2, 3}, {3, 4}, DType::bf16))};
   if (p.k == 64) op.bench = {real({512, 512}), real({512, 512})};
   table.push_back(op);
 }
@@ -108,15 +93,11 @@ void add_linear(OpTable& table, int64_t rows, int64_t in_features, int64_t out_f
       .terms = static_cast<double>(p.k),
       .grad_terms = static_cast<double>(std::max(p.m, p.n)),
       .threads_agree = false,
-      .errors = {{"matmul",
-                  [] {
-                    linear(Variable(Tensor::zeros({2, 3})), Variable(Tensor::zeros({4, 5})), {});
-                  }},
-                 {"matmul",
-                  [] {
-                    linear(Variable(Tensor::zeros({2, 3})), Variable(Tensor::zeros({4, 3})),
-                           Variable(Tensor::zeros({3})));
-                  }}},
+      .errors = {FAILS("matmul", linear(Variable(Tensor::zeros({2, 3})),
+                                        Variable(Tensor::zeros({4, 5})), {})),
+                 FAILS("matmul",
+                       linear(Variable(Tensor::zeros({2, 3})), Variable(Tensor::zeros({4, 3})),
+                              Variable(Tensor::zeros({3}))))},
   };
   if (bias) {
     op.inputs.push_back(real({out_features}));
@@ -230,42 +211,35 @@ std::vector<double> gram_reference(const Tensor& x) {
 void add_solvers(OpTable& table) {
   for (const int64_t n : {1, 2, 7, 31, 33, 67, 101}) {
     const auto size = static_cast<size_t>(n);
-    table.push_back({.name = fmt::format("eigvalsh_{}", n),
-                     .inputs = {real({n, n + 3})},
-                     .run = one_output([](const VariableList& in) {
-                       return Variable(ops::eigvalsh(gram(in[0].value())));
-                     }),
-                     .reference = one_tensor([n, size](const TensorList& in) {
-                       return Tensor::from(jacobi_eigenvalues(gram_reference(in[0]), size), {n});
-                     }),
-                     .terms = static_cast<double>(n),
-                     .differentiable = false,
-                     .threads_agree = false,
-                     .dtypes = kMasterTypes,
-                     .errors = {{"eigvalsh",
-                                 [] {
-                                   ops::eigvalsh(Tensor::zeros({2, 3}));
-                                 }},
-                                {"eigvalsh", [] {
-                                   ops::eigvalsh(Tensor::zeros({2, 2}, DType::bf16));
-                                 }}}});
+    table.push_back(
+        {.name = fmt::format("eigvalsh_{}", n),
+         .inputs = {real({n, n + 3})},
+         .run = one_output(
+             [](const VariableList& in) { return Variable(ops::eigvalsh(gram(in[0].value()))); }),
+         .reference = one_tensor([n, size](const TensorList& in) {
+           return Tensor::from(jacobi_eigenvalues(gram_reference(in[0]), size), {n});
+         }),
+         .terms = static_cast<double>(n),
+         .differentiable = false,
+         .threads_agree = false,
+         .dtypes = kMasterTypes,
+         .errors = {FAILS("eigvalsh", ops::eigvalsh(Tensor::zeros({2, 3}))),
+                    FAILS("eigvalsh", ops::eigvalsh(Tensor::zeros({2, 2}, DType::bf16)))}});
     if (n == 1) continue;
-    table.push_back({.name = fmt::format("average_linkage_{}", n),
-                     .inputs = {real({n, 8})},
-                     .run = one_output([](const VariableList& in) {
-                       return Variable(ops::average_linkage(gram(in[0].value())));
-                     }),
-                     .reference = one_tensor([n, size](const TensorList& in) {
-                       return Tensor::from(greedy_average_linkage(gram_reference(in[0]), size),
-                                           {n - 1});
-                     }),
-                     .terms = static_cast<double>(n),
-                     .differentiable = false,
-                     .threads_agree = false,
-                     .dtypes = kMasterTypes,
-                     .errors = {{"average_linkage", [] {
-                                   ops::average_linkage(Tensor::zeros({4, 3}));
-                                 }}}});
+    table.push_back(
+        {.name = fmt::format("average_linkage_{}", n),
+         .inputs = {real({n, 8})},
+         .run = one_output([](const VariableList& in) {
+           return Variable(ops::average_linkage(gram(in[0].value())));
+         }),
+         .reference = one_tensor([n, size](const TensorList& in) {
+           return Tensor::from(greedy_average_linkage(gram_reference(in[0]), size), {n - 1});
+         }),
+         .terms = static_cast<double>(n),
+         .differentiable = false,
+         .threads_agree = false,
+         .dtypes = kMasterTypes,
+         .errors = {FAILS("average_linkage", ops::average_linkage(Tensor::zeros({4, 3})))}});
   }
   // Matrices of several sizes at once.
   OpCase many{.name = "average_linkage_of_many",
@@ -289,13 +263,10 @@ void add_solvers(OpTable& table) {
     return merges;
   };
   const auto zeros = [](DType dtype) { return Tensor::zeros({3, 3}, dtype); };
-  many.errors = {{"average_linkage",
-                  [=] {
-                    ops::average_linkage(TensorList{zeros(DType::f32), zeros(DType::f64)});
-                  }},
-                 {"average_linkage", [=] {
-                    ops::average_linkage(TensorList{zeros(DType::f32), Tensor::zeros({3, 4})});
-                  }}};
+  many.errors = {FAILS("average_linkage",
+                       ops::average_linkage(TensorList{zeros(DType::f32), zeros(DType::f64)})),
+                 FAILS("average_linkage",
+                       ops::average_linkage(TensorList{zeros(DType::f32), Tensor::zeros({3, 4})}))};
   table.push_back(std::move(many));
 }
 

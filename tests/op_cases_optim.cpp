@@ -191,29 +191,29 @@ void add_random(OpTable& table, int64_t n) {
                      });
                    }),
                    .differentiable = false,
-                   .errors = {{"random_uniform",
-                               [] { ops::random_uniform({3}, RandomKey{}, 0, 1, DType::i64); }}}});
-  table.push_back({.name = fmt::format("random_normal_{}", n),
-                   .inputs = {real({n})},
-                   .run = one_output([key](const VariableList& in) {
-                     return Variable(ops::random_normal(in[0].shape(), key, 0.5, 2, in[0].dtype(),
-                                                        in[0].device()));
-                   }),
-                   .reference = one_tensor([=](const TensorList&) {
-                     // Box-Muller: (cos, sin) from each half of a block
-                     return tabulate({n}, [=](int64_t i) {
-                       const auto at = static_cast<uint64_t>(i);
-                       const auto v = philox_block(key.seed, key.stream, at / 4);
-                       const size_t half = at % 4 / 2 * 2;
-                       const double u = (v[half] + 1.0) / 4294967296.0;
-                       const double angle = 2 * M_PI * (v[half + 1] / 4294967296.0);
-                       const double r = std::sqrt(-2 * std::log(u));
-                       return 0.5 + 2 * r * (at % 2 ? std::sin(angle) : std::cos(angle));
-                     });
-                   }),
-                   .differentiable = false,
-                   .errors = {{"random_normal",
-                               [] { ops::random_normal({3}, RandomKey{}, 0, 1, DType::u8); }}}});
+                   .errors = {FAILS("random_uniform",
+                                    ops::random_uniform({3}, RandomKey{}, 0, 1, DType::i64))}});
+  table.push_back(
+      {.name = fmt::format("random_normal_{}", n),
+       .inputs = {real({n})},
+       .run = one_output([key](const VariableList& in) {
+         return Variable(
+             ops::random_normal(in[0].shape(), key, 0.5, 2, in[0].dtype(), in[0].device()));
+       }),
+       .reference = one_tensor([=](const TensorList&) {
+         // Box-Muller: (cos, sin) from each half of a block
+         return tabulate({n}, [=](int64_t i) {
+           const auto at = static_cast<uint64_t>(i);
+           const auto v = philox_block(key.seed, key.stream, at / 4);
+           const size_t half = at % 4 / 2 * 2;
+           const double u = (v[half] + 1.0) / 4294967296.0;
+           const double angle = 2 * M_PI * (v[half + 1] / 4294967296.0);
+           const double r = std::sqrt(-2 * std::log(u));
+           return 0.5 + 2 * r * (at % 2 ? std::sin(angle) : std::cos(angle));
+         });
+       }),
+       .differentiable = false,
+       .errors = {FAILS("random_normal", ops::random_normal({3}, RandomKey{}, 0, 1, DType::u8))}});
 }
 
 }  // namespace

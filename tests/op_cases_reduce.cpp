@@ -109,13 +109,9 @@ void add_reductions(OpTable& table) {
     together.differentiable = false;
     table.push_back(together);
   }
-  table.back().errors = {{"reduce",
-                          [] {
-                            ops::reduce(ReduceOp::max, Tensor::zeros({0, 3}), 0);
-                          }},
-                         {"reduce", [] {
-                            ops::reduce(ReduceOp::sum, Tensor::zeros({2, 3, 4}), 2, 1);
-                          }}};
+  table.back().errors = {
+      FAILS("reduce", ops::reduce(ReduceOp::max, Tensor::zeros({0, 3}), 0)),
+      FAILS("reduce", ops::reduce(ReduceOp::sum, Tensor::zeros({2, 3, 4}), 2, 1))};
 }
 
 void add_broadcasts(OpTable& table) {
@@ -137,9 +133,7 @@ void add_broadcasts(OpTable& table) {
                    }),
                    .terms = 15,
                    .differentiable = false,
-                   .errors = {{"sum_to", [] {
-                                 ops::sum_to(Tensor::zeros({2, 3}), {4});
-                               }}}});
+                   .errors = {FAILS("sum_to", ops::sum_to(Tensor::zeros({2, 3}), {4}))}});
   table.push_back(
       {.name = "broadcast_to",
        .inputs = {real({7, 1, 4})},
@@ -151,9 +145,7 @@ void add_broadcasts(OpTable& table) {
          return tabulate({5, 7, 3, 4}, [=](int64_t i) { return x[i / 12 % 7 * 4 + i % 4]; });
        }),
        .grad_terms = 15,
-       .errors = {{"broadcast_to", [] {
-                     ops::broadcast_to(Tensor::zeros({2, 3}), {2, 4});
-                   }}}});
+       .errors = {FAILS("broadcast_to", ops::broadcast_to(Tensor::zeros({2, 3}), {2, 4}))}});
 }
 
 // Positions of a row by descending value, equals by position.
@@ -180,11 +172,8 @@ void add_selections(OpTable& table) {
                        return Tensor::from(best, {n});
                      }),
                      .differentiable = false,
-                     .errors = {{"argmax",
-                                 [] {
-                                   ops::argmax(Tensor::zeros({3, 0}));
-                                 }},
-                                {"argmax", [] { ops::argmax(Tensor::zeros({3}, DType::i64)); }}}});
+                     .errors = {FAILS("argmax", ops::argmax(Tensor::zeros({3, 0}))),
+                                FAILS("argmax", ops::argmax(Tensor::zeros({3}, DType::i64)))}});
     for (const int64_t k : {int64_t{1}, (c + 1) / 2, c}) {
       if (k == 1 && c == 1) continue;
       table.push_back({.name = fmt::format("topk_{}_{}_of_{}", n, k, c),
@@ -207,13 +196,8 @@ void add_selections(OpTable& table) {
                          return {Tensor::from(values, {n, k}), Tensor::from(indices, {n, k})};
                        },
                        .differentiable = false,
-                       .errors = {{"topk",
-                                   [] {
-                                     ops::topk(Tensor::zeros({2, 3}), 4);
-                                   }},
-                                  {"topk", [] {
-                                     ops::topk(Tensor::zeros({2, 3}), 0);
-                                   }}}});
+                       .errors = {FAILS("topk", ops::topk(Tensor::zeros({2, 3}), 4)),
+                                  FAILS("topk", ops::topk(Tensor::zeros({2, 3}), 0))}});
     }
   }
   // Equal entries: the first wins, also after rounding to bf16.

@@ -14,9 +14,7 @@ void add_reshape_and_narrow(OpTable& table) {
                    .reference = one_tensor([](const TensorList& in) {
                      return in[0].reshape({33, 7});
                    }),
-                   .errors = {{"reshape", [] {
-                                 reshape(Variable(Tensor::zeros({2, 3})), {2, 2});
-                               }}}});
+                   .errors = {FAILS("reshape", reshape(Variable(Tensor::zeros({2, 3})), {2, 2}))}});
   for (const auto& [start, length] :
        {std::pair<int64_t, int64_t>{0, 31}, {0, 7}, {5, 1}, {24, 7}}) {
     const int64_t first = start, n = length;
@@ -28,13 +26,8 @@ void add_reshape_and_narrow(OpTable& table) {
            const double* x = in[0].data<double>();
            return tabulate({n, 33}, [=](int64_t i) { return x[first * 33 + i]; });
          }),
-         .errors = {{"narrow",
-                     [] {
-                       narrow(Variable(Tensor::zeros({4, 2})), 3, 2);
-                     }},
-                    {"narrow", [] {
-                       narrow(Variable(Tensor::zeros({4, 2})), -1, 2);
-                     }}}});
+         .errors = {FAILS("narrow", narrow(Variable(Tensor::zeros({4, 2})), 3, 2)),
+                    FAILS("narrow", narrow(Variable(Tensor::zeros({4, 2})), -1, 2))}});
   }
 }
 
@@ -73,17 +66,9 @@ void add_permute(OpTable& table, const Shape& shape, const std::vector<int>& axe
            return x[index];
          });
        }),
-       .errors = {{"permute",
-                   [] {
-                     permute(Variable(Tensor::zeros({2, 3})), {0, 0});
-                   }},
-                  {"permute",
-                   [] {
-                     permute(Variable(Tensor::zeros({2, 3})), {0});
-                   }},
-                  {"permute", [] {
-                     permute(Variable(Tensor::zeros({2, 3})), {0, 2});
-                   }}}});
+       .errors = {FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0, 0})),
+                  FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0})),
+                  FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0, 2}))}});
 }
 
 void add_transpose_and_concat(OpTable& table) {
@@ -102,7 +87,7 @@ void add_transpose_and_concat(OpTable& table) {
                        });
                      }),
                      .differentiable = false,
-                     .errors = {{"transpose", [] { ops::transpose(Tensor::zeros({3})); }}}});
+                     .errors = {FAILS("transpose", ops::transpose(Tensor::zeros({3})))}});
   }
   for (const int axis : {0, 1, 2})
     table.push_back(
@@ -122,9 +107,7 @@ void add_transpose_and_concat(OpTable& table) {
                      [axis] {
                        narrow(Variable(Tensor::zeros({2, 2, 2})), 1, 2, axis);
                      }},
-                    {"narrow", [] {
-                       narrow(Variable(Tensor::zeros({2, 3})), 0, 1, 2);
-                     }}}});
+                    FAILS("narrow", narrow(Variable(Tensor::zeros({2, 3})), 0, 1, 2))}});
   table.push_back({.name = "concat_axis1",
                    .inputs = {real({7, 1, 5}), real({7, 33, 5})},
                    .run = one_output([](const VariableList& in) { return concat(in, 1); }),
@@ -156,7 +139,7 @@ void add_transpose_and_concat(OpTable& table) {
            return row < 8 ? in[1].data<double>()[i - 7 * 31] : in[2].data<double>()[i - 8 * 31];
          });
        }),
-       .errors = {{"concat", [] { concat(std::span<const Variable>()); }},
+       .errors = {FAILS("concat", concat(std::span<const Variable>())),
                   {"concat",
                    [] {
                      const Variable parts[] = {Variable(Tensor::zeros({2, 3})),
@@ -182,17 +165,12 @@ void add_gather_and_scatter(OpTable& table, int64_t n, int64_t rows, int64_t wid
                          [=](int64_t i) { return x[index[i / width] * width + i % width]; });
        }),
        .grad_terms = static_cast<double>(n),
-       .errors = {{"gather_rows",
-                   [] {
-                     gather_rows(Variable(Tensor::zeros({2, 3})), Tensor::from({int64_t{2}}));
-                   }},
-                  {"gather_rows",
-                   [] {
-                     gather_rows(Variable(Tensor::zeros({2, 3})), Tensor::from({int64_t{-1}}));
-                   }},
-                  {"gather_rows", [] {
-                     gather_rows(Variable(Tensor::zeros({2, 3})), Tensor::zeros({1}));
-                   }}}});
+       .errors = {FAILS("gather_rows",
+                        gather_rows(Variable(Tensor::zeros({2, 3})), Tensor::from({int64_t{2}}))),
+                  FAILS("gather_rows",
+                        gather_rows(Variable(Tensor::zeros({2, 3})), Tensor::from({int64_t{-1}}))),
+                  FAILS("gather_rows",
+                        gather_rows(Variable(Tensor::zeros({2, 3})), Tensor::zeros({1})))}});
   table.push_back(
       {.name = fmt::format("scatter_add_rows_{}_to_{}_{}", n, rows, width),
        .inputs = {real({n, width}), integers(n, 0, rows)},
@@ -210,19 +188,14 @@ void add_gather_and_scatter(OpTable& table, int64_t n, int64_t rows, int64_t wid
          });
        }),
        .terms = static_cast<double>(n),
-       .errors = {
-           {"scatter_add_rows",
-            [] {
-              scatter_add_rows(Variable(Tensor::zeros({1, 3})), Tensor::from({int64_t{2}}), {2, 3});
-            }},
-           {"scatter_add_rows",
-            [] {
-              scatter_add_rows(Variable(Tensor::zeros({2, 3})), Tensor::from({int64_t{0}}), {2, 3});
-            }},
-           {"scatter_add_rows", [] {
-              Tensor out = Tensor::zeros({2, 3}, DType::f64);
-              ops::scatter_add_rows_(out, Tensor::zeros({1, 3}), Tensor::from({int64_t{0}}));
-            }}}});
+       .errors = {FAILS("scatter_add_rows", scatter_add_rows(Variable(Tensor::zeros({1, 3})),
+                                                             Tensor::from({int64_t{2}}), {2, 3})),
+                  FAILS("scatter_add_rows", scatter_add_rows(Variable(Tensor::zeros({2, 3})),
+                                                             Tensor::from({int64_t{0}}), {2, 3})),
+                  {"scatter_add_rows", [] {
+                     Tensor out = Tensor::zeros({2, 3}, DType::f64);
+                     ops::scatter_add_rows_(out, Tensor::zeros({1, 3}), Tensor::from({int64_t{0}}));
+                   }}}});
 }
 
 }  // namespace

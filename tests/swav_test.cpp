@@ -17,11 +17,9 @@ namespace {
 
 using test::hashed;
 using test::tensor_of;
+using test::values;
 using test::wave;
 
-std::vector<double> values(const Tensor& t) {
-  return t.to_vector<double>();
-}
 void expect_near(const Tensor& got, const std::vector<double>& want, double tolerance,
                  size_t from = 0) {
   const std::vector<double> v = values(got);
