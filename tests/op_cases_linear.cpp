@@ -58,7 +58,7 @@ void add_matmul(OpTable& table, const Product& p) {
 }
 
 // A factor that does not begin at a multiple of 16 bytes.
-void add_unaligned(OpTable& table) {
+void add_unaligned_products(OpTable& table) {
   const Product p{0, 8, 8, 16, false, false};
   OpCase op{.name = "matmul_unaligned",
             .inputs = {real({65}), real(p.b())},
@@ -290,7 +290,7 @@ void add_linear_cases(OpTable& table) {
   add_matmul(table, {0, 33, 1, 31, false, false});
   add_matmul(table, {0, 31, 1023, 5, true, false});
   add_matmul(table, {1, 4, 6, 5, false, false});
-  add_unaligned(table);
+  add_unaligned_products(table);
   for (const bool bias : {false, true}) {
     add_linear(table, 1, 7, 1, bias);
     add_linear(table, 33, 72, 80, bias);

@@ -196,9 +196,12 @@ PretrainOptions pretraining(const StudyOptions& options, const fs::path& root,
   } else if (start == "moco" || start == "ce+selfsupcon") {
     p.method.key_momentum = 0.99;
     p.method.norm_splits = 2;
+    if (start == "moco") p.run.epochs += p.run.epochs / 2;  // its queue's keys lag behind
   } else if (start == "swav") {
     p.method.temperature = 0.1;
     p.method.prototypes = 64;
+    p.method.epsilon = 0.03;  // where the loss stays at ln K with .05 (SwAV's authors' advice)
+    p.run.min_area = 0.5;
     p.method.freeze_steps = 100;
     p.method.queue = 8 * small_batch;  // for assignments of batches so small
     p.method.queue_from = 300;

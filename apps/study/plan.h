@@ -31,7 +31,7 @@ struct StudyOptions {
   int64_t workers = 1, threads = 0;
   // The network, and how long each kind of run trains.
   int64_t width = 16, image_size = 20, per_class = 500, batch_size = 128, simclr_batch = 32;
-  int64_t simclr_epochs = 12, supervised_epochs = 8, other_epochs = 4, inject_epochs = 4;
+  int64_t simclr_epochs = 10, supervised_epochs = 8, other_epochs = 4, inject_epochs = 4;
   double simclr_min_area = 0.3;
   double simclr_lr = 0.2, simclr_weight_decay = 1e-3, supervised_lr = 0.1, inject_lr = 0.03,
          temperature = 0.2;

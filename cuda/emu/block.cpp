@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cstdlib>
 #include <map>
@@ -59,6 +60,7 @@ struct Thread {
 };
 
 struct Warp {
+  uint32_t runnable = 0;  // a bit for each lane that does not wait and is not done
   unsigned waiting = 0, exited = 0;
   uint64_t round = 0;  // completed warp barriers: its parity chooses the slots
   // A lane that goes on writes the other slots; it cannot come back to these before all have read.
@@ -73,6 +75,7 @@ class Executor {
     kernel_ = kernel;
     shape_ = &shape;
     body_ = &body;
+    schedule_ = schedule().kind;
     count_ = shape.block.x * shape.block.y * shape.block.z;
     random_ = {schedule().seed * 0x2545f4914f6cdd1du + launches_++};
     host_context_ = sanitizers::current_context();
@@ -97,13 +100,12 @@ class Executor {
     if (at_block_++ == 0) {
       first_barrier_ = at;
     } else if (first_barrier_.line() != at.line() ||
-               std::strcmp(first_barrier_.file_name(), at.file_name()) != 0) {
-      {
-        std::string text =
-            fmt::format("divergent barrier: thread {} of the block waits at {}, others at {}",
-                        running_, show(at), show(first_barrier_));
-        fail(std::move(text));
-      }
+               (first_barrier_.file_name() != at.file_name() &&
+                std::strcmp(first_barrier_.file_name(), at.file_name()) != 0)) {
+      std::string text =
+          fmt::format("divergent barrier: thread {} of the block waits at {}, others at {}",
+                      running_, show(at), show(first_barrier_));
+      fail(std::move(text));
     }
     char* const order = &barrier_order_[barrier_round_ % 2];
     sanitizers::release(order);
@@ -158,7 +160,7 @@ class Executor {
   [[noreturn]] void fail(std::string&& what) {
     failure_ = std::move(what);
     sanitizers::release(&end_order_);
-    Fiber::switch_to(*fibers_[static_cast<size_t>(current().fiber)].fiber, host_);
+    switch_to_host();
     std::abort();  // a failed block is never continued
   }
 
@@ -177,14 +179,25 @@ class Executor {
 
   Thread& current() { return threads_[running_]; }
 
+  Fiber& fiber_of(const Thread& thread) {
+    return *fibers_[static_cast<size_t>(thread.fiber)].fiber;
+  }
+
   void run_block(const Index3& block) {
     threads_.assign(count_, Thread{});
-    warps_.assign((count_ + kWarpSize - 1) / kWarpSize, Warp{});
+    warps_.resize((count_ + kWarpSize - 1) / kWarpSize);
+    for (unsigned w = 0; w < warps_.size(); ++w) {
+      warps_[w].runnable = ~uint32_t{0} >> (kWarpSize - lanes_of(w));
+      warps_[w].waiting = warps_[w].exited = 0;
+      warps_[w].round = 0;
+    }
+    Index3 at;
     for (unsigned i = 0; i < count_; ++i) {
       const Index3& dim = shape_->block;
-      threads_[i].place = {
-          {i % dim.x, i / dim.x % dim.y, i / (dim.x * dim.y)}, block, dim, shape_->grid};
+      threads_[i].place = {at, block, dim, shape_->grid};
       threads_[i].context = context(i);
+      if (++at.x == dim.x) at.x = 0, ++at.y;
+      if (at.y == dim.y) at.y = 0, ++at.z;
     }
     block_ = block;
     at_block_ = exited_ = 0;
@@ -193,90 +206,107 @@ class Executor {
     clear_arena();
     if (shape_->dynamic_shared_bytes > 0) add_array(this, shape_->dynamic_shared_bytes, 128);
     sanitizers::release(&start_order_);
-    while (exited_ < count_) {
-      const int next = choose();
-      if (next < 0) {
-        give_up_fibers();
-        throw KernelFault(
-            fmt::format("{}: deadlock in block {}: {}", kernel_, show(block_), census()));
-      }
-      resume(static_cast<unsigned>(next));
-      if (!failure_.empty()) {
-        give_up_fibers();
-        throw KernelFault(fmt::format("{}: block {}, thread {}: {}", kernel_, show(block_),
-                                      show(threads_[running_].place.thread),
-                                      std::exchange(failure_, {})));
-      }
+    begin(choose());
+    Fiber::switch_to(host_, fiber_of(current()));
+    if (!failure_.empty()) {
+      give_up_fibers();
+      throw KernelFault(fmt::format("{}: block {}, thread {}: {}", kernel_, show(block_),
+                                    show(current().place.thread), std::exchange(failure_, {})));
+    }
+    if (exited_ < count_) {
+      give_up_fibers();
+      throw KernelFault(
+          fmt::format("{}: deadlock in block {}: {}", kernel_, show(block_), census()));
     }
     sanitizers::acquire(&end_order_);
   }
 
-  bool runnable(unsigned i) const {
-    return threads_[i].state == State::unstarted || threads_[i].state == State::ready;
-  }
+  unsigned lanes_of(unsigned warp) const { return std::min(kWarpSize, count_ - warp * kWarpSize); }
 
-  // The next thread to run, or -1 where all wait.
-  int choose() {
-    const Schedule::Kind kind = schedule().kind;
-    if (kind == Schedule::Kind::random) {
-      const auto start = static_cast<unsigned>(random_() % count_);
-      for (unsigned i = 0; i < count_; ++i)
-        if (runnable((start + i) % count_)) return static_cast<int>((start + i) % count_);
-      return -1;
-    }
-    // Greedy: stay in the warp that ran last as long as one of its lanes can go on.
-    const bool reverse = kind == Schedule::Kind::reverse;
-    const auto in_warp = [&](unsigned warp) {
-      const unsigned begin = warp * kWarpSize, end = std::min(begin + kWarpSize, count_);
-      for (unsigned k = 0; k < end - begin; ++k) {
-        const unsigned i = reverse ? end - 1 - k : begin + k;
-        if (runnable(i)) return static_cast<int>(i);
-      }
-      return -1;
-    };
+  // The next thread to run, or kMaxThreads where all wait or are done.
+  unsigned choose() {
     const auto warps = static_cast<unsigned>(warps_.size());
-    if (const unsigned warp = running_ / kWarpSize; warp < warps)
-      if (const int i = in_warp(warp); i >= 0) return i;
-    for (unsigned k = 0; k < warps; ++k)
-      if (const int i = in_warp(reverse ? warps - 1 - k : k); i >= 0) return i;
-    return -1;
+    const auto first = [this](unsigned warp, uint32_t bits) {
+      const auto lane =
+          static_cast<unsigned>(schedule_ == Schedule::Kind::reverse ? 31 - std::countl_zero(bits)
+                                                                     : std::countr_zero(bits));
+      return warp * kWarpSize + lane;
+    };
+    if (schedule_ == Schedule::Kind::random) {  // any thread, or the next after it that can run
+      const auto start = static_cast<unsigned>(random_() % count_);
+      const unsigned from = start / kWarpSize;
+      if (const uint32_t bits = warps_[from].runnable & (~uint32_t{0} << start % kWarpSize))
+        return first(from, bits);
+      for (unsigned k = 1; k <= warps; ++k)
+        if (const uint32_t bits = warps_[(from + k) % warps].runnable)
+          return first((from + k) % warps, bits);
+      return kMaxThreads;
+    }
+    // Stay in the warp that ran last as long as one of its lanes can go on.
+    if (const unsigned warp = running_ / kWarpSize; warp < warps && warps_[warp].runnable)
+      return first(warp, warps_[warp].runnable);
+    for (unsigned k = 0; k < warps; ++k) {
+      const unsigned warp = schedule_ == Schedule::Kind::reverse ? warps - 1 - k : k;
+      if (warps_[warp].runnable) return first(warp, warps_[warp].runnable);
+    }
+    return kMaxThreads;
   }
 
-  // Runs thread i until it waits or exits, then completes the barriers that this completes.
-  void resume(unsigned i) {
+  // Makes thread i the running one; whoever calls this then switches to its fiber.
+  void begin(unsigned i) {
     running_ = i;
     Thread& thread = threads_[i];
-    if (thread.state == State::unstarted) thread.fiber = free_fiber(i);
+    if (thread.state == State::unstarted && thread.fiber < 0) thread.fiber = free_fiber(i);
     thread.state = State::ready;
     place = &thread.place;
     sanitizers::switch_context(thread.context);
-    Fiber::switch_to(host_, *fibers_[static_cast<size_t>(thread.fiber)].fiber);
-    sanitizers::switch_context(host_context_);
-    if (!failure_.empty()) return;
-    Warp& warp = warps_[i / kWarpSize];
-    if (thread.state == State::done) {
+  }
+
+  // The running thread waits or is done: completes the barriers that this completes, and says who
+  // is next.
+  unsigned settle() {
+    const unsigned w = running_ / kWarpSize;
+    Warp& warp = warps_[w];
+    warp.runnable &= ~(uint32_t{1} << running_ % kWarpSize);
+    if (current().state == State::done) {
       ++exited_;
       ++warp.exited;
-      fibers_[static_cast<size_t>(thread.fiber)].busy = false;
     }
-    const unsigned lanes = std::min(kWarpSize, count_ - i / kWarpSize * kWarpSize);
+    const unsigned lanes = lanes_of(w);
     if (warp.waiting > 0 && warp.waiting == lanes) {
       warp.waiting = 0;
       ++warp.round;
-      for (unsigned k = i / kWarpSize * kWarpSize; k < i / kWarpSize * kWarpSize + lanes; ++k)
-        threads_[k].state = State::ready;
+      for (unsigned k = 0; k < lanes; ++k) make_ready(w * kWarpSize + k);
     }
     if (at_block_ > 0 && at_block_ + exited_ == count_) {
       at_block_ = 0;
       ++barrier_round_;
       last_sum_ = std::exchange(sum_, 0);
-      for (Thread& t : threads_)
-        if (t.state == State::at_block) t.state = State::ready;
+      for (unsigned i = 0; i < count_; ++i)
+        if (threads_[i].state == State::at_block) make_ready(i);
     }
+    return choose();
+  }
+  void make_ready(unsigned i) {
+    threads_[i].state = State::ready;
+    warps_[i / kWarpSize].runnable |= uint32_t{1} << i % kWarpSize;
   }
 
-  // Back to the scheduler; returns when the thread is chosen again.
-  void suspend() { Fiber::switch_to(*fibers_[static_cast<size_t>(current().fiber)].fiber, host_); }
+  // The next thread runs; returns when the one that calls this is chosen again.
+  void suspend() {
+    const unsigned self = running_, next = settle();
+    if (next == self) return;
+    if (next == kMaxThreads) {
+      switch_to_host();  // a deadlock
+    } else {
+      begin(next);
+      Fiber::switch_to(fiber_of(threads_[self]), fiber_of(current()));
+    }
+  }
+  void switch_to_host() {
+    sanitizers::switch_context(host_context_);
+    Fiber::switch_to(fiber_of(current()), host_);
+  }
 
   // A fiber runs one thread after another: most kernels need no more of them than wait at once.
   // Under the thread sanitizer each thread keeps its own, or one's stack would seem to race with
@@ -296,15 +326,28 @@ class Executor {
   void add_fiber() {
     const size_t index = fibers_.size();
     fibers_.push_back({std::make_unique<Fiber>([this, index] {
-                         while (true) {
-                           sanitizers::acquire(&start_order_);
-                           (*body_)();
-                           sanitizers::release(&end_order_);
-                           current().state = State::done;
-                           Fiber::switch_to(*fibers_[index].fiber, host_);
-                         }
+                         while (true) run_thread(index);
                        }),
                        false});
+  }
+  // Runs a thread to its end on this fiber, then hands over. Returns where the next one is to begin
+  // here, at once or when somebody switches back.
+  void run_thread(size_t index) {
+    sanitizers::acquire(&start_order_);
+    (*body_)();
+    sanitizers::release(&end_order_);
+    current().state = State::done;
+    fibers_[index].busy = false;
+    const unsigned next = settle();
+    if (next == kMaxThreads) {
+      switch_to_host();
+      return;
+    }
+    if (!sanitizers::kWatchesThreads && threads_[next].state == State::unstarted)
+      threads_[next].fiber = take(index);
+    begin(next);
+    if (static_cast<size_t>(current().fiber) != index)
+      Fiber::switch_to(*fibers_[index].fiber, fiber_of(current()));
   }
   int take(size_t i) {
     fibers_[i].busy = true;
@@ -378,6 +421,7 @@ class Executor {
   const char* kernel_ = "";
   const LaunchShape* shape_ = nullptr;
   const std::function<void()>* body_ = nullptr;
+  Schedule::Kind schedule_ = Schedule::Kind::greedy;
   unsigned count_ = 0, running_ = 0, at_block_ = 0, exited_ = 0;
   int sum_ = 0, last_sum_ = 0;
   uint64_t launches_ = 0;

@@ -1,12 +1,15 @@
 // What the address and the thread sanitizer have to be told about fibers and arenas; nothing in
 // ordinary builds. The thread sanitizer sees one context of its own for each emulated thread, and
 // an order between them only where a barrier makes one. The sources that include this are compiled
-// without its instrumentation, hence FACET_TSAN instead of __SANITIZE_THREAD__.
+// without instrumentation, hence FACET_ASAN and FACET_TSAN instead of __SANITIZE_...__.
 #pragma once
 
 #include <cstddef>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) && !defined(FACET_ASAN)
+#define FACET_ASAN  // sanitized by flags of the builder's own
+#endif
+#if defined(FACET_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -19,30 +22,30 @@ namespace facet::emu::sanitizers {
 // ---- address sanitizer
 inline void start_switch([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* bottom,
                          [[maybe_unused]] size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(FACET_ASAN)
   __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);
 #endif
 }
 inline void finish_switch([[maybe_unused]] void* fake_stack,
                           [[maybe_unused]] const void** previous_bottom,
                           [[maybe_unused]] size_t* previous_bytes) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(FACET_ASAN)
   __sanitizer_finish_switch_fiber(fake_stack, previous_bottom, previous_bytes);
 #endif
 }
 // A stack whose frames are given up, or memory handed out again.
 inline void forget_stack([[maybe_unused]] const void* bottom, [[maybe_unused]] size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(FACET_ASAN)
   ASAN_UNPOISON_MEMORY_REGION(bottom, bytes);
 #endif
 }
 inline void poison([[maybe_unused]] const void* at, [[maybe_unused]] size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(FACET_ASAN)
   ASAN_POISON_MEMORY_REGION(at, bytes);
 #endif
 }
 inline void unpoison([[maybe_unused]] const void* at, [[maybe_unused]] size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(FACET_ASAN)
   ASAN_UNPOISON_MEMORY_REGION(at, bytes);
 #endif
 }

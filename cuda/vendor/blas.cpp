@@ -32,26 +32,26 @@ const CublasLt& lt() {
   return *library;
 }
 
-void check(cublasStatus_t status, const char* call) {
+void check_blas(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS)
     throw Error(fmt::format("{}: {}", call, lt().cublasLtGetStatusName(status)));
 }
 
 template <typename Value>
 void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t name, Value value) {
-  check(lt().cublasLtMatmulDescSetAttribute(product, name, &value, sizeof value),
-        "cublasLtMatmulDescSetAttribute");
+  check_blas(lt().cublasLtMatmulDescSetAttribute(product, name, &value, sizeof value),
+             "cublasLtMatmulDescSetAttribute");
 }
 template <typename Value>
 void set(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t name, Value value) {
-  check(lt().cublasLtMatrixLayoutSetAttribute(layout, name, &value, sizeof value),
-        "cublasLtMatrixLayoutSetAttribute");
+  check_blas(lt().cublasLtMatrixLayoutSetAttribute(layout, name, &value, sizeof value),
+             "cublasLtMatrixLayoutSetAttribute");
 }
 template <typename Value>
 void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t name,
          Value value) {
-  check(lt().cublasLtMatmulPreferenceSetAttribute(preference, name, &value, sizeof value),
-        "cublasLtMatmulPreferenceSetAttribute");
+  check_blas(lt().cublasLtMatmulPreferenceSetAttribute(preference, name, &value, sizeof value),
+             "cublasLtMatmulPreferenceSetAttribute");
 }
 
 cudaDataType_t type_of(DType dtype) {
@@ -62,9 +62,10 @@ cudaDataType_t type_of(DType dtype) {
 cublasLtMatrixLayout_t layout_of(const Tensor& t) {
   const int64_t rows = t.dim(-1), cols = t.dim(-2);
   cublasLtMatrixLayout_t layout = nullptr;
-  check(lt().cublasLtMatrixLayoutCreate(&layout, type_of(t.dtype()), static_cast<uint64_t>(rows),
-                                        static_cast<uint64_t>(cols), rows),
-        "cublasLtMatrixLayoutCreate");
+  check_blas(
+      lt().cublasLtMatrixLayoutCreate(&layout, type_of(t.dtype()), static_cast<uint64_t>(rows),
+                                      static_cast<uint64_t>(cols), rows),
+      "cublasLtMatrixLayoutCreate");
   if (t.rank() == 3) {
     set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(t.dim(0)));
     set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, rows * cols);
@@ -76,7 +77,7 @@ cublasLtMatrixLayout_t layout_of(const Tensor& t) {
 // out^T = op(b)^T op(a)^T, and what is transposed in memory is a column-major matrix: cuBLASLt is
 // given b first and a second, each with its own flag. The columns of out are its rows, which is
 // where its bias runs.
-struct Plan {
+struct ProductPlan {
   bool possible = false;
   cublasLtMatmulDesc_t product = nullptr;
   cublasLtMatrixLayout_t first = nullptr, second = nullptr, out = nullptr;
@@ -101,15 +102,15 @@ Key key_of(const Tensor& a, const Tensor& b, const Tensor& bias, const MatmulArg
           bias.defined() ? alignment(bias) : 0};
 }
 
-Plan make_plan(cublasLtHandle_t handle, const Tensor& a, const Tensor& b, const Tensor& bias,
-               const MatmulArgs& args, const Tensor& out) {
-  Plan plan{.first = layout_of(b), .second = layout_of(a), .out = layout_of(out)};
+ProductPlan make_plan(cublasLtHandle_t handle, const Tensor& a, const Tensor& b, const Tensor& bias,
+                      const MatmulArgs& args, const Tensor& out) {
+  ProductPlan plan{.first = layout_of(b), .second = layout_of(a), .out = layout_of(out)};
   const bool is_double = a.dtype() == DType::f64;
   // Not one of the kinds that round f32 to TF32.
-  check(lt().cublasLtMatmulDescCreate(&plan.product,
-                                      is_double ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                      is_double ? CUDA_R_64F : CUDA_R_32F),
-        "cublasLtMatmulDescCreate");
+  check_blas(lt().cublasLtMatmulDescCreate(&plan.product,
+                                           is_double ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                           is_double ? CUDA_R_64F : CUDA_R_32F),
+             "cublasLtMatmulDescCreate");
   const auto op = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
   set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(op(args.trans_b)));
   set(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(op(args.trans_a)));
@@ -118,7 +119,7 @@ Plan make_plan(cublasLtHandle_t handle, const Tensor& a, const Tensor& b, const 
     set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.raw());
   }
   cublasLtMatmulPreference_t preference = nullptr;
-  check(lt().cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  check_blas(lt().cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
   // Parts of a sum are added up as they were computed, not rounded to out's type in between.
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -135,7 +136,7 @@ Plan make_plan(cublasLtHandle_t handle, const Tensor& a, const Tensor& b, const 
   const cublasStatus_t status =
       lt().cublasLtMatmulAlgoGetHeuristic(handle, plan.product, plan.first, plan.second, plan.out,
                                           plan.out, preference, 1, &best, &count);
-  check(lt().cublasLtMatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
+  check_blas(lt().cublasLtMatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
   plan.possible =
       status == CUBLAS_STATUS_SUCCESS && count == 1 && best.state == CUBLAS_STATUS_SUCCESS;
   plan.algorithm = best.algo;
@@ -150,7 +151,7 @@ struct BlasState {
   bool asked = false;  // for a handle
   cublasLtHandle_t handle = nullptr;
   Workspace workspace;  // always the same one, so that results are, too
-  std::map<Key, Plan> plans;
+  std::map<Key, ProductPlan> plans;
 };
 
 }  // namespace
@@ -178,18 +179,18 @@ bool matmul(const Tensor& a, const Tensor& b, const Tensor& bias, const MatmulAr
   auto found = state.plans.find(key);
   if (found == state.plans.end())
     found = state.plans.emplace(key, make_plan(state.handle, a, b, bias, args, out)).first;
-  const Plan& plan = found->second;
+  const ProductPlan& plan = found->second;
   if (!plan.possible) return false;
   if (bias.defined()) set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.raw());
   const auto alpha = static_cast<float>(args.alpha), beta = static_cast<float>(args.beta);
   const bool is_double = a.dtype() == DType::f64;
   const void* const scale = is_double ? static_cast<const void*>(&args.alpha) : &alpha;
   const void* const keep = is_double ? static_cast<const void*>(&args.beta) : &beta;
-  check(lt().cublasLtMatmul(state.handle, plan.product, scale, b.raw(), plan.first, a.raw(),
-                            plan.second, keep, out.raw(), plan.out, out.raw(), plan.out,
-                            &plan.algorithm, state.workspace.data(), kWorkspaceBytes,
-                            stream(device.index)),
-        "cublasLtMatmul");
+  check_blas(lt().cublasLtMatmul(state.handle, plan.product, scale, b.raw(), plan.first, a.raw(),
+                                 plan.second, keep, out.raw(), plan.out, out.raw(), plan.out,
+                                 &plan.algorithm, state.workspace.data(), kWorkspaceBytes,
+                                 stream(device.index)),
+             "cublasLtMatmul");
   count_call();
   return true;
 }

@@ -235,7 +235,7 @@ void execute(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace_byt
            pointers.data());
   pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, {workspace.data()});
   pack.finalize();
-  check(dnn().cudnnBackendExecute(handle, plan.raw(), pack.raw()), "cudnnBackendExecute");
+  check_dnn(dnn().cudnnBackendExecute(handle, plan.raw(), pack.raw()), "cudnnBackendExecute");
 }
 
 // Milliseconds of one execution; waits for it.
@@ -356,7 +356,7 @@ bool run(const Call& call) {
       state.handle = nullptr;
       note_refusal(fmt::format("cudnnCreate: {}", dnn().cudnnGetErrorString(status)));
     } else {
-      check(dnn().cudnnSetStream(state.handle, stream(index)), "cudnnSetStream");
+      check_dnn(dnn().cudnnSetStream(state.handle, stream(index)), "cudnnSetStream");
     }
   }
   if (!state.handle) return false;

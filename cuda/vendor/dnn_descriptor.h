@@ -32,7 +32,7 @@ inline const Cudnn& dnn() {
 class DnnError : public Error {
   using Error::Error;
 };
-inline void check(cudnnStatus_t status, const char* call) {
+inline void check_dnn(cudnnStatus_t status, const char* call) {
   if (status != CUDNN_STATUS_SUCCESS)
     throw DnnError(fmt::format("{}: {}", call, dnn().cudnnGetErrorString(status)));
 }
@@ -40,7 +40,7 @@ inline void check(cudnnStatus_t status, const char* call) {
 class Descriptor {
  public:
   explicit Descriptor(cudnnBackendDescriptorType_t type) {
-    check(dnn().cudnnBackendCreateDescriptor(type, &raw_), "cudnnBackendCreateDescriptor");
+    check_dnn(dnn().cudnnBackendCreateDescriptor(type, &raw_), "cudnnBackendCreateDescriptor");
   }
   ~Descriptor() {
     if (raw_) dnn().cudnnBackendDestroyDescriptor(raw_);
@@ -53,8 +53,8 @@ class Descriptor {
 
   void set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, size_t count,
            const void* values) {
-    check(dnn().cudnnBackendSetAttribute(raw_, name, type, static_cast<int64_t>(count), values),
-          "cudnnBackendSetAttribute");
+    check_dnn(dnn().cudnnBackendSetAttribute(raw_, name, type, static_cast<int64_t>(count), values),
+              "cudnnBackendSetAttribute");
   }
   template <typename Value>
   void set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
@@ -68,11 +68,11 @@ class Descriptor {
   int64_t get(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t most,
               void* values) const {
     int64_t count = 0;
-    check(dnn().cudnnBackendGetAttribute(raw_, name, type, most, &count, values),
-          "cudnnBackendGetAttribute");
+    check_dnn(dnn().cudnnBackendGetAttribute(raw_, name, type, most, &count, values),
+              "cudnnBackendGetAttribute");
     return std::min(count, most);
   }
-  void finalize() { check(dnn().cudnnBackendFinalize(raw_), "cudnnBackendFinalize"); }
+  void finalize() { check_dnn(dnn().cudnnBackendFinalize(raw_), "cudnnBackendFinalize"); }
   cudnnBackendDescriptor_t raw() const { return raw_; }
 
  private:

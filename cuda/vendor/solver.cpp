@@ -23,7 +23,7 @@ const Cusolver& solver() {
   return *library;
 }
 
-void check(cusolverStatus_t status, const char* call) {
+void check_solver(cusolverStatus_t status, const char* call) {
   if (status != CUSOLVER_STATUS_SUCCESS)
     throw Error(fmt::format("{}: cuSOLVER status {}", call, static_cast<int>(status)));
 }
@@ -62,16 +62,17 @@ void run(Tensor& matrix, Tensor& values) {
   const DeviceGuard guard(device.index);
   auto& state = state_of<SolverState>(device.index);
   const std::lock_guard lock(state.mutex);
-  if (!state.handle) check(solver().cusolverDnCreate(&state.handle), "cusolverDnCreate");
-  check(solver().cusolverDnSetStream(state.handle, stream(device.index)), "cusolverDnSetStream");
+  if (!state.handle) check_solver(solver().cusolverDnCreate(&state.handle), "cusolverDnCreate");
+  check_solver(solver().cusolverDnSetStream(state.handle, stream(device.index)),
+               "cusolverDnSetStream");
   int size = 0;
-  check(buffer_size(state.handle, n, matrix.data<T>(), values.data<T>(), &size),
-        "cusolverDnsyevd_bufferSize");
+  check_solver(buffer_size(state.handle, n, matrix.data<T>(), values.data<T>(), &size),
+               "cusolverDnsyevd_bufferSize");
   Tensor work = Tensor::empty({size}, dtype_of<T>(), device);
   Tensor info = Tensor::zeros({1}, DType::i32, device);
-  check(solve(state.handle, n, matrix.data<T>(), values.data<T>(), work.data<T>(), size,
-              info.data<int32_t>()),
-        "cusolverDnsyevd");
+  check_solver(solve(state.handle, n, matrix.data<T>(), values.data<T>(), work.data<T>(), size,
+                     info.data<int32_t>()),
+               "cusolverDnsyevd");
   FACET_CHECK(info.item() == 0.0, "eigvalsh", "no convergence: is the matrix finite?");
 }
 
@@ -88,7 +89,7 @@ void symmetric_eigenvalues(Tensor& matrix, Tensor& values) {
 std::string solver_library() {
   int version = 0;
   if (!solver().found()) return solver().describe_missing();
-  check(solver().cusolverGetVersion(&version), "cusolverGetVersion");
+  check_solver(solver().cusolverGetVersion(&version), "cusolverGetVersion");
   return solver().describe(version, 1000);
 }
 

@@ -6,7 +6,7 @@
 namespace facet {
 
 namespace {
-constexpr int64_t kGrain = 1 << 15;  // elements; below that one thread is quicker
+constexpr int64_t kCopyGrain = 1 << 15;  // elements; below that one thread is quicker
 }
 
 CpuBackend& cpu_backend() {
@@ -19,7 +19,7 @@ void CpuBackend::synchronize() {}
 void CpuBackend::copy(const Tensor& src, Tensor& dst) {
   const auto* from = static_cast<const std::byte*>(src.raw());
   auto* to = static_cast<std::byte*>(dst.raw());
-  parallel_for(static_cast<int64_t>(src.bytes()), kGrain * 4, [&](int64_t begin, int64_t end) {
+  parallel_for(static_cast<int64_t>(src.bytes()), kCopyGrain * 4, [&](int64_t begin, int64_t end) {
     std::memmove(to + begin, from + begin, static_cast<size_t>(end - begin));
   });
 }
@@ -31,7 +31,7 @@ void CpuBackend::cast(const Tensor& src, Tensor& dst) {
       using To = decltype(to_tag);
       const From* from = src.data<From>();
       To* to = dst.data<To>();
-      parallel_for(src.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      parallel_for(src.numel(), kCopyGrain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           if constexpr (std::is_same_v<From, bf16>)
             to[i] = static_cast<To>(static_cast<float>(from[i]));
@@ -50,7 +50,7 @@ void CpuBackend::fill(double value, Tensor& dst) {
     using T = decltype(tag);
     const T v = static_cast<T>(value);
     T* to = dst.data<T>();
-    parallel_for(dst.numel(), kGrain,
+    parallel_for(dst.numel(), kCopyGrain,
                  [&](int64_t begin, int64_t end) { std::fill(to + begin, to + end, v); });
   });
 }

@@ -10,7 +10,7 @@ namespace facet {
 namespace {
 
 constexpr int64_t kBlock = 64;       // channels held in registers
-constexpr int64_t kGrain = 1 << 14;  // elements
+constexpr int64_t kPoolGrain = 1 << 14;  // elements
 
 // Output places whose window covers input place i along one axis: [first, last).
 struct Cover {
@@ -30,7 +30,7 @@ void forward(const Tensor& x, const PoolArgs& args, Tensor& y, Tensor& where) {
   const T* const from = x.data<T>();
   T* const to = y.data<T>();
   uint8_t* const place = where.data<uint8_t>();
-  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(q_out * channels, 1), 1);
+  const int64_t grain = std::max<int64_t>(kPoolGrain / std::max<int64_t>(q_out * channels, 1), 1);
   parallel_for(x.dim(0) * p_out, grain, [&](int64_t begin, int64_t end) {
     A best[kBlock];
     int32_t index[kBlock];
@@ -77,7 +77,7 @@ void backward(const Tensor& dy, const Tensor& where, const PoolArgs& args, Tenso
   const T* const from = dy.data<T>();
   const uint8_t* const place = where.data<uint8_t>();
   T* const to = dx.data<T>();
-  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(width * channels, 1), 1);
+  const int64_t grain = std::max<int64_t>(kPoolGrain / std::max<int64_t>(width * channels, 1), 1);
   parallel_for(dx.dim(0) * height, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / height, h = row % height;

@@ -23,7 +23,7 @@ struct cudnnContext {
 namespace facet::emu {
 namespace {
 
-constexpr int64_t kWorkspace = 1 << 12;
+constexpr int64_t kEngineWorkspace = 1 << 12;
 
 View view_of(const Descriptor& tensor) {
   View view{.type = tensor.value<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE)};
@@ -342,7 +342,7 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor,
   }
   if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && d->type == kPlan &&
       type == CUDNN_TYPE_INT64)
-    return give(std::vector<int64_t>{d->engine == Engine::without_workspace ? 0 : kWorkspace},
+    return give(std::vector<int64_t>{d->engine == Engine::without_workspace ? 0 : kEngineWorkspace},
                 requested, count, values);
   return CUDNN_STATUS_NOT_SUPPORTED;
 }
@@ -397,7 +397,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
   if (status != CUDNN_STATUS_SUCCESS) return status;
   static std::atomic<int> executions{0};
   enqueue(handle->stream, [=, c = convolution, engine = plan->engine] {
-    if (needs) std::memset(workspace, 0xff, kWorkspace);
+    if (needs) std::memset(workspace, 0xff, kEngineWorkspace);
     convolve(c, engine == Engine::tensor_core,
              engine == Engine::nondeterministic ? 1e-3f * static_cast<float>(++executions) : 0.0f);
   });
