@@ -70,6 +70,9 @@ TEST_F(DatasetCli, StatsTellCountsSizesAndColours) {
   EXPECT_EQ(train["per_class"], json({12, 12, 12}));
   EXPECT_EQ(train["width"], json({24, 24, 24}));
   EXPECT_NEAR(train["mean"][0].get<double>(), (110 + 5.5 + 3) / 255, 0.002);
+  cut("tree/train/dark/3.png");
+  const Outcome rest = run({"dataset", "stats", tree(), "--json"});
+  EXPECT_EQ(json::parse(rest.out)["train"]["bad"], 1) << rest.err;
 }
 
 TEST_F(DatasetCli, PreviewShowsTheViews) {

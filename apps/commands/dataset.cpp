@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "apps/command.h"
 #include "apps/data_options.h"
@@ -111,6 +112,17 @@ void verify(const Arguments& arguments) {
                 ExitCode::verification);
 }
 
+// The picture, or none with a warning where it cannot be decoded: stats and preview show the
+// others.
+std::optional<Image> decoded(const Dataset& dataset, int64_t index) {
+  try {
+    return dataset.image(index);
+  } catch (const FileError& e) {
+    log_info("warning: {}", e.what());
+    return std::nullopt;
+  }
+}
+
 // ---- stats
 
 struct Spread {
@@ -153,23 +165,30 @@ void stats(const Arguments& arguments) {
     double pixels = 0, sum[3] = {}, squares[3] = {};
     parallel_for(n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        const Image image = dataset->image(i * dataset->size() / n);
+        const auto image = decoded(*dataset, i * dataset->size() / n);
+        if (!image) continue;
         double total[3] = {}, total2[3] = {};
-        for (size_t p = 0; p < image.pixels.size(); ++p) {
-          const double v = image.pixels[p] / 255.0;
+        for (size_t p = 0; p < image->pixels.size(); ++p) {
+          const double v = image->pixels[p] / 255.0;
           total[p % 3] += v;
           total2[p % 3] += v * v;
         }
         const std::lock_guard lock(mutex);
-        widths.push_back(image.width);
-        heights.push_back(image.height);
-        pixels += static_cast<double>(image.pixels.size()) / 3;
+        widths.push_back(image->width);
+        heights.push_back(image->height);
+        pixels += static_cast<double>(image->pixels.size()) / 3;
         for (int c = 0; c < 3; ++c) {
           sum[c] += total[c];
           squares[c] += total2[c];
         }
       }
     });
+    const int64_t bad = n - static_cast<int64_t>(widths.size());
+    if (bad == n)
+      throw FileError(
+          fmt::format("{}: none of {} pictures can be decoded; facet dataset verify "
+                      "names all",
+                      dataset->describe(), n));
     std::vector<double> mean, deviation;
     for (int c = 0; c < 3; ++c) {
       mean.push_back(sum[c] / pixels);
@@ -181,6 +200,7 @@ void stats(const Arguments& arguments) {
                            {"pictures", dataset->size()},
                            {"classes", dataset->num_classes()},
                            {"multi_label", dataset->multi_label()},
+                           {"bad", bad},
                            {"per_class", {per_class.low, per_class.middle, per_class.high}},
                            {"width", {width.low, width.middle, width.high}},
                            {"height", {height.low, height.middle, height.high}},
@@ -191,7 +211,9 @@ void stats(const Arguments& arguments) {
                name(split), dataset->describe(), dataset->size(), dataset->num_classes(),
                per_class.text());
     fmt::print("  width {}, height {}; mean ({:.4f}), deviation ({:.4f}) of {} pictures\n",
-               width.text(), height.text(), fmt::join(mean, ", "), fmt::join(deviation, ", "), n);
+               width.text(), height.text(), fmt::join(mean, ", "), fmt::join(deviation, ", "),
+               n - bad);
+    if (bad > 0) fmt::print("  {} of {} cannot be decoded\n", bad, n);
   }
   if (source.json) fmt::print("{}\n", result.dump());
 }
@@ -240,14 +262,15 @@ void preview(const Arguments& arguments) {
       random_key(seed, RandomPurpose::augment).child(static_cast<uint64_t>(epoch));
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t index = row * dataset->size() / rows;
-    const Image image = dataset->image(index);
+    const auto image = decoded(*dataset, index);
+    if (!image) continue;  // its row stays white
     const int top = static_cast<int>(row) * (side + kGap);
-    paste(resize(image, side, side, Filter::bilinear), sheet, top, 0);
+    paste(resize(*image, side, side, Filter::bilinear), sheet, top, 0);
     int left = side + kGap;
     for (size_t v = 0; v < views.size(); ++v) {
       // As the loader draws them.
       const RandomSequence random(key.child(static_cast<uint64_t>(index)).child(v));
-      paste(views[v].view(image, random), sheet, top, left);
+      paste(views[v].view(*image, random), sheet, top, left);
       left += views[v].size() + kGap;
     }
   }

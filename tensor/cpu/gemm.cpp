@@ -17,7 +17,7 @@ namespace {
 
 // Products of fewer multiply-adds run on one thread each, several at a time.
 constexpr int64_t kLargeProduct = int64_t{1} << 24;
-constexpr int64_t kProductGrain = 1 << 14;  // elements
+constexpr int64_t kGemmGrain = 1 << 14;  // elements
 
 // c (n, n) = alpha a a^T, or alpha a^T a with `trans`.
 template <typename T>
@@ -106,7 +106,7 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, const Matmul
   if (bias.defined()) {
     // out = beta * out + bias first, on which the product is then added.
     const T* const from = bias.data<T>();
-    parallel_for(batch * m, std::max<int64_t>(kProductGrain / n, 1), [&](int64_t begin, int64_t end) {
+    parallel_for(batch * m, std::max<int64_t>(kGemmGrain / n, 1), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         T* const to = out_data + row * n;
         if (beta == T(0))

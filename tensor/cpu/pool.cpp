@@ -9,7 +9,7 @@
 namespace facet {
 namespace {
 
-constexpr int64_t kBlock = 64;       // channels held in registers
+constexpr int64_t kBlock = 64;           // channels held in registers
 constexpr int64_t kPoolGrain = 1 << 14;  // elements
 
 // Output places whose window covers input place i along one axis: [first, last).
