@@ -10,7 +10,7 @@
 #define FACET_ASAN  // sanitized by flags of the builder's own
 #endif
 #if defined(FACET_ASAN)
-#include <sanitizer/asan_interface.h>
+#include <sanitizer/asan_interface.h>  // its macros do nothing in sources without instrumentation
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(FACET_TSAN)
@@ -36,17 +36,17 @@ inline void finish_switch([[maybe_unused]] void* fake_stack,
 // A stack whose frames are given up, or memory handed out again.
 inline void forget_stack([[maybe_unused]] const void* bottom, [[maybe_unused]] size_t bytes) {
 #if defined(FACET_ASAN)
-  ASAN_UNPOISON_MEMORY_REGION(bottom, bytes);
+  __asan_unpoison_memory_region(bottom, bytes);
 #endif
 }
 inline void poison([[maybe_unused]] const void* at, [[maybe_unused]] size_t bytes) {
 #if defined(FACET_ASAN)
-  ASAN_POISON_MEMORY_REGION(at, bytes);
+  __asan_poison_memory_region(at, bytes);
 #endif
 }
 inline void unpoison([[maybe_unused]] const void* at, [[maybe_unused]] size_t bytes) {
 #if defined(FACET_ASAN)
-  ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+  __asan_unpoison_memory_region(at, bytes);
 #endif
 }
 
