@@ -205,6 +205,8 @@ class Executor {
     running_ = kMaxThreads;  // none
     clear_arena();
     if (shape_->dynamic_shared_bytes > 0) add_array(this, shape_->dynamic_shared_bytes, 128);
+    // The host allocates them: what one emulated thread allocated would race with the next.
+    while (sanitizers::kWatchesThreads && fibers_.size() < count_) add_fiber();
     sanitizers::release(&start_order_);
     begin(choose());
     Fiber::switch_to(host_, fiber_of(current()));
@@ -312,10 +314,7 @@ class Executor {
   // Under the thread sanitizer each thread keeps its own, or one's stack would seem to race with
   // the other's.
   int free_fiber(unsigned thread) {
-    if (sanitizers::kWatchesThreads) {
-      while (fibers_.size() <= thread) add_fiber();
-      return take(thread);
-    }
+    if (sanitizers::kWatchesThreads) return take(thread);
     for (size_t i = next_fiber_; i < fibers_.size(); ++i)
       if (!fibers_[i].busy) return take(i);
     for (size_t i = 0; i < std::min(next_fiber_, fibers_.size()); ++i)
