@@ -119,9 +119,9 @@ void add_attention_cases(OpTable& table) {
   add_attention_case(table, 2, 7, 3, 8);
   add_attention_case(table, 1, 33, 2, 16, 3);
   add_attention_case(table, 1, 65, 2, 64);
-  add_attention_case(table, 1, 130, 2, 32, 2);  // three tiles of queries, and of keys
-  add_attention_case(table, 1, 64, 1, 64);
-  add_attention_case(table, 1, 70, 1, 48);  // heads that fill no tile
+  add_attention_case(table, 1, 150, 2, 32, 2);  // three tiles of queries, and of keys
+  add_attention_case(table, 2, 64, 1, 64);
+  add_attention_case(table, 1, 70, 2, 48);  // heads that fill no tile
   add_attention_case(table, 1, 67, 2, 72);
   add_attention_case(table, 1, 21, 2, 128);
   add_attention_case(table, 2, 31, 1, 5);

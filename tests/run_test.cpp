@@ -401,30 +401,34 @@ TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
     GTEST_SKIP() << "dataset-fashion-mnist is not installed";
   const auto study = [&](const std::string& device) {
     const Outcome outcome =
-        run(split("reproduce --fast --starts simclr --cycles 4,inf --per-class 2 --batch-size 10 "
+        run(split("reproduce --fast --starts supervised,simclr --per-class 2 --batch-size 10 "
                   "--simclr-batch-size 10 --width 4 --image-size 16 --test 10 --task-train 12 "
-                  "--task-test 8 --threads 1 --simclr-lr 0.002 --inject-lr 0.003 --device " +
+                  "--task-test 8 --threads 1 --supervised-lr 0.002 --simclr-lr 0.002 "
+                  "--inject-lr 0.003 --device " +
                   device + " --output " + path(device)));
     ASSERT_EQ(outcome.code, 0) << outcome.err;
   };
   study("cpu");
-  // From scratch with the same settings. What rounding does to a step grows in the next.
-  const Outcome outcome = run({"pretrain", "--recipe", path("cpu/simclr/config.toml"), "--device",
-                               "cuda", "--output", path("simclr"), "--log-interval", "1"});
-  ASSERT_EQ(outcome.code, 0) << outcome.err;
-  const auto scratch = losses_of(path("simclr")), on_cpu = losses_of(path("cpu/simclr"));
-  expect_close(scratch, on_cpu, 1e-2, "simclr");
-  EXPECT_NEAR(scratch[0], on_cpu[0], 1e-5 * on_cpu[0]);
-  make_folder(path("cuda"));
-  fs::copy(path("cpu/simclr"), path("cuda/simclr"), fs::copy_options::recursive);
+  for (const char* name : {"supervised", "simclr"}) {
+    // From scratch with the same settings. What rounding does to a step grows in the next.
+    const Outcome outcome =
+        run({"pretrain", "--recipe", path("cpu/") + name + "/config.toml", "--device", "cuda",
+             "--output", path(name), "--log-interval", "1"});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    expect_close(losses_of(path(name)), losses_of(path("cpu/") + name), 1e-2, name);
+    const auto got = losses_of(path(name)), want = losses_of(path("cpu/") + name);
+    EXPECT_NEAR(got[0], want[0], 1e-5 * want[0]) << name;
+    make_folder(path("cuda"));
+    fs::copy(path("cpu/") + name, path("cuda/") + name, fs::copy_options::recursive);
+  }
   study("cuda");
-  for (const char* name : {"simclr-T4", "simclr-Tinf"})
+  for (const char* name : {"supervised-T1", "supervised-T4", "supervised-Tinf", "simclr-T1",
+                           "simclr-T4", "simclr-Tinf"})
     expect_close(losses_of(path("cuda/") + name), losses_of(path("cpu/") + name), 1e-2, name);
   const auto models = [&](const std::string& device) {
     return nlohmann::json::parse(read_file(path(device + "/results.json")))["models"];
   };
   const auto got = models("cuda"), want = models("cpu");
-  ASSERT_EQ(got.size(), 3u);
   for (size_t i = 0; i < want.size(); ++i)
     for (const char* key : {"clustering_diversity", "spectral_diversity"})
       EXPECT_NEAR(got[i][key].get<double>(), want[i][key].get<double>(), 1e-3) << key << i;
