@@ -17,6 +17,12 @@ namespace {
 constexpr int64_t kBatch = 256;
 constexpr int64_t kDefaultImageSize = 224;
 
+// How many of these pictures a network sees at once: what its first layers make of kBatch pictures
+// of 224 pixels would be gigabytes.
+int64_t pictures_at_once(const Tensor& images) {
+  return std::clamp<int64_t>((1 << 22) / (images.numel() / images.dim(0)), 16, kBatch);
+}
+
 // Calls `rows_of` on every batch in order and puts the rows under each other.
 template <typename RowsOf>
 Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t workers, bool omit,
@@ -51,7 +57,13 @@ Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pip
   encoder.eval();
   const Device device = parameters(encoder).at(0).value.device();
   return collect(dataset, pipeline, workers, omit, [&](const Tensor& images) {
-    return encoder.features(Variable(images.to(device))).value();
+    TensorList parts;
+    const int64_t count = images.dim(0), step = pictures_at_once(images);
+    for (int64_t at = 0; at < count; at += step)
+      parts.push_back(
+          encoder.features(Variable(images.narrow(at, std::min(step, count - at)).to(device)))
+              .value());
+    return parts.size() == 1 ? parts[0] : ops::concat(parts);
   });
 }
 
@@ -106,33 +118,38 @@ Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const Dat
                               .seed = options.seed,
                               .drop_last = false,
                               .workers = static_cast<int>(options.workers)});
-  // Stages of a large batch are made a few pictures at a time: all that they need is not kept.
-  const auto stages_of = [&](TrainedNetwork& network, const Tensor& images) {
+  // Stages of a large batch are made a few pictures at a time and kept in memory that all batches
+  // share: the first stages of a batch at 224 pixels are gigabytes.
+  const auto stages_of = [&](TrainedNetwork& network, const Tensor& images, TensorList& kept) {
     const Device device = parameters(*network.encoder).at(0).value.device();
-    std::vector<TensorList> parts;  // of each stage
-    for (int64_t at = 0; at < images.dim(0); at += kBatch) {
-      const Variable x(images.narrow(at, std::min(kBatch, images.dim(0) - at)).to(device));
+    const int64_t count = images.dim(0), step = pictures_at_once(images);
+    TensorList whole;
+    for (int64_t at = 0; at < count; at += step) {
+      const Variable x(images.narrow(at, std::min(step, count - at)).to(device));
       const VariableList stages =
           options.blocks ? network.encoder->blocks(x) : network.encoder->stages(x);
-      parts.resize(stages.size());
+      kept.resize(stages.size());
       for (size_t i = 0; i < stages.size(); ++i) {
         const Tensor& value = stages[i].value();
-        parts[i].push_back(value.reshape({value.dim(0), value.numel() / value.dim(0)}));
+        const int64_t features = value.numel() / value.dim(0);
+        if (!kept[i].defined() || kept[i].dim(0) < count)
+          kept[i] = Tensor::empty({count, features}, value.dtype(), device);
+        if (at == 0) whole.push_back(kept[i].narrow(0, count));
+        whole[i].narrow(at, value.dim(0)).copy_(value.reshape({value.dim(0), features}));
       }
     }
-    TensorList whole;
-    for (const TensorList& list : parts) whole.push_back(ops::concat(list));
     return whole;
   };
+  TensorList of_first, of_second;
   CkaAccumulator similarity;
   for (int64_t epoch = 0; epoch < options.epochs; ++epoch) {
     loader.start(epoch);
     while (const auto batch = loader.next()) {
       stop_if_interrupted("stopped while comparing representations");
       if (batch->views[0].dim(0) < 4) continue;
-      const TensorList a = stages_of(first, batch->views[0]);
+      const TensorList a = stages_of(first, batch->views[0], of_first);
       if (second)
-        similarity.add(a, stages_of(*second, batch->views[1]));
+        similarity.add(a, stages_of(*second, batch->views[1], of_second));
       else
         similarity.add(a);
     }

@@ -81,7 +81,11 @@ void cmyk_to_rgb(const uint8_t* from, int width, uint8_t* to) {
   }
 }
 
-void read_rows(jpeg_decompress_struct& info, const Rectangle& window, Image& out) {
+[[gnu::noinline]] void make_image(const Rectangle& window, Image& out) {
+  out = Image(window.height, window.width);
+}
+
+void read_rows(jpeg_decompress_struct& info, Rectangle& window, Image& out) {
   // What the smooth upsampling of colour looks at beside a window is one block; where a progressive
   // file lacks its last scans, blocks are made from the five by five around them.
   const int blocks = info.progressive_mode ? 3 : 1, right = window.left + window.width;
@@ -92,18 +96,32 @@ void read_rows(jpeg_decompress_struct& info, const Rectangle& window, Image& out
       first;
   if (count < info.output_width) jpeg_crop_scanline(&info, &first, &count);
   if (window.top > 0) jpeg_skip_scanlines(&info, static_cast<JDIMENSION>(window.top));
+  window.left = static_cast<int>(first);
+  window.width = static_cast<int>(info.output_width);
+  make_image(window, out);
   const bool cmyk = info.out_color_space == JCS_CMYK;
-  const size_t skipped = static_cast<size_t>(window.left) - first, channels = cmyk ? 4 : 3;
-  JSAMPROW row = static_cast<JSAMPROW>(info.mem->alloc_large(
-      reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE, size_t{info.output_width} * channels));
+  JSAMPROW four = nullptr;
+  if (cmyk)
+    four = static_cast<JSAMPROW>(info.mem->alloc_large(reinterpret_cast<j_common_ptr>(&info),
+                                                       JPOOL_IMAGE, size_t{info.output_width} * 4));
   for (int y = 0; y < window.height; ++y) {
+    JSAMPROW row = cmyk ? four : out.at(y, 0);
     jpeg_read_scanlines(&info, &row, 1);
-    const uint8_t* const from = row + skipped * channels;
-    if (cmyk)
-      cmyk_to_rgb(from, window.width, out.at(y, 0));
-    else
-      std::copy_n(from, static_cast<size_t>(window.width) * 3, out.at(y, 0));
+    if (cmyk) cmyk_to_rgb(four, window.width, out.at(y, 0));
   }
+}
+
+// `out` is the caller's: nothing with a destructor is made where libjpeg's errors jump back to.
+void decode_into(Decoder& decoder, Rectangle& window, Image& out) {
+  if (setjmp(decoder.back)) throw std::runtime_error(decoder.message);
+  decoder.read_header();
+  jpeg_decompress_struct& info = decoder.info;
+  info.out_color_space = info.num_components == 4 ? JCS_CMYK : JCS_RGB;
+  info.dct_method = JDCT_ISLOW;
+  jpeg_start_decompress(&info);
+  read_rows(info, window, out);
+  // The end of the file matters where the picture was read to its end.
+  if (info.output_scanline == info.output_height) jpeg_finish_decompress(&info);
 }
 
 }  // namespace
@@ -115,18 +133,10 @@ Size read_size(std::span<const uint8_t> bytes) {
   return {static_cast<int>(decoder.info.image_height), static_cast<int>(decoder.info.image_width)};
 }
 
-Image decode(std::span<const uint8_t> bytes, const Rectangle& window, Warnings* warnings) {
+Image decode(std::span<const uint8_t> bytes, Rectangle& window, Warnings* warnings) {
   Decoder decoder(bytes);
-  Image out(window.height, window.width);
-  if (setjmp(decoder.back)) throw std::runtime_error(decoder.message);
-  decoder.read_header();
-  jpeg_decompress_struct& info = decoder.info;
-  info.out_color_space = info.num_components == 4 ? JCS_CMYK : JCS_RGB;
-  info.dct_method = JDCT_ISLOW;
-  jpeg_start_decompress(&info);
-  read_rows(info, window, out);
-  // The end of the file matters where the picture was read to its end.
-  if (info.output_scanline == info.output_height) jpeg_finish_decompress(&info);
+  Image out;
+  decode_into(decoder, window, out);
   if (warnings) decoder.copy_warnings(*warnings);
   return out;
 }

@@ -18,8 +18,9 @@ struct Warnings {
   std::string first;
 };
 Size read_size(std::span<const uint8_t> bytes);
-// A window inside of the picture, equal to that part of the whole. Grey becomes three equal
-// channels, CMYK and YCCK become RGB with Pillow's integers.
-Image decode(std::span<const uint8_t> bytes, const Rectangle& window, Warnings* warnings = nullptr);
+// A window inside of the picture, equal to that part of the whole, with the columns beside it that
+// had to be decoded, too: `window` becomes what is returned. Grey becomes three equal channels,
+// CMYK and YCCK become RGB with Pillow's integers.
+Image decode(std::span<const uint8_t> bytes, Rectangle& window, Warnings* warnings = nullptr);
 
 }  // namespace facet::jpeg

@@ -12,7 +12,8 @@ namespace {
 // Puts the part of a picture that the plans need behind the pixels of a batch.
 void pack(const uint8_t* picture, std::vector<ViewPlan>& plans, std::vector<uint8_t>& pixels) {
   const int width = plans[0].width;
-  const Rectangle part = narrow(plans);
+  const Rectangle part = shown_part(plans);
+  narrow(plans, part);
   for (ViewPlan& plan : plans) plan.offset = static_cast<int64_t>(pixels.size());
   for (int y = part.top; y < part.top + part.height; ++y) {
     const uint8_t* row = picture + (static_cast<size_t>(y) * width + part.left) * 3;

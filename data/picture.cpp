@@ -132,6 +132,13 @@ void EncodedPicture::guarded(const char* part, const Read& read) const {
 }
 
 Image EncodedPicture::decode(const Rectangle& window, std::string* warnings) const {
+  Rectangle part = window;
+  Image image = decode_around(part, warnings);
+  if (part.width == window.width) return image;
+  return crop(image, window.top - part.top, window.left - part.left, window.height, window.width);
+}
+
+Image EncodedPicture::decode_around(Rectangle& window, std::string* warnings) const {
   FACET_CHECK(window.top >= 0 && window.left >= 0 && window.height > 0 && window.width > 0 &&
                   window.top + window.height <= height_ && window.left + window.width <= width_,
               "decode", "a {}x{} window at ({}, {}) leaves the {}x{} picture {}", window.height,

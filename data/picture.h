@@ -32,6 +32,8 @@ class EncodedPicture {
   // transformed, and what lies below is not read, so that its damage goes unseen. `warnings`: a
   // line on what a decoder forgave, or nothing.
   Image decode(const Rectangle& window, std::string* warnings = nullptr) const;
+  // The same with the pixels around it that came along, uncut: `window` becomes what is returned.
+  Image decode_around(Rectangle& window, std::string* warnings = nullptr) const;
 
  private:
   std::string_view content() const {

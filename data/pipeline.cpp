@@ -189,8 +189,8 @@ void Pipeline::operator()(const Image& image, RandomSequence random, float* out)
   normalize(view(image, random), scale(), out);
 }
 
-Rectangle narrow(std::span<ViewPlan> plans) {
-  FACET_CHECK(!plans.empty(), "narrow", "no views");
+Rectangle shown_part(std::span<const ViewPlan> plans) {
+  FACET_CHECK(!plans.empty(), "shown_part", "no views");
   Rectangle part = plans[0].window;
   for (const ViewPlan& plan : plans) {
     const Rectangle& w = plan.window;
@@ -201,13 +201,16 @@ Rectangle narrow(std::span<ViewPlan> plans) {
     part.height = bottom - part.top;
     part.width = right - part.left;
   }
+  return part;
+}
+
+void narrow(std::span<ViewPlan> plans, const Rectangle& part) {
   for (ViewPlan& plan : plans) {
     plan.height = part.height;
     plan.width = part.width;
     plan.window.top -= part.top;
     plan.window.left -= part.left;
   }
-  return part;
 }
 
 Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {

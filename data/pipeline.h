@@ -76,9 +76,10 @@ class Pipeline {
   std::vector<PipelineStep> steps_;
 };
 
-// The smallest part of a picture that holds what all these views of it show; the plans are changed
-// to be of that part, which is all that has to be decoded.
-Rectangle narrow(std::span<ViewPlan> plans);
+// The smallest part of a picture that holds what all these views of it show.
+Rectangle shown_part(std::span<const ViewPlan> plans);
+// Changes plans of a picture to be of a part of it that holds what they show.
+void narrow(std::span<ViewPlan> plans, const Rectangle& part);
 
 // SimCLR as ported to Pillow (VISSL): crop (.08, 1) bilinear, flip, jitter (.8, .8, .8, .2) p .8,
 // grey p .2, blur p .5.

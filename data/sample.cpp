@@ -26,7 +26,9 @@ Image Sample::decode() const {
 const uint8_t* Sample::shown(std::span<ViewPlan> plans, Image& buffer) const {
   if (const Raw* raw = std::get_if<Raw>(&picture_)) return raw->pixels;
   if (const EncodedPicture* file = encoded()) {
-    buffer = file->decode(narrow(plans));
+    Rectangle part = shown_part(plans);
+    buffer = file->decode_around(part);
+    narrow(plans, part);
     return buffer.pixels.data();
   }
   return std::get<Image>(picture_).pixels.data();

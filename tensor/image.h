@@ -25,6 +25,9 @@ struct Image {
 // Pillow's resampling: the filter's support grows with the shrink factor (antialiasing), a
 // horizontal and a vertical pass in 22-bit fixed point, 8 bits between them.
 Image resize(const Image& image, int height, int width, Filter filter);
+// `window` of a picture that is `stride` pixels wide.
+Image resize(const uint8_t* picture, int stride, const Rectangle& window, int height, int width,
+             Filter filter);
 Image crop(const Image& image, int top, int left, int height, int width);  // inside the image
 // `window` of a picture whose rows are `width` pixels.
 Image cut(const uint8_t* picture, int width, const Rectangle& window);

@@ -77,11 +77,9 @@ FACET_HD inline uint8_t mean_luma(uint64_t sum, int64_t count) {
   return static_cast<uint8_t>(static_cast<double>(sum) / static_cast<double>(count) + 0.5);
 }
 
-// base + factor (v - base), truncated and clipped
+// base + factor (v - base), truncated and clipped (as integers, which takes two instructions)
 FACET_HD inline uint8_t blend(int base, int v, float factor) {
-  const float x = static_cast<float>(base) + factor * static_cast<float>(v - base);
-  const float above = x > 0.0f ? x : 0.0f;
-  return static_cast<uint8_t>(static_cast<int>(above < 255.0f ? above : 255.0f));
+  return clip8(static_cast<int>(static_cast<float>(base) + factor * static_cast<float>(v - base)));
 }
 
 // Operations that treat every value by itself. `mean`: the picture's mean luma, for contrast.
@@ -106,43 +104,45 @@ FACET_HD inline Rgb saturate(Rgb p, float factor) {
   return {blend(gray, p.r, factor), blend(gray, p.g, factor), blend(gray, p.b, factor)};
 }
 
-// Half away from zero, of [0, 255]
-FACET_HD inline int round8(double v) {
-  const int whole = static_cast<int>(v);
-  return whole + (v - whole >= 0.5);
-}
-// Pillow's HSV in 8 bits, with `turn` added to the hue. Every value is computed and then chosen, so
-// that loops over pixels run on vectors.
+// Pillow's HSV in 8 bits, with `turn` added to the hue. Pillow computes parts of it in f64; these
+// f32 formulas give its integers for every colour and turn (augment_test goes through all colours).
+// Every value is computed and then chosen, with numbers for truth, so that loops run on vectors.
 FACET_HD inline Rgb turn_hue(Rgb p, uint8_t turn) {
   const int r = p.r, g = p.g, b = p.b;
   const int above = r > g ? r : g, below = r < g ? r : g;
   const int high = above > b ? above : b, low = below < b ? below : b;
   const int grey = high == low;  // saturation 0: any hue gives the same grey
-  const float range = static_cast<float>(high - low + grey), v = static_cast<float>(high);
-  const float rc = static_cast<float>(high - r) / range;
-  const float gc = static_cast<float>(high - g) / range;
-  const float bc = static_cast<float>(high - b) / range;
-  const double red = bc - gc;
-  const double green = static_cast<float>(2.0 + rc - bc), blue = static_cast<float>(4.0 + gc - rc);
+  const int range = high - low + grey;
+  // Sixths of a turn: an even number where red, green or blue is the highest alone, and `part` from
+  // an odd one, where two are.
   const int is_red = r == high, is_green = (g == high) & (1 - is_red);
-  const double h = red * is_red + green * is_green + blue * (1 - is_red - is_green);
-  const double cycle = h / 6.0 + 1.0;  // in [5/6, 11/6]
-  const float around = static_cast<float>(cycle - (cycle >= 1.0));
-  const int saturation = static_cast<int>(range / (v + static_cast<float>(grey)) * 255.0);
-  const int hue = (static_cast<int>(around * 255.0) + turn) & 255;
-  const double at = static_cast<float>(hue) * 6.0 / 255.0;
-  const int sector = static_cast<int>(static_cast<float>(at));
-  const float f = static_cast<float>(at - static_cast<double>(static_cast<float>(sector)));
-  const float s = static_cast<float>(saturation * (1 - grey) / 255.0);
-  const int a = round8(v * (1.0 - s));
-  const int q = round8(v * (1.0 - s * f));
-  const int t = round8(v * (1.0 - s * (1.0 - f)));
-  const int i = sector % 6;
-  const int middle = t + (q - t) * (i & 1);
+  const int is_blue = 1 - is_red - is_green;
+  const int rising = (is_red & (g == low)) | (is_green & (r != low)) | (is_blue & (r == low));
+  const int sign = 2 * rising - 1, distance = 2 * high + low - r - g - b;
+  const int part = rising ? distance : -distance;
+  const float sixths = static_cast<float>(2 * is_green + 4 * is_blue - sign) +
+                       static_cast<float>(part) / static_cast<float>(range);
+  const int negative = is_red & rising & (part < range);
+  const float around = sixths / 6.0f + static_cast<float>(negative);
+  // trunc(255 around) without a rounding of the product: 256 around is exact.
+  const float wide = around * 256.0f;
+  const int rounded = static_cast<int>(wide - around);
+  const int whole = rounded - (wide - static_cast<float>(rounded) < around);
+  const int hue = ((whole + turn) & 255) * 6;
+  const int saturation =
+      static_cast<int>(static_cast<float>(range * 255) / static_cast<float>(high + grey));
+  const int sector = static_cast<int>(static_cast<float>(hue) * (1 / 255.0f));
+  const int rest = hue - sector * 255, odd = sector & 1;
+  const float f = static_cast<float>(odd ? rest : 255 - rest) * (1 / 255.0f);
+  const float v = static_cast<float>(high);
+  const float depth = v * (static_cast<float>(saturation & (grey - 1)) * (1 / 255.0f));
+  const int a = static_cast<int>(v - depth + 0.5f);
+  const int middle = static_cast<int>(v - depth * f + 0.5f);
   // Each channel is the highest in two sectors, the middle one in two, else the lowest.
+  const int i = sector == 6 ? 0 : sector;
   const auto channel = [=](int high1, int high2, int middle1, int middle2) {
-    return static_cast<uint8_t>(a + (high - a) * ((i == high1) + (i == high2)) +
-                                (middle - a) * ((i == middle1) + (i == middle2)));
+    return static_cast<uint8_t>(a + ((high - a) & (-(i == high1) | -(i == high2))) +
+                                ((middle - a) & (-(i == middle1) | -(i == middle2))));
   };
   return {channel(0, 5, 1, 4), channel(1, 2, 0, 3), channel(3, 4, 2, 5)};
 }

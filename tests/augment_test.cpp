@@ -128,6 +128,9 @@ TEST(Pillow, BitEqualOnAScrambledPicture) {
   EXPECT_EQ(hash(resize(image, 37, 61, Filter::bilinear)), 0xeb428c095f33f6e1u);
   EXPECT_EQ(hash(resize(image, 16, 20, Filter::bicubic)), 0x4425c320e75e68f2u);
   EXPECT_EQ(hash(resize(image, 90, 37, Filter::bicubic)), 0xf2302f88ea3bb521u);
+  EXPECT_EQ(hash(resize(scrambled(2, 3), 5, 41, Filter::bicubic)), 0x240a720f2b1b42eau);
+  EXPECT_EQ(hash(resize(scrambled(401, 3), 7, 2, Filter::bilinear)), 0x6cdf5c3e83e1b993u);
+  EXPECT_EQ(hash(resize(scrambled(5, 1200), 4, 3, Filter::bicubic)), 0x7bd08fb506ec673au);
   EXPECT_EQ(hash_after([](Image& i) { adjust_brightness(i, 1.37f); }), 0xa3fc6f197202bf2cu);
   EXPECT_EQ(hash_after([](Image& i) { adjust_contrast(i, .63f); }), 0x2fac1ea496531c4eu);
   EXPECT_EQ(hash_after([](Image& i) { adjust_saturation(i, 1.71f); }), 0xbd8f3e9418ceb9d5u);
@@ -137,6 +140,14 @@ TEST(Pillow, BitEqualOnAScrambledPicture) {
   EXPECT_EQ(hash_after([](Image& i) { gaussian_blur(i, .7f); }), 0xd73a7072c655ba0cu);
   EXPECT_EQ(hash_after([](Image& i) { gaussian_blur(i, 1.9f); }), 0x5cdd80eb124eed47u);
   EXPECT_EQ(hash_after([](Image& i) { solarize(i); }), 0xdd12560f0abc5b11u);
+}
+
+TEST(Pillow, HueOfEveryColour) {
+  Image all(4096, 4096);
+  for (uint32_t k = 0; k < all.pixels.size(); ++k)
+    all.pixels[k] = static_cast<uint8_t>(k / 3 >> (16 - k % 3 * 8));
+  adjust_hue(all, .1);
+  EXPECT_EQ(hash(all), 0x5c646aae7df7d11fu);
 }
 
 TEST(Crop, StaysInsideAndHasTheRightStatistics) {

@@ -5,11 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 #include "tensor/check.h"
+#include "tensor/cpu/pixel_pairs.h"
 #include "tensor/pixels.h"
 
 namespace facet {
@@ -18,153 +15,111 @@ using namespace pixels;
 
 namespace {
 
-// ---- resampling
-
-constexpr int kHalf = 1 << (kPrecision - 1);
-
-// For each output position the first input position and its fixed-point weights.
-struct Taps {
-  int size = 0;  // weights an output
-  std::vector<int> first, count, weight;
-
-  Taps(int in, int out, Filter filter) {
-    const Resampling sampling(in, out, filter);
-    size = sampling.max_taps();
-    weight.assign(static_cast<size_t>(size) * out, 0);
-    for (int o = 0; o < out; ++o) {
-      first.push_back(sampling.first(o));
-      count.push_back(sampling.last(o) - first.back());
-      sampling.weights(o, &weight[static_cast<size_t>(o) * size]);
-    }
-  }
-};
-
-// Two rows side by side, so that a vector holds the pixels of one column: four values each, of
-// which the last is not used.
-constexpr int kRows = 2;
-using Lanes [[gnu::vector_size(32)]] = int32_t;
-constexpr size_t kLanes = sizeof(Lanes) / sizeof(int32_t);
-
-// Bytes to lanes, and lanes clipped to bytes, as instructions that GCC 12 does not find.
-void widen(const uint8_t* bytes, Lanes& lanes) {
-#if defined(__AVX2__)
-  lanes = reinterpret_cast<Lanes>(
-      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
-#else
-  for (size_t i = 0; i < kLanes; ++i) lanes[i] = bytes[i];
-#endif
-}
-void clip(const Lanes& lanes, uint8_t* bytes) {
-#if defined(__AVX2__)
-  const auto all = reinterpret_cast<__m256i>(lanes);
-  const __m128i words =
-      _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(words, words));
-#else
-  for (size_t i = 0; i < kLanes; ++i) bytes[i] = clip8(lanes[i]);
-#endif
-}
-
-// The rows of a window of a picture that is `stride` pixels wide.
-Image resize_rows(const uint8_t* picture, int stride, const Rectangle& window, int width,
-                  Filter filter) {
-  const Taps taps(window.width, width, filter);
-  Image out(window.height, width);
-  // As many for every output, so that the loop over them is foreseen: weights beyond are zero.
-  const int count = *std::max_element(taps.count.begin(), taps.count.end());
-  const auto columns = static_cast<size_t>(window.width);
-  std::vector<uint8_t> block((columns + static_cast<size_t>(count)) * kLanes);
-  for (int y = 0; y < window.height; y += kRows) {
-    const int rows = std::min(kRows, window.height - y);
-    for (int r = 0; r < rows; ++r) {
-      const uint8_t* from =
-          picture + (static_cast<size_t>(window.top + y + r) * stride + window.left) * 3;
-      uint8_t* to = &block[static_cast<size_t>(r) * 4];
-      for (size_t x = 0; x + 1 < columns; ++x, from += 3, to += kLanes) std::memcpy(to, from, 4);
-      std::memcpy(to, from, 3);
-    }
-    const int* w = taps.weight.data();
-    for (int x = 0; x < width; ++x, w += taps.size) {
-      Lanes sum = kHalf - Lanes{};
-      const uint8_t* from =
-          &block[static_cast<size_t>(taps.first[static_cast<size_t>(x)]) * kLanes];
-      for (int i = 0; i < count; ++i, from += kLanes) {
-        Lanes values;
-        widen(from, values);
-        sum += values * w[i];
-      }
-      uint8_t pixels[kLanes];
-      clip(sum >> kPrecision, pixels);
-      for (int r = 0; r < rows; ++r) std::memcpy(out.at(y + r, x), pixels + 4 * r, 3);
-    }
-  }
-  return out;
-}
-
-// A picture whose rows are `width` pixels.
-Image resize_columns(const uint8_t* picture, int width, int from_height, int height,
-                     Filter filter) {
-  const Taps taps(from_height, height, filter);
-  Image out(height, width);
-  const size_t row = static_cast<size_t>(width) * 3;
-  std::vector<int> sum(row);
-  for (int y = 0; y < height; ++y) {
-    std::fill(sum.begin(), sum.end(), kHalf);
-    const int* w = &taps.weight[static_cast<size_t>(y) * taps.size];
-    for (int i = 0; i < taps.count[static_cast<size_t>(y)]; ++i) {
-      const uint8_t* from = picture + (taps.first[static_cast<size_t>(y)] + i) * row;
-      for (size_t k = 0; k < row; ++k) sum[k] += from[k] * w[i];
-    }
-    uint8_t* to = out.at(y, 0);
-    for (size_t k = 0; k < row; ++k) to[k] = clip8(sum[k] >> kPrecision);
-  }
-  return out;
-}
-
-// A window of a picture that is `stride` pixels wide.
-Image resize_window(const uint8_t* picture, int stride, const Rectangle& window, int height,
-                    int width, Filter filter) {
-  if (window.width == width && window.height == height) return cut(picture, stride, window);
-  if (window.height == height) return resize_rows(picture, stride, window, width, filter);
-  const Image rows = window.width == width ? cut(picture, stride, window)
-                                           : resize_rows(picture, stride, window, width, filter);
-  return resize_columns(rows.pixels.data(), width, window.height, height, filter);
-}
-
 // ---- colour
 
-// Pixels are taken apart a block at a time, so that `change` runs on vectors: it must not branch.
+// Pixels are taken apart a block at a time, so that loops over them run on vectors.
+constexpr size_t kBlock = 64;
+struct PixelBlock {
+  std::array<uint8_t, kBlock> red, green, blue;
+};
+
+using Bytes [[gnu::vector_size(16)]] = uint8_t;
+constexpr size_t kBytes = sizeof(Bytes);
+
+// Byte i of the result is byte kIndex(i) of a and b behind each other.
+template <auto kIndex, size_t... I>
+Bytes pick(const Bytes& a, const Bytes& b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, kIndex(static_cast<int>(I))...);
+}
+template <auto kIndex>
+Bytes pick(const Bytes& a, const Bytes& b) {
+  return pick<kIndex>(a, b, std::make_index_sequence<kBytes>());
+}
+
+// Channel C of the 16 pixels in three vectors.
+template <int C>
+Bytes channel(const Bytes* pixels) {
+  const Bytes begin =
+      pick<[](int k) { return 3 * k + C < 32 ? 3 * k + C : 0; }>(pixels[0], pixels[1]);
+  return pick<[](int k) { return 3 * k + C < 32 ? k : 3 * k + C - 16; }>(begin, pixels[2]);
+}
+// Vector J of the three that 16 pixels fill.
+template <int J>
+Bytes interleaved(const Bytes& r, const Bytes& g, const Bytes& b) {
+  const Bytes two = pick<[](int i) {
+    const int at = 16 * J + i;
+    return at % 3 == 0 ? at / 3 : at % 3 == 1 ? 16 + at / 3 : 0;
+  }>(r, g);
+  return pick<[](int i) { return (16 * J + i) % 3 == 2 ? 16 + (16 * J + i) / 3 : i; }>(two, b);
+}
+
+void take_apart(const uint8_t* pixels, PixelBlock& to) {
+  for (size_t i = 0; i < kBlock; i += kBytes) {
+    Bytes in[3];
+    std::memcpy(in, pixels + i * 3, sizeof in);
+    const Bytes r = channel<0>(in), g = channel<1>(in), b = channel<2>(in);
+    std::memcpy(&to.red[i], &r, kBytes);
+    std::memcpy(&to.green[i], &g, kBytes);
+    std::memcpy(&to.blue[i], &b, kBytes);
+  }
+}
+void put_together(const PixelBlock& from, uint8_t* pixels) {
+  for (size_t i = 0; i < kBlock; i += kBytes) {
+    Bytes r, g, b;
+    std::memcpy(&r, &from.red[i], kBytes);
+    std::memcpy(&g, &from.green[i], kBytes);
+    std::memcpy(&b, &from.blue[i], kBytes);
+    const Bytes out[3] = {interleaved<0>(r, g, b), interleaved<1>(r, g, b),
+                          interleaved<2>(r, g, b)};
+    std::memcpy(pixels + i * 3, out, sizeof out);
+  }
+}
+
+// `use` gets each block of pixels and how many of them count.
+template <typename Use>
+void for_each_block(const Image& image, const Use& use) {
+  const size_t count = image.pixels.size() / 3;
+  PixelBlock block;
+  size_t begin = 0;
+  for (; begin + kBlock <= count; begin += kBlock) {
+    take_apart(&image.pixels[begin * 3], block);
+    use(block, begin, kBlock);
+  }
+  if (begin == count) return;
+  std::array<uint8_t, kBlock * 3> rest{};
+  std::copy(image.pixels.begin() + static_cast<ptrdiff_t>(begin * 3), image.pixels.end(),
+            rest.begin());
+  take_apart(rest.data(), block);
+  use(block, begin, count - begin);
+}
+
+// `change` must not branch.
 template <typename Change>
 void for_each_pixel(Image& image, const Change& change) {
-  constexpr size_t kBlock = 64;
-  std::array<uint8_t, kBlock> red, green, blue;
-  const size_t count = image.pixels.size() / 3;
-  for (size_t begin = 0; begin < count; begin += kBlock) {
-    const size_t n = std::min(kBlock, count - begin);
-    uint8_t* const p = &image.pixels[begin * 3];
-    for (size_t i = 0; i < n; ++i) {
-      red[i] = p[i * 3];
-      green[i] = p[i * 3 + 1];
-      blue[i] = p[i * 3 + 2];
-    }
+  for_each_block(image, [&](PixelBlock& block, size_t begin, size_t count) {
 #pragma omp simd
     for (size_t i = 0; i < kBlock; ++i) {
-      const Rgb after = change(Rgb{red[i], green[i], blue[i]});
-      red[i] = after.r;
-      green[i] = after.g;
-      blue[i] = after.b;
+      const Rgb after = change(Rgb{block.red[i], block.green[i], block.blue[i]});
+      block.red[i] = after.r;
+      block.green[i] = after.g;
+      block.blue[i] = after.b;
     }
-    for (size_t i = 0; i < n; ++i) {
-      p[i * 3] = red[i];
-      p[i * 3 + 1] = green[i];
-      p[i * 3 + 2] = blue[i];
-    }
-  }
+    uint8_t* const to = &image.pixels[begin * 3];
+    if (count == kBlock) return put_together(block, to);
+    std::array<uint8_t, kBlock * 3> rest;
+    put_together(block, rest.data());
+    std::copy_n(rest.begin(), count * 3, to);
+  });
 }
 
 int mean_of(const Image& image) {
   uint64_t sum = 0;
-  for (size_t i = 0; i < image.pixels.size(); i += 3) sum += luma(&image.pixels[i]);
+  for_each_block(image, [&](const PixelBlock& block, size_t, size_t count) {
+    uint32_t part = 0;
+    for (size_t i = 0; i < count; ++i)
+      part += luma(Rgb{block.red[i], block.green[i], block.blue[i]});
+    sum += part;
+  });
   return mean_luma(sum, static_cast<int64_t>(image.pixels.size() / 3));
 }
 
@@ -184,14 +139,46 @@ void map_values(const ImageOp& op, Image& image) {
   for (uint8_t& v : image.pixels) v = table[v];
 }
 
+void flip(Image& image) {
+  const size_t size = static_cast<size_t>(image.width) * 3;
+  std::vector<uint8_t> row(size + 1);
+  for (int y = 0; y < image.height; ++y) {
+    uint8_t* to = image.at(y, 0);
+    std::memcpy(row.data(), to, size);
+    // Four bytes at a time, of which the last is put right by the next pixel.
+    const uint8_t* from = row.data() + size - 3;
+    for (int x = 1; x < image.width; ++x, to += 3, from -= 3) std::memcpy(to, from, 4);
+    std::memcpy(to, from, 3);
+  }
+}
+
 // ---- box blur
 
 // One pass over `n` values: to = the weighted sum of 2 reach + 3 neighbours, each a line of its
 // own.
 void box_blur_line(const uint8_t* const* lines, const Box& box, size_t n, uint8_t* to) {
   const int last = 2 * box.reach + 2;
+  size_t begin = 0;
+#if defined(__AVX2__)
+  // Sums of few bytes fit a signed 16-bit number, and so do the halves of 24-bit weights.
+  const __m256i high = pair_of(box.weight >> 12, box.far >> 12);
+  const __m256i low = pair_of(box.weight & 0xfff, box.far & 0xfff);
+  const auto mean = [&](const __m256i& sums) {
+    const __m256i upper = _mm256_slli_epi32(_mm256_madd_epi16(sums, high), 12);
+    const __m256i sum = _mm256_add_epi32(upper, _mm256_madd_epi16(sums, low));
+    return _mm256_srli_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(1 << 23)), 24);
+  };
+  for (; box.reach < 64 && begin + kBytes <= n; begin += kBytes) {
+    __m256i sum = words_at(lines[1] + begin);
+    for (int i = 2; i < last; ++i) sum = _mm256_add_epi16(sum, words_at(lines[i] + begin));
+    const __m256i ends =
+        _mm256_add_epi16(words_at(lines[0] + begin), words_at(lines[last] + begin));
+    store_bytes(mean(_mm256_unpacklo_epi16(sum, ends)), mean(_mm256_unpackhi_epi16(sum, ends)),
+                to + begin);
+  }
+#endif
   std::array<uint32_t, 256> sum;
-  for (size_t begin = 0; begin < n; begin += sum.size()) {
+  for (; begin < n; begin += sum.size()) {
     const size_t count = std::min(sum.size(), n - begin);
     sum.fill(0);
     for (int i = 1; i < last; ++i) {
@@ -245,13 +232,6 @@ Image cut(const uint8_t* picture, int width, const Rectangle& window) {
   return out;
 }
 
-Image resize(const Image& image, int height, int width, Filter filter) {
-  FACET_CHECK(height > 0 && width > 0 && image.height > 0 && image.width > 0, "resize",
-              "cannot resize {}x{} to {}x{}", image.height, image.width, height, width);
-  return resize_window(image.pixels.data(), image.width, {0, 0, image.height, image.width}, height,
-                       width, filter);
-}
-
 Image crop(const Image& image, int top, int left, int height, int width) {
   FACET_CHECK(top >= 0 && left >= 0 && height > 0 && width > 0 && top + height <= image.height &&
                   left + width <= image.width,
@@ -263,11 +243,7 @@ Image crop(const Image& image, int top, int left, int height, int width) {
 void apply(const ImageOp& op, Image& image) {
   if (is_value_op(op.kind)) return map_values(op, image);
   switch (op.kind) {
-    case ImageOpKind::flip:
-      for (int y = 0; y < image.height; ++y)
-        for (int x = 0; x < image.width / 2; ++x)
-          std::swap_ranges(image.at(y, x), image.at(y, x) + 3, image.at(y, image.width - 1 - x));
-      return;
+    case ImageOpKind::flip: return flip(image);
     case ImageOpKind::saturation:
       return for_each_pixel(image, [&](Rgb p) { return saturate(p, op.value); });
     case ImageOpKind::hue:
@@ -282,8 +258,8 @@ void apply(const ImageOp& op, Image& image) {
 
 Image make_view(const ViewPlan& plan, const uint8_t* picture) {
   const Rectangle& v = plan.view;
-  Image image = resize_window(picture, plan.width, plan.window, plan.resized_height,
-                              plan.resized_width, plan.filter);
+  Image image = resize(picture, plan.width, plan.window, plan.resized_height, plan.resized_width,
+                       plan.filter);
   if (v.height != image.height || v.width != image.width)
     image = crop(image, v.top, v.left, v.height, v.width);
   for (int i = 0; i < plan.count; ++i) apply(plan.ops[i], image);
