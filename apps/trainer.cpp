@@ -14,6 +14,7 @@ constexpr const char* kModel = "model.";
 constexpr const char* kOptimizer = "optimizer.";
 constexpr const char* kAverage = "average.";
 constexpr const char* kBadSamples = "facet.bad_samples";  // indices
+constexpr const char* kSkipped = "facet.skipped_steps";   // how many; earlier versions had none
 constexpr double kSlowSave = 20.0;  // seconds: of the 30 that schedulers leave between two signals
 
 // What a run is, apart from its networks.
@@ -22,6 +23,23 @@ struct Progressed {
   int64_t evaluated = -1;  // after which the last evaluation was
   double best = -INFINITY;
   std::set<int64_t> bad_samples = {};
+  int64_t skipped = 0;  // steps that were not finite
+};
+
+// All that a step may change, to go back to.
+struct Snapshot {
+  std::vector<NamedTensor> model, optimizer;
+
+  Snapshot(Objective& objective, const Optimizer& steps)
+      : model(state(objective)), optimizer(steps.state()) {
+    for (std::vector<NamedTensor>* tensors : {&model, &optimizer})
+      for (NamedTensor& tensor : *tensors) tensor.value = tensor.value.clone();
+  }
+  void restore(Objective& objective, Optimizer& steps) const {
+    load_state(objective, model);
+    steps.load(optimizer);
+    steps.clear_grads();
+  }
 };
 
 std::vector<NamedTensor> with_prefix(const char* prefix, const std::vector<NamedTensor>& tensors) {
@@ -44,7 +62,8 @@ void save(RunFolder& folder, Objective& objective, const Optimizer& optimizer,
                              {"facet.evaluated", std::to_string(at.evaluated)},
                              {"facet.best", fmt::format("{}", at.best)},
                              {"facet.data", options.fingerprint},
-                             {kBadSamples, fmt::format("{}", fmt::join(at.bad_samples, " "))}};
+                             {kBadSamples, fmt::format("{}", fmt::join(at.bad_samples, " "))},
+                             {kSkipped, std::to_string(at.skipped)}};
   objective.comm().check();
   for (const auto& [name, value] : tensors)
     if (is_floating(value.dtype()) && ops::find_nonfinite(std::span(&value, 1)) >= 0)
@@ -83,6 +102,7 @@ Progressed restore(const TensorFile& checkpoint, Objective& objective, Optimizer
                 std::stod(text("facet.best"))};
   std::istringstream bad(text(kBadSamples));
   for (int64_t index; bad >> index;) at.bad_samples.insert(index);
+  if (checkpoint.metadata.contains(kSkipped)) at.skipped = std::stol(text(kSkipped));
   return at;
 }
 
@@ -205,6 +225,8 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     }
     const double lr = options.lr(step);
     if (options.before_step) options.before_step(step);
+    std::optional<Snapshot> before;
+    if (options.max_skipped_steps > 0) before.emplace(objective, optimizer);
     try {
       guarded([&] { result.loss = train_step(batch, lr, step); });
     } catch (const NonFiniteError& e) {
@@ -212,15 +234,26 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       const Tensor all = comm.all_gather(batch.indices.to(options.step.device));
       for (const int64_t index : all.to_vector<int64_t>())
         samples += fmt::format("{}{}", samples.empty() ? "" : " ", index);
-      if (!leads) {
+      const bool skip = at.skipped < options.max_skipped_steps;
+      if (!leads && !skip) {
         comm.barrier();  // which the first does not come to: its error is the one that counts
         throw;
       }
-      folder.log({{"step", step},
-                  {"loss", nullptr},
-                  {"lr", lr},
-                  {"error", e.what()},
-                  {"samples", samples}});
+      if (leads)
+        folder.log({{"step", step},
+                    {"loss", nullptr},
+                    {"lr", lr},
+                    {"error", e.what()},
+                    {"samples", samples}});
+      if (skip) {
+        before->restore(objective, optimizer);
+        ++at.skipped;
+        ++step;
+        if (leads)
+          log_info("warning: {}: {}; skipped, {} of at most {}", options.title, e.what(),
+                   at.skipped, options.max_skipped_steps);
+        continue;
+      }
       // Batch norm's running statistics may have seen the bad batch, so this state is not saved.
       throw NonFiniteError(fmt::format(
           "{}: {} (samples: {}; the last checkpoint in {} is good)", options.title, e.what(),

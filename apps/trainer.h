@@ -26,6 +26,9 @@ struct TrainOptions {
   int64_t log_every = 10;  // steps between lines of metrics.jsonl
   double checkpoint_seconds = 60.0;
   int64_t max_bad_samples = 10;  // more distinct ones end the run
+  // Steps of which loss or gradient may be not finite: each is passed over, with all state as it
+  // was before. Costs a copy of that state in every step.
+  int64_t max_skipped_steps = 0;
   StepOptions step;
   ProgressOptions progress;
   std::function<bool(int64_t step)> stop;  // asked after `step` steps: whether to save and leave
@@ -52,7 +55,8 @@ struct TrainResult {
 };
 
 // Ranks (Objective::comm) work on it together: the first logs and saves. Continues from the
-// folder's newest checkpoint. Throws NonFiniteError before the weights are touched, and an Error
+// folder's newest checkpoint. Throws NonFiniteError before the weights are touched, where the step
+// is not to be skipped, and an Error
 // with ExitCode::interrupted after saving when a stop is asked for. A checkpoint that cannot be
 // written (disk full) is tried again later; at the end it is an error.
 TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,

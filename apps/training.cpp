@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -38,6 +39,9 @@ void RunOptions::add_to(Options& options) {
               "Last weight decay, along a cosine (-1: constant)");
   options.flag("--decay-norms", decay_norms, "Norms and biases decay, too (MoCo's official code)");
   options.add("--clip-grad", clip_grad, "Largest gradient norm (0: no limit)");
+  options.add("--nonfinite", nonfinite,
+              "A loss or gradient that is not finite: fail, or skip:N, which passes over up to N "
+              "such steps with all state as before, and keeps a copy of it");
   options.add("--min-area", min_area, "Smallest random crop, as share of the picture (0: default)");
   options.choice("--precision", precision, {"f32", "bf16"},
                  "Of images and activations; weights and statistics stay f32");
@@ -93,6 +97,7 @@ void RunOptions::check() const {
   need(warmup_epochs >= 0 && warmup_epochs < static_cast<double>(epochs), "--warmup-epochs",
        "from 0 to less than --epochs", warmup_epochs);
   need(min_area >= 0 && min_area <= 1, "--min-area", "0 to 1", min_area);
+  max_skipped_steps();
   need(workers >= 0 && workers <= 256, "--workers", "0 to 256", workers);
   need(log_interval >= 1, "--log-interval", "at least 1", log_interval);
   need(threads >= 0, "--threads", "at least 0", threads);
@@ -100,6 +105,18 @@ void RunOptions::check() const {
   need(ema_decay >= 0 && ema_decay <= 1, "--model-ema-decay", "0 to 1", ema_decay);
   need(eval_epochs >= 0, "--eval-epochs", "at least 0", eval_epochs);
   need(eval_per_class >= 0, "--eval-per-class", "at least 0", eval_per_class);
+}
+
+int64_t RunOptions::max_skipped_steps() const {
+  if (nonfinite == "fail") return 0;
+  const std::string_view given = nonfinite;
+  int64_t steps = 0;
+  const char* const end = given.data() + given.size();
+  if (!given.starts_with("skip:") || std::from_chars(given.data() + 5, end, steps).ptr != end ||
+      steps < 1)
+    throw UsageError(
+        fmt::format("--nonfinite: expected fail, or skip:N with N of at least 1, got {}", given));
+  return steps;
 }
 
 void PretrainOptions::add_to(Options& options) {

@@ -21,7 +21,7 @@ struct RunOptions {
   double warmup_epochs = 0.0, warmup_lr = 0.0, min_lr = 0.0;
   bool decay_norms = false;
   double clip_grad = 0.0, min_area = 0.0;
-  std::string precision = "f32";
+  std::string precision = "f32", nonfinite = "fail";
   uint64_t seed = 0;
   // How this process works, not what comes out.
   std::string device = "cpu";
@@ -38,6 +38,7 @@ struct RunOptions {
 
   void add_to(Options& options);
   void check() const;
+  int64_t max_skipped_steps() const;  // of --nonfinite
 };
 
 struct PretrainOptions {

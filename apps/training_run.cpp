@@ -167,6 +167,7 @@ TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
   train_.log_every = options.log_interval;
   train_.checkpoint_seconds = options.checkpoint_seconds;
   train_.max_bad_samples = max_bad_samples(dataset_->size());
+  train_.max_skipped_steps = options.max_skipped_steps();
   train_.stop = [](int64_t) { return interrupted(); };
   double limit = job_seconds_left() - kSecondsToLeave;
   if (options.max_seconds > 0) limit = std::min(limit, options.max_seconds);

@@ -159,6 +159,10 @@ Image EncodedPicture::decode_around(Rectangle& window, std::string* warnings) co
     if (source.overrun) throw std::runtime_error("the file ends too early");
     if (!pixels) throw std::runtime_error(stbi_failure_reason());
     image = cut(pixels.get(), width, window);
+    // Depth and kind of colour stand at fixed places of the header.
+    const bool grey16 = kind_ == PictureKind::png && bytes_[24] == 16 && (bytes_[25] & 2) == 0;
+    if (warnings && grey16)
+      *warnings = fmt::format("{}: 16 bits of grey: the upper 8 are kept, Pillow clips", file_);
   });
   return image;
 }

@@ -156,6 +156,7 @@ TEST(Picture, WarningsAreCounted) {
   };
   std::vector<uint8_t> jpeg = bytes_of("420.jpg");
   EXPECT_EQ(warnings(jpeg), "");
+  EXPECT_NE(warnings(bytes_of("grey16.png")).find("16 bits of grey"), std::string::npos);
   size_t scan = 0;  // bytes that belong to no segment
   while (!(jpeg[scan] == 0xff && jpeg[scan + 1] == 0xda)) ++scan;
   jpeg.insert(jpeg.begin() + long(scan), {7, 7, 7});

@@ -177,12 +177,14 @@ class ResumeEverywhere : public test::FolderTest, public testing::WithParamInter
         loader.start(step / loader.batches(), step % loader.batches());
       next = step + 1;
       Batch batch = *loader.next();
+      if (step == poisoned_) batch.views[0].fill_(NAN);
       for (const BadSample& bad : batch.bad) samples += fmt::format(" -{}", bad.index);
       samples += fmt::format("{}:", step);
       for (const int64_t i : batch.indices.to_vector<int64_t>()) samples += fmt::format(" {}", i);
       return batch;
     };
     options.log_every = 1;
+    options.max_skipped_steps = poisoned_ >= 0;
     options.stop = [&](int64_t step) { return step == until - (ranks > 1); };  // said a step ahead
     options.stop_at = &stop_at;
     options.average = average ? &*average : nullptr;
@@ -210,7 +212,17 @@ class ResumeEverywhere : public test::FolderTest, public testing::WithParamInter
   }
 
   std::map<std::string, std::string> samples_;
+  int64_t poisoned_ = -1;  // a step whose batch is not finite
 };
+
+TEST_P(ResumeEverywhere, ASkippedStepLeavesEverythingAsItWas) {
+  for (const int ranks : {1, 2}) {
+    poisoned_ = -1;
+    const Bytes before = run(fmt::format("before{}", ranks), 5, 0, ranks);
+    poisoned_ = 5;
+    EXPECT_TRUE(run(fmt::format("skipped{}", ranks), 6, 0, ranks) == before);
+  }
+}
 
 TEST_P(ResumeEverywhere, IsExactOnOneRankAndOnTwo) {
   for (const int ranks : {1, 2}) {
