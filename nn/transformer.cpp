@@ -40,15 +40,20 @@ TransformerBlock::TransformerBlock(int64_t dim, int64_t heads, int64_t hidden)
 }
 
 ResidualStream TransformerBlock::operator()(const ResidualStream& x, int64_t images,
-                                            const Tensor& drop1, const Tensor& drop2) const {
+                                            const Tensor& drop1, const Tensor& drop2,
+                                            bool first_only) const {
   const auto dropped = [](const Variable& branch, const Tensor& scale) {
     return scale.defined() ? branch * Variable(scale.cast(branch.dtype())) : branch;
   };
   const AddedNorm first = x.norm(norm1_);
   const int64_t rows = first.y.dim(0), dim = first.y.dim(1);
   const Variable packed = reshape(qkv_(first.y), {images, rows / images, 3, heads_, dim / heads_});
-  const Variable attended = proj_(reshape(attention(packed), {rows, dim}));
-  const AddedNorm second = norm2_(first.sum, dropped(attended, drop1));
+  const auto going_on = [&](const Variable& tokens) {
+    if (!first_only) return reshape(tokens, {rows, dim});
+    return reshape(narrow(reshape(tokens, {images, rows / images, dim}), 0, 1, 1), {images, dim});
+  };
+  const Variable attended = proj_(going_on(attention(packed)));
+  const AddedNorm second = norm2_(going_on(first.sum), dropped(attended, drop1));
   return {second.sum, dropped(fc2_(gelu(fc1_(second.y))), drop2)};
 }
 

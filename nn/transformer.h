@@ -34,10 +34,11 @@ struct ResidualStream {
 class TransformerBlock final : public Module {
  public:
   TransformerBlock(int64_t dim, int64_t heads, int64_t hidden);
-  // x: tokens of `images` images. drop1, drop2: scales (N T, 1) of the two branches (drop path), or
-  // undefined.
+  // x: tokens of `images` images. drop1, drop2: scales of the two branches' rows (drop path), or
+  // undefined. first_only: all tokens are attended to, but only each image's first goes on, (N, D),
+  // where nothing else is asked of the last block: its MLP is two thirds of the work.
   ResidualStream operator()(const ResidualStream& x, int64_t images, const Tensor& drop1 = {},
-                            const Tensor& drop2 = {}) const;
+                            const Tensor& drop2 = {}, bool first_only = false) const;
   void visit(ModuleVisitor& v) override;
 
  private:

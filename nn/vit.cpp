@@ -125,14 +125,15 @@ Variable Vit::embed(const Variable& x, const KeptPatches& kept) {
   return reshape(concat(parts, 1), {images * (1 + per_image), width_});
 }
 
-ResidualStream Vit::run(const Variable& x, const KeptPatches& kept, VariableList* stages) {
+ResidualStream Vit::run(const Variable& x, const KeptPatches& kept, VariableList* stages,
+                        bool class_token_only) {
   const int64_t images = x.dim(0), depth = options_.depth;
   ResidualStream stream{embed(x, kept), {}};
   const int64_t tokens = stream.sum.dim(0) / images;
   const bool dropping = training() && options_.drop_path > 0;
   const RandomKey key = key_.child(forwards_++);
   // 1 / keep for images whose branch is kept, 0 for the others, for each token.
-  const auto scales = [&](int64_t block, int which) {
+  const auto scales = [&](int64_t block, int which, int64_t per_image) {
     const double rate = options_.drop_path * static_cast<double>(block) /
                         static_cast<double>(std::max<int64_t>(depth - 1, 1));
     if (!dropping || rate == 0.0) return Tensor();
@@ -140,12 +141,15 @@ ResidualStream Vit::run(const Variable& x, const KeptPatches& kept, VariableList
     RandomSequence random(key.child(static_cast<uint64_t>(2 * block + which)));
     for (int64_t i = 0; i < images; ++i) {
       const double kept_scale = random.uniform() < 1.0 - rate ? 1.0 / (1.0 - rate) : 0.0;
-      scale.insert(scale.end(), static_cast<size_t>(tokens), kept_scale);
+      scale.insert(scale.end(), static_cast<size_t>(per_image), kept_scale);
     }
-    return Tensor::from(scale, {images * tokens, 1}).cast(DType::f32).to(x.device());
+    return Tensor::from(scale, {images * per_image, 1}).cast(DType::f32).to(x.device());
   };
   for (int64_t i = 0; i < depth; ++i) {
-    stream = (*blocks_[static_cast<size_t>(i)])(stream, images, scales(i, 0), scales(i, 1));
+    const bool first_only = class_token_only && i == depth - 1;
+    const int64_t per_image = first_only ? 1 : tokens;
+    stream = (*blocks_[static_cast<size_t>(i)])(stream, images, scales(i, 0, per_image),
+                                                scales(i, 1, per_image), first_only);
     if (stages) stages->push_back(reshape(stream.sum + stream.branch, {images, tokens, width_}));
   }
   return stream;
@@ -157,18 +161,11 @@ Variable Vit::tokens(const Variable& x, const KeptPatches& kept) {
 }
 
 Variable Vit::features(const Variable& x) {
-  const ResidualStream stream = run(x, {}, nullptr);
+  const ResidualStream stream = run(x, {}, nullptr, norm_ != nullptr);
+  if (norm_) return stream.norm(*norm_).y;
   const int64_t images = x.dim(0), tokens = stream.sum.dim(0) / images;
-  const auto sequence = [&](const Variable& rows) {
-    return reshape(rows, {images, tokens, width_});
-  };
-  if (norm_) {  // only the class token's row is normalised
-    const auto first = [&](const Variable& rows) {
-      return reshape(narrow(sequence(rows), 0, 1, 1), {images, width_});
-    };
-    return ResidualStream{first(stream.sum), first(stream.branch)}.norm(*norm_).y;
-  }
-  const Variable patches = narrow(sequence(stream.sum + stream.branch), 1, tokens - 1, 1);
+  const Variable patches =
+      narrow(reshape(stream.sum + stream.branch, {images, tokens, width_}), 1, tokens - 1, 1);
   return (*fc_norm_)(mean(patches, 1));
 }
 

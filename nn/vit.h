@@ -67,7 +67,8 @@ class Vit final : public Encoder {
   void visit(ModuleVisitor& v) override;
 
  private:
-  ResidualStream run(const Variable& x, const KeptPatches& kept, VariableList* stages);
+  ResidualStream run(const Variable& x, const KeptPatches& kept, VariableList* stages,
+                     bool class_token_only = false);
   Variable embed(const Variable& x, const KeptPatches& kept);
   Variable position_for(int64_t height, int64_t width) const;
 

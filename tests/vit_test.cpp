@@ -101,6 +101,29 @@ TEST(Vit, EncodesKeptPatchesAsTheyAre) {
   for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-5);
 }
 
+// Features leave out what the last block makes of the patches, which nobody sees.
+TEST(Vit, FeaturesAndTheirGradientsAreThoseOfTheClassToken) {
+  VitOptions options = small_options();
+  options.drop_path = 0.5;
+  Vit net(options);
+  initialize(net, 1);
+  const Variable x(hashed_images("input", 4, 16, DType::f32));
+  std::map<std::string, std::vector<float>> all[2];
+  for (const bool tokens : {false, true}) {
+    net.set_random_key(RandomKey(5));
+    clear_grads(net);
+    const Variable y = tokens
+                           ? reshape(narrow(reshape(net.tokens(x), {4, 17, 24}), 0, 1, 1), {4, 24})
+                           : net.features(x);
+    backward(sum(y * y * y));
+    all[tokens]["y"] = y.value().to_vector<float>();
+    for (const NamedParameter& p : parameters(net))
+      all[tokens][p.name] = p.value.grad().to_vector<float>();
+  }
+  for (const auto& [name, want] : all[1])
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(all[0].at(name)[i], want[i], 1e-4) << name;
+}
+
 TEST(Vit, MeanPoolHasANormOfItsOwn) {
   VitOptions options = small_options();
   options.pool = VitOptions::Pool::mean;
