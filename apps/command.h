@@ -26,6 +26,21 @@ void run_selftest(const Arguments& arguments);
 void run_dataset(const Arguments& arguments);
 void run_bench(const Arguments& arguments);
 
+// Runs `work` on what a file held: what is wrong with that is said with the file's name.
+template <typename Work>
+auto about(const std::string& file, const Work& work) {
+  try {
+    return work();
+  } catch (const DeviceError&) {
+    throw;
+  } catch (const NonFiniteError& e) {
+    throw NonFiniteError(fmt::format("{}: {}", file, e.what()));
+  } catch (const Error& e) {
+    if (e.exit_code() != ExitCode::failure) throw;
+    throw FileError(fmt::format("{}: {}", file, e.what()));
+  }
+}
+
 struct Command {
   const char* name;
   void (*run)(const Arguments&);

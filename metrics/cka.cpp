@@ -26,7 +26,7 @@ Centred centred(const Tensor& x, int64_t least) {
 void check_varies(double squares, double mean_squares, DType dtype, size_t layer) {
   const double noise = dtype == DType::f64 ? 1e-28 : 1e-12;
   FACET_CHECK(squares > noise * mean_squares && std::isfinite(squares), "cka",
-              "layer {} is the same for all samples, or not finite", layer);
+              "representation {} is the same for all samples, or not finite", layer + 1);
 }
 
 // Sum of all entries: rows in their own type, their sums in f64.

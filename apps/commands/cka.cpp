@@ -35,7 +35,9 @@ void compare_arrays(const CkaOptions& o) {
   if (x.rank() < 2 || y.rank() < 2 || x.dim(0) != y.dim(0))
     throw FileError(fmt::format("{}, {}: expected two arrays (n, ...) of one n, got {} and {}",
                                 o.first, o.second, x.str(), y.str()));
-  const double cka = o.batch == 0 ? linear_cka(x, y) : minibatch_cka(x, y, o.batch);
+  const double cka = about(o.first + ", " + o.second, [&] {
+    return o.batch == 0 ? linear_cka(x, y) : minibatch_cka(x, y, o.batch);
+  });
   if (o.json)
     fmt::print("{}\n", Json({{"first", o.first},
                              {"second", o.second},

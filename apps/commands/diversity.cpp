@@ -88,7 +88,7 @@ void run_diversity(const Arguments& arguments) {
   settings.heads = heads > 0 ? static_cast<int>(heads) : network.heads();
   settings.vit_layers = vit == "all" ? VitLayers::all : VitLayers::msa;
   if (curve) settings.thresholds = thresholds(steps);
-  const ModelDiversity diversity = model_diversity(weights, settings);
+  const ModelDiversity diversity = about(model, [&] { return model_diversity(weights, settings); });
   if (json) return fmt::print("{}\n", json_of(diversity, settings).dump());
   if (csv || layers || curve)
     fmt::print("{}", csv ? table_of(network.name, diversity, settings, true).csv()

@@ -22,7 +22,8 @@ Separation of_arrays(const std::string& features, const std::string& labels, Dev
   const std::vector<int64_t> values = y.to_vector<int64_t>();
   const int64_t largest = *std::max_element(values.begin(), values.end());
   const int64_t classes = std::clamp<int64_t>(largest, 1, INT64_MAX - 1) + 1;
-  return separation(x, y.cast(DType::i64), classes);
+  return about(features + ", " + labels,
+               [&] { return separation(x, y.cast(DType::i64), classes); });
 }
 
 Separation of_network(const std::string& model, const DatasetPtr& pictures, const std::string& data,

@@ -102,20 +102,14 @@ Json study(const StudySettings& s) {
     Json measured = measured_once(s.output, measurement_name(file), [&] {
       log_info("measuring {}", name);
       TrainedNetwork network = load_network(file, device);
-      try {
+      return about(file.string(), [&] {
         Json result = measure_network(network, upstream, tasks, s.workers);
         const std::string cycle = setting_of(network, "cycle");
         result["cycle"] = cycle.empty() ? "-" : cycle;
         const fs::path from = setting_of(network, "from");
         result["start"] = from.empty() || cycle.empty() ? name : from.filename().string();
         return result;
-      } catch (const NonFiniteError& e) {
-        throw NonFiniteError(fmt::format("{}: {}", file.string(), e.what()));
-      } catch (const FileError&) {
-        throw;
-      } catch (const Error& e) {
-        throw Error(fmt::format("{}: {}", file.string(), e.what()), e.exit_code());
-      }
+      });
     });
     seconds["measure " + name] = measured["seconds"];
     models.push_back({{"name", name}, {"label", name}});
