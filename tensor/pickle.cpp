@@ -40,8 +40,8 @@ bool from_latin1(std::string_view text, std::string& bytes) {
 
 }  // namespace
 
-Pickle::Pickle(std::string bytes, uint64_t* position)
-    : bytes_(std::move(bytes)), nodes_(1), children_(1) {
+Pickle::Pickle(std::string bytes, uint64_t* position, Allowed allowed)
+    : bytes_(std::move(bytes)), allowed_(allowed), nodes_(1), children_(1) {
   run();
   if (position) *position += at_;
 }
@@ -131,6 +131,7 @@ std::string_view Pickle::keep(std::string text) {
 
 Pickle::Id Pickle::add_global(std::string_view module, std::string_view name) {
   const std::string whole = fmt::format("{}.{}", module, name);
+  if (allowed_ && !allowed_(whole)) fail("the name {}", whole);
   const auto [found, is_new] = globals_.try_emplace(whole, kNone);
   if (is_new) found->second = add(Kind::global, found->first);
   return found->second;
