@@ -6,6 +6,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "tensor/text.h"
+
 namespace facet {
 namespace {
 
@@ -13,16 +15,6 @@ constexpr size_t kMostNodes = size_t{16} << 20, kDeepestStack = size_t{1} << 20;
 constexpr size_t kMostMarks = 4096;
 constexpr uint64_t kLargestMemo = uint64_t{1} << 24;
 constexpr size_t kLongestInteger = 17;  // 128 bits and a sign: states of random generators
-
-void append_utf8(std::string& to, uint32_t code) {
-  if (code < 0x80) {
-    to += static_cast<char>(code);
-    return;
-  }
-  const int extra = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-  to += static_cast<char>((0xF00 >> extra & 0xFF) | (code >> (6 * extra)));
-  for (int i = extra - 1; i >= 0; --i) to += static_cast<char>(0x80 | (code >> (6 * i) & 0x3F));
-}
 
 // Bytes that protocol 2 writes as the text of as many characters; nothing where one is above 255.
 bool from_latin1(std::string_view text, std::string& bytes) {
