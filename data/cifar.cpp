@@ -3,6 +3,7 @@
 #include <fstream>
 
 #include "data/cifar_python.h"
+#include "data/listing.h"
 #include "data/readers.h"
 #include "tensor/ops.h"
 
@@ -36,23 +37,11 @@ constexpr Layout kCifar100{
     "cifar100", "cifar-100-binary", "fine_label_names.txt", 2, 1, 100, "cifar-100-python",
     "meta",     "fine_label_names", "fine_labels"};
 
-std::vector<std::string> read_classes(const fs::path& file, int64_t expected) {
-  std::ifstream in(file);
-  if (!in) throw FileError(fmt::format("{}: cannot be opened", file.string()));
-  std::vector<std::string> names;
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) names.push_back(line);
-  }
-  if (static_cast<int64_t>(names.size()) != expected)
-    throw FileError(
-        fmt::format("{}: expected {} class names, got {}", file.string(), expected, names.size()));
-  return names;
-}
-
-std::vector<std::string> read_python_classes(const fs::path& file, const Layout& layout) {
-  const std::string bytes = read_file(file);
-  const auto names = parse_cifar_pickle(bytes, file.string()).texts[layout.python_classes];
+std::vector<std::string> read_classes(const fs::path& folder, const Layout& layout, bool python) {
+  const fs::path file = folder / (python ? layout.python_class_file : layout.class_file);
+  std::vector<std::string> names =
+      python ? parse_cifar_pickle(read_file(file), file.string()).texts[layout.python_classes]
+             : read_lines(file);
   if (static_cast<int64_t>(names.size()) != layout.classes)
     throw FileError(fmt::format("{}: expected {} class names, got {}", file.string(),
                                 layout.classes, names.size()));
@@ -94,8 +83,7 @@ void read_batch(const fs::path& file, const Layout& layout, int64_t records, uin
 // The same of the Python version.
 void read_python_batch(const fs::path& file, const Layout& layout, int64_t records, uint8_t* pixels,
                        int64_t* labels) {
-  const std::string bytes = read_file(file);
-  CifarPickle batch = parse_cifar_pickle(bytes, file.string());
+  CifarPickle batch = parse_cifar_pickle(read_file(file), file.string());
   const std::vector<int64_t>& found = batch.numbers[layout.python_labels];
   if (batch.rows != records || batch.columns != kPixels ||
       static_cast<int64_t>(found.size()) != records)
@@ -127,9 +115,7 @@ DatasetPtr read_cifar(const fs::path& root, const Layout& layout, Split split,
   for (const char* inner : {layout.python_subfolder, layout.subfolder})
     if (fs::is_directory(root / inner)) folder = root / inner;
   const bool python = fs::exists(folder / layout.python_class_file);
-  std::vector<std::string> classes =
-      python ? read_python_classes(folder / layout.python_class_file, layout)
-             : read_classes(folder / layout.class_file, layout.classes);
+  std::vector<std::string> classes = read_classes(folder, layout, python);
   const int64_t n = per_file * static_cast<int64_t>(files.size());
   Tensor pixels = Tensor::empty({n, 32, 32, 3}, DType::u8);
   Tensor labels = Tensor::empty({n}, DType::i64);

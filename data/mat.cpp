@@ -8,6 +8,7 @@
 
 #include "tensor/check.h"
 #include "tensor/file.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -128,20 +129,6 @@ size_t bytes_of(uint32_t type) {
     case Type::u64: return 8;
     default: throw std::runtime_error(fmt::format("values of type {}", type));
   }
-}
-
-void append_utf8(std::string& to, uint32_t c) {
-  if (c < 0x80) {
-    to += static_cast<char>(c);
-    return;
-  }
-  if (c < 0x800) {
-    to += static_cast<char>(0xc0 | c >> 6);
-  } else {
-    to += static_cast<char>(0xe0 | c >> 12);
-    to += static_cast<char>(0x80 | (c >> 6 & 63));
-  }
-  to += static_cast<char>(0x80 | (c & 63));
 }
 
 }  // namespace

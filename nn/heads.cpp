@@ -7,13 +7,14 @@ namespace facet {
 ProjectionHead::ProjectionHead(const ProjectionOptions& o) {
   FACET_CHECK(o.num_layers >= 1, "ProjectionHead", "expected at least one layer, got {}",
               o.num_layers);
+  const int64_t hidden = o.hidden > 0 ? o.hidden : o.in;
   for (int i = 0; i < o.num_layers; ++i) {
     const bool last = i + 1 == o.num_layers;
     const bool norms = o.form == ProjectionForm::norms;
     linear_.push_back(
-        std::make_unique<Linear>(i == 0 ? o.in : o.hidden, last ? o.out : o.hidden, !norms));
+        std::make_unique<Linear>(i == 0 ? o.in : hidden, last ? o.out : hidden, !norms));
     if (norms || (o.form == ProjectionForm::hidden_norm && !last))
-      norm_.push_back(std::make_unique<BatchNorm>(last ? o.out : o.hidden, !last, !last));
+      norm_.push_back(std::make_unique<BatchNorm>(last ? o.out : hidden, !last, !last));
   }
 }
 
@@ -56,8 +57,7 @@ Variable DinoHead::operator()(const Variable& x) {
   }
   Variable weight = l2_normalize(weight_v_);
   if (!options_.norm_last_layer) weight = weight * weight_g_;
-  return linear(l2_normalize(y), weight.dtype() == y.dtype() ? weight : cast(weight, y.dtype()),
-                {});
+  return linear(l2_normalize(y), as_type_of(y, weight), {});
 }
 
 void DinoHead::initialize(uint64_t seed) {

@@ -16,8 +16,8 @@ enum class ProjectionForm : uint8_t {
 };
 
 struct ProjectionOptions {
-  int64_t in = 2048, hidden = 2048, out = 128;
-  int num_layers = 2;  // SimCLR v1 has 2, v2 has 3
+  int64_t in = 2048, hidden = 0, out = 128;  // hidden 0: as in
+  int num_layers = 2;                        // SimCLR v1 has 2, v2 has 3
   ProjectionForm form = ProjectionForm::norms;
 };
 

@@ -22,6 +22,10 @@ double linear_bound(int64_t fan_in) {
   return 1.0 / std::sqrt(static_cast<double>(fan_in));
 }
 
+void fill_uniform(Tensor& value, const RandomKey& key, double bound) {
+  value.copy_(ops::random_uniform(value.shape(), key, -bound, bound));
+}
+
 }  // namespace
 
 void initialize(Module& module, uint64_t seed, bool zero_init_residual) {
@@ -29,22 +33,19 @@ void initialize(Module& module, uint64_t seed, bool zero_init_residual) {
   for (NamedParameter& p : parameters(module)) {
     Tensor& value = p.value.value();
     const RandomKey key = key_of(seed, p.name);
-    const auto uniform = [&](double bound) {
-      value.copy_(ops::random_uniform(value.shape(), key, -bound, bound));
-    };
     if (value.rank() > 1) {
       fan_in = value.numel() / value.dim(0);
       if (value.rank() == 4) {
         const double fan_out = static_cast<double>(value.dim(0) * value.dim(1) * value.dim(2));
         value.copy_(ops::random_normal(value.shape(), key, 0.0, std::sqrt(2.0 / fan_out)));
       } else {
-        uniform(linear_bound(fan_in));
+        fill_uniform(value, key, linear_bound(fan_in));
       }
     } else if (p.name.ends_with("weight")) {
       fan_in = 0;
       value.fill_(1.0);
     } else if (fan_in > 0) {
-      uniform(linear_bound(fan_in));
+      fill_uniform(value, key, linear_bound(fan_in));
     } else {
       value.zero_();
     }
@@ -64,21 +65,18 @@ void initialize_transformer(Module& module, uint64_t seed, bool xavier) {
     if (!p.value.requires_grad()) continue;  // fixed position embeddings
     const RandomKey key = key_of(seed, "transformer." + p.name);
     const int64_t fan_out = value.rank() > 0 ? value.dim(0) : 1, fan_in = value.numel() / fan_out;
-    const auto uniform = [&](double bound) {
-      value.copy_(ops::random_uniform(value.shape(), key, -bound, bound));
-    };
     const bool patches = p.name.find("patch_embed") != std::string::npos;
     if (value.rank() == 1) {
       if (patches && !xavier)
-        uniform(patch_bound);
+        fill_uniform(value, key, patch_bound);
       else
         value.fill_(p.name.ends_with("weight") ? 1.0 : 0.0);
     } else if (value.rank() == 3) {
       value.copy_(ops::random_normal(value.shape(), key, 0.0, kStddev));
     } else if (xavier) {
-      uniform(std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
+      fill_uniform(value, key, std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
     } else if (patches) {
-      uniform(patch_bound = linear_bound(fan_in));
+      fill_uniform(value, key, patch_bound = linear_bound(fan_in));
     } else {
       value.copy_(ops::random_normal(value.shape(), key, 0.0, kStddev));
     }

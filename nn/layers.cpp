@@ -5,14 +5,12 @@ namespace {
 Variable parameter_of(Tensor value) {
   return Variable(std::move(value), true);
 }
+}  // namespace
 
-// A parameter in the type of the activations that it meets: with bf16 activations, f32 masters are
-// rounded for the product and get f32 gradients.
 Variable as_type_of(const Variable& x, const Variable& parameter) {
   const bool same = !parameter.defined() || parameter.dtype() == x.dtype();
   return same ? parameter : cast(parameter, x.dtype());
 }
-}  // namespace
 
 Linear::Linear(int64_t in, int64_t out, bool has_bias)
     : weight(parameter_of(Tensor::zeros({out, in}))) {

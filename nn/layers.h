@@ -8,6 +8,10 @@ namespace facet {
 // Parameters are f32; products take them in the type of x, so bf16 images are trained in bf16 with
 // f32 masters, gradients and statistics.
 
+// A parameter (or none) in the type of the activations that it meets: with bf16 activations, f32
+// masters are rounded for the product and get f32 gradients.
+Variable as_type_of(const Variable& x, const Variable& parameter);
+
 // y = x w^T + b. x (rows, in), weight (out, in), bias (out) or none.
 class Linear final : public Module {
  public:

@@ -25,14 +25,12 @@ Variable MaeDecoder::operator()(const Variable& encoded, const Tensor& visible,
   const int64_t width = options_.width, tokens = 1 + options_.grid * options_.grid;
   const int64_t rows = masked.dim(0), images = rows / tokens;
   const Variable x = embed_(encoded);
-  const auto typed = [&](const Variable& v) {
-    return v.dtype() == x.dtype() ? v : cast(v, x.dtype());
-  };
   // Visible tokens to their places, the mask token to all others.
   const Variable placed = scatter_add_rows(x, visible, {rows, width});
   const Variable missing =
-      matmul(Variable(masked.cast(x.dtype())), reshape(typed(mask_token_), {1, width}));
-  const Variable sum = reshape(placed + missing, {images, tokens, width}) + typed(position_);
+      matmul(Variable(masked.cast(x.dtype())), reshape(as_type_of(x, mask_token_), {1, width}));
+  const Variable sum =
+      reshape(placed + missing, {images, tokens, width}) + as_type_of(x, position_);
   ResidualStream stream{reshape(sum, {rows, width}), {}};
   for (const auto& block : blocks_) stream = (*block)(stream, images);
   return pred_(gather_rows(stream.norm(norm_).y, wanted));

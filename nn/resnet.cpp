@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tensor/text.h"
+
 namespace facet {
 
 // Two 3x3 convolutions (basic) or 1x1, 3x3, 1x1 (bottleneck), around which the input is added.
@@ -77,11 +79,7 @@ const Plan& plan_of(const std::string& arch) {
 }  // namespace
 
 const std::vector<std::string>& resnet_names() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Plan& plan : kPlans) list.emplace_back(plan.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(kPlans);
   return names;
 }
 

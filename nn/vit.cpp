@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "nn/init.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -40,11 +41,7 @@ VitOptions resolved(VitOptions o) {
 }
 
 const std::vector<std::string>& vit_names() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Plan& plan : kPlans) list.emplace_back(plan.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(kPlans);
   return names;
 }
 
@@ -105,21 +102,18 @@ Variable Vit::embed(const Variable& x, const KeptPatches& kept) {
   const int64_t images = x.dim(0);
   const Tensor pixels = patchify(x.value(), options_.patch);
   const int64_t length = pixels.dim(0) / images;
-  const auto typed = [&](const Variable& v) {
-    return v.dtype() == x.dtype() ? v : cast(v, x.dtype());
-  };
   const Variable weight = reshape(patch_weight_, {width_, patch_weight_.value().numel() / width_});
-  const Variable position = typed(position_for(x.dim(1), x.dim(2)));
+  const Variable position = as_type_of(x, position_for(x.dim(1), x.dim(2)));
   // What is not kept is not embedded; positions follow their patches.
   const bool all = !kept.rows.defined();
   const Tensor chosen = all ? pixels : ops::gather_rows(pixels, kept.rows);
-  Variable patches = linear(Variable(chosen), typed(weight), typed(patch_bias_));
+  Variable patches = linear(Variable(chosen), as_type_of(x, weight), as_type_of(x, patch_bias_));
   const Variable places = narrow(position, 1, length);
   const int64_t per_image = chosen.dim(0) / images;
   patches = reshape(patches, {images, per_image, width_}) +
             (all ? reshape(places, {1, length, width_})
                  : reshape(gather_rows(places, kept.places), {images, per_image, width_}));
-  const Variable first = reshape(typed(cls_token_), {1, width_}) + narrow(position, 0, 1);
+  const Variable first = reshape(as_type_of(x, cls_token_), {1, width_}) + narrow(position, 0, 1);
   const Variable parts[] = {reshape(broadcast_to(first, {images, width_}), {images, 1, width_}),
                             patches};
   return reshape(concat(parts, 1), {images * (1 + per_image), width_});

@@ -76,7 +76,6 @@ Variable Dino::loss(const Batch& batch, int64_t step) {
 
 double Dino::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                         double clip) {
-  optimizer.clear_grads();
   const double value =
       guarded_backward([&](int64_t) { return loss(batch, step); }, optimizer, step + 1);
   if (clip > 0) {
@@ -108,11 +107,6 @@ void Dino::after_step(int64_t step) {
 
 double Dino::collapse_loss(int64_t) const {
   return std::log(static_cast<double>(options_.out));
-}
-
-std::vector<NamedMetric> Dino::metrics() const {
-  return last_embeddings_.defined() ? embedding_spread(last_embeddings_)
-                                    : std::vector<NamedMetric>{};
 }
 
 void Dino::visit(ModuleVisitor& v) {

@@ -45,7 +45,7 @@ class Dino final : public Objective {
                     double clip) override;
   double teacher_temperature(int64_t step) const;
   double collapse_loss(int64_t) const override;  // ln K: teacher or student uniform
-  std::vector<NamedMetric> metrics() const override;
+  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:

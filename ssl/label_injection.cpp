@@ -77,7 +77,6 @@ Variable LabelInjection::loss(const Batch& batch, int64_t step) {
 double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                                   double clip) {
   const int64_t t = cycle_step(step);
-  optimizer.clear_grads();
   const Batch whole = mixed(batch, step);
   const auto part = [&](int64_t i) { return whole.part(i, parts_); };
   if (options_.order == InjectionOptions::Order::joint || !learns(step)) {
@@ -95,7 +94,6 @@ double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, doub
   const double value = guarded_backward(
       [&](int64_t i) { return classify(feature(i).detach(), part(i)); }, optimizer, t);
   optimizer.step(lr, t, clip, is_head);
-  optimizer.clear_grads();
   guarded_backward([&](int64_t i) { return classify(feature(i), part(i)); }, optimizer, t);
   optimizer.step(lr, t, clip, is_backbone);
   return value;

@@ -11,11 +11,9 @@ MomentumContrast::MomentumContrast(std::unique_ptr<Encoder> query, std::unique_p
       query_(std::move(query)),
       key_(std::move(key)),
       query_head_({.in = query_->feature_dim(),
-                   .hidden = query_->feature_dim(),
                    .out = options.projection_dim,
                    .form = ProjectionForm::plain}),
       key_head_({.in = query_->feature_dim(),
-                 .hidden = query_->feature_dim(),
                  .out = options.projection_dim,
                  .form = ProjectionForm::plain}),
       queue_(Tensor::zeros({options.queue, options.projection_dim})),
@@ -127,10 +125,6 @@ std::vector<ParamGroup> one_group(Module& module, const char* name, double weigh
   return {group};
 }
 
-std::vector<NamedMetric> spread_of(const Tensor& embeddings) {
-  return embeddings.defined() ? embedding_spread(embeddings) : std::vector<NamedMetric>{};
-}
-
 }  // namespace
 
 void Moco::check_batch(int64_t batch_size) const {
@@ -149,10 +143,6 @@ Variable Moco::loss(const Batch& batch, int64_t step) {
   check_views(batch, name());
   const Variable features = contrast_.query().features(Variable(batch.views[0]));
   return contrast_.loss(features, batch.views[1], step, *comm_);
-}
-
-std::vector<NamedMetric> Moco::metrics() const {
-  return spread_of(contrast_.last_embeddings());
 }
 
 CeSelfSupcon::CeSelfSupcon(std::unique_ptr<Encoder> query, std::unique_ptr<Encoder> key,
@@ -175,10 +165,6 @@ Variable CeSelfSupcon::loss(const Batch& batch, int64_t step) {
 double CeSelfSupcon::collapse_loss(int64_t) const {
   return std::log(static_cast<double>(classifier_.weight.dim(0))) +
          options_.weight * contrast_.collapse_loss();
-}
-
-std::vector<NamedMetric> CeSelfSupcon::metrics() const {
-  return spread_of(contrast_.last_embeddings());
 }
 
 void CeSelfSupcon::visit(ModuleVisitor& v) {

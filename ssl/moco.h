@@ -66,7 +66,9 @@ class Moco final : public Objective {
   Variable loss(const Batch& batch, int64_t step) override;
   void after_step(int64_t) override { contrast_.after_step(*comm_); }
   double collapse_loss(int64_t) const override { return contrast_.collapse_loss(); }
-  std::vector<NamedMetric> metrics() const override;
+  std::vector<NamedMetric> metrics() const override {
+    return embedding_spread(contrast_.last_embeddings());
+  }
   void visit(ModuleVisitor& v) override { contrast_.visit(v); }
 
  private:
@@ -95,7 +97,9 @@ class CeSelfSupcon final : public Objective {
   Variable loss(const Batch& batch, int64_t step) override;
   void after_step(int64_t) override { contrast_.after_step(*comm_); }
   double collapse_loss(int64_t) const override;
-  std::vector<NamedMetric> metrics() const override;
+  std::vector<NamedMetric> metrics() const override {
+    return embedding_spread(contrast_.last_embeddings());
+  }
   void visit(ModuleVisitor& v) override;
 
  private:

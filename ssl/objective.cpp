@@ -35,6 +35,7 @@ Tensor Objective::gradients(const Batch& batch, int64_t step) {
 
 double Objective::guarded_backward(const std::function<Variable(int64_t part)>& loss,
                                    Optimizer& optimizer, int64_t t) {
+  optimizer.clear_grads();
   const Tensor total = backward_parts(loss);
   if (comm_->size() == 1) return check_finite(total, optimizer, t);
   TensorList reduced = {total.clone()};
@@ -66,7 +67,6 @@ double Objective::check_finite(const Tensor& loss, Optimizer& optimizer, int64_t
 
 double Objective::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                              double clip) {
-  optimizer.clear_grads();
   const Batch whole = mixed(batch, step);
   const double value = guarded_backward(
       [&](int64_t i) { return loss(whole.part(i, parts_), step); }, optimizer, step + 1);
@@ -76,6 +76,7 @@ double Objective::train_step(const Batch& batch, Optimizer& optimizer, double lr
 }
 
 std::vector<NamedMetric> embedding_spread(const Tensor& embeddings) {
+  if (!embeddings.defined()) return {};
   const Tensor z = ops::l2_normalize(embeddings.cast(DType::f32)).y;
   const Tensor mean = ops::reduce(ReduceOp::mean, z, 0);
   const Tensor centred = ops::sub(z, mean);

@@ -69,7 +69,7 @@ class Objective : public Module {
   virtual Batch mixed(const Batch& batch, int64_t step) { return (void)step, batch; }
   virtual bool sums_pictures() const { return false; }  // loss() is their sum, not their mean
   Tensor backward_parts(const std::function<Variable(int64_t part)>& loss);
-  // The same, the mean of gradients and loss over the ranks, and check_finite().
+  // The same from cleared gradients, means over the ranks of them and the loss, check_finite().
   double guarded_backward(const std::function<Variable(int64_t part)>& loss, Optimizer& optimizer,
                           int64_t t);
 
@@ -80,7 +80,7 @@ class Objective : public Module {
 // Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the
 // normalised rows (about 1/sqrt(D) when healthy, 0 when collapsed), and the effective rank
 // exp(entropy of the normalised eigenvalues of the covariance) (Roy & Vetterli 2007), 0 where the
-// rows are equal up to rounding.
+// rows are equal up to rounding. None of both where embeddings is undefined.
 std::vector<NamedMetric> embedding_spread(const Tensor& embeddings);
 
 }  // namespace facet

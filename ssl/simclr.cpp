@@ -8,7 +8,6 @@ Simclr::Simclr(std::unique_ptr<Encoder> encoder, const SimclrOptions& options)
     : options_(options),
       encoder_(std::move(encoder)),
       head_({.in = encoder_->feature_dim(),
-             .hidden = encoder_->feature_dim(),
              .out = options.projection_dim,
              .num_layers = options.projection_layers,
              .form = options.projection_norm ? ProjectionForm::norms : ProjectionForm::plain}) {}
@@ -26,11 +25,6 @@ Variable Simclr::loss(const Batch& batch, int64_t) {
 double Simclr::collapse_loss(int64_t batch_size) const {
   return std::log(2.0 * static_cast<double>(batch_size) - 1.0) *
          (options_.official_scale ? 2.0 : 1.0);
-}
-
-std::vector<NamedMetric> Simclr::metrics() const {
-  return last_embeddings_.defined() ? embedding_spread(last_embeddings_)
-                                    : std::vector<NamedMetric>{};
 }
 
 void Simclr::visit(ModuleVisitor& v) {

@@ -28,7 +28,7 @@ class Simclr final : public Objective {
   Variable loss(const Batch& batch, int64_t step) override;
   bool replayable() const override { return true; }
   double collapse_loss(int64_t batch_size) const override;  // ln(2N - 1)
-  std::vector<NamedMetric> metrics() const override;
+  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:

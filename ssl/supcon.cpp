@@ -8,10 +8,8 @@ Supcon::Supcon(std::unique_ptr<Encoder> encoder, const SupconOptions& options,
                int64_t projection_dim)
     : options_(options),
       encoder_(std::move(encoder)),
-      head_({.in = encoder_->feature_dim(),
-             .hidden = encoder_->feature_dim(),
-             .out = projection_dim,
-             .form = ProjectionForm::plain}) {}
+      head_({.in = encoder_->feature_dim(), .out = projection_dim, .form = ProjectionForm::plain}) {
+}
 
 Variable Supcon::loss(const Batch& batch, int64_t) {
   FACET_CHECK(batch.views.size() == 2, "supcon", "expected two views a sample, got {}",
@@ -24,11 +22,6 @@ Variable Supcon::loss(const Batch& batch, int64_t) {
 double Supcon::collapse_loss(int64_t batch_size) const {
   return options_.temperature / options_.base_temperature *
          std::log(2.0 * static_cast<double>(batch_size) - 1.0);
-}
-
-std::vector<NamedMetric> Supcon::metrics() const {
-  return last_embeddings_.defined() ? embedding_spread(last_embeddings_)
-                                    : std::vector<NamedMetric>{};
 }
 
 void Supcon::visit(ModuleVisitor& v) {

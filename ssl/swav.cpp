@@ -33,7 +33,6 @@ Swav::Swav(std::unique_ptr<Encoder> encoder, const SwavOptions& options)
     : options_(options),
       encoder_(std::move(encoder)),
       head_({.in = encoder_->feature_dim(),
-             .hidden = encoder_->feature_dim(),
              .out = options.projection_dim,
              .form = ProjectionForm::hidden_norm}),
       prototypes_(Tensor::zeros({options.prototypes, options.projection_dim}), true),
@@ -94,7 +93,6 @@ Variable Swav::loss(const Batch& batch, int64_t step) {
 
 double Swav::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                         double clip) {
-  optimizer.clear_grads();
   const double value =
       guarded_backward([&](int64_t) { return loss(batch, step); }, optimizer, step + 1);
   if (step < options_.freeze_steps) prototypes_.clear_grad();  // no step, no decay, no momentum
@@ -118,11 +116,6 @@ double Swav::train_step(const Batch& batch, Optimizer& optimizer, double lr, int
 
 double Swav::collapse_loss(int64_t) const {
   return std::log(static_cast<double>(options_.prototypes));
-}
-
-std::vector<NamedMetric> Swav::metrics() const {
-  return last_embeddings_.defined() ? embedding_spread(last_embeddings_)
-                                    : std::vector<NamedMetric>{};
 }
 
 void Swav::visit(ModuleVisitor& v) {

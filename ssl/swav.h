@@ -41,7 +41,7 @@ class Swav final : public Objective {
   double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                     double clip) override;
   double collapse_loss(int64_t) const override;  // ln K: all scores equal
-  std::vector<NamedMetric> metrics() const override;
+  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:

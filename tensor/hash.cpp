@@ -10,20 +10,10 @@
 namespace facet {
 namespace {
 
-using Value = std::array<unsigned char, EVP_MAX_MD_SIZE>;
-
-std::string hex_of(const Value& value, unsigned size) {
-  std::string text;
-  for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", value[i]);
-  return text;
-}
-
-std::string digest(std::string_view bytes, const EVP_MD* kind) {
-  Value value{};
-  unsigned size = 0;
-  FACET_INTERNAL_CHECK(EVP_Digest(bytes.data(), bytes.size(), value.data(), &size, kind, nullptr) ==
-                       1);
-  return hex_of(value, size);
+std::string digest(std::span<const std::byte> bytes, const char* kind) {
+  Hasher hasher(kind);
+  hasher.add(bytes);
+  return hasher.hex();
 }
 
 EVP_MD_CTX* of(const std::shared_ptr<void>& context) {
@@ -42,20 +32,22 @@ void Hasher::add(std::span<const std::byte> bytes) {
 }
 
 std::string Hasher::hex() {
-  Value value{};
+  std::array<unsigned char, EVP_MAX_MD_SIZE> value{};
   unsigned size = 0;
   FACET_INTERNAL_CHECK(EVP_DigestFinal_ex(of(context_), value.data(), &size) == 1);
-  return hex_of(value, size);
+  std::string text;
+  for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", value[i]);
+  return text;
 }
 
 std::string sha256(std::span<const std::byte> bytes) {
-  return sha256(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  return digest(bytes, "SHA256");
 }
 std::string sha256(std::string_view text) {
-  return digest(text, EVP_sha256());
+  return sha256(std::as_bytes(std::span(text)));
 }
 std::string md5(std::string_view text) {
-  return digest(text, EVP_md5());
+  return digest(std::as_bytes(std::span(text)), "MD5");
 }
 
 }  // namespace facet

@@ -38,8 +38,7 @@ Tensor unary(UnaryOp op, const Tensor& x) {
 }
 
 Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy) {
-  check_same_kind(x, dy, "unary_backward");
-  check_shape(dy, x.shape(), "dy", "unary_backward");
+  check_like(x, dy, x.shape(), "dy", "unary_backward");
   Tensor dx = Tensor::empty_like(x);
   if (x.numel() > 0) x.backend().unary_backward(op, x, y, dy, dx);
   return dx;
@@ -81,9 +80,8 @@ Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
 
 std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Tensor& b,
                                           const Tensor& dy, bool want_a, bool want_b) {
-  check_same_kind(a, dy, "binary_backward");
-  check_shape(dy, broadcast_shape(a.shape(), b.shape(), "binary_backward"), "dy",
-              "binary_backward");
+  check_like(a, dy, broadcast_shape(a.shape(), b.shape(), "binary_backward"), "dy",
+             "binary_backward");
   // The gradient of a repeated operand is a sum: its terms are not rounded to bf16 on the way.
   const bool is_sum = (want_a && a.shape() != dy.shape()) || (want_b && b.shape() != dy.shape());
   if (is_sum && dy.dtype() == DType::bf16 && op != BinaryOp::add) {
@@ -241,16 +239,10 @@ void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tenso
 
 Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, const Tensor& bias) {
   const Shape shape = product_shape(a, b, trans_a, trans_b);
-  if (bias.defined()) {
-    check_same_kind(a, bias, "matmul");
-    check_shape(bias, {shape.cols()}, "bias", "matmul");
-  }
+  if (bias.defined()) check_like(a, bias, {shape.cols()}, "bias", "matmul");
   Tensor out = Tensor::empty(shape, a.dtype(), a.device());
   if (out.numel() == 0) return out;
-  MatmulArgs args;
-  args.trans_a = trans_a;
-  args.trans_b = trans_b;
-  if (out.numel() > 0) a.backend().matmul(a, b, bias, args, out);
+  a.backend().matmul(a, b, bias, {.trans_a = trans_a, .trans_b = trans_b}, out);
   return out;
 }
 
@@ -321,14 +313,9 @@ Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
               const ConvEpilogue& epilogue) {
   check_same_kind(x, w, "conv2d");
   Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, "conv2d"), x.dtype(), x.device());
-  if (epilogue.bias.defined()) {
-    check_same_kind(x, epilogue.bias, "conv2d");
-    check_shape(epilogue.bias, {w.dim(0)}, "bias", "conv2d");
-  }
-  if (epilogue.residual.defined()) {
-    check_same_kind(x, epilogue.residual, "conv2d");
-    check_shape(epilogue.residual, y.shape(), "residual", "conv2d");
-  }
+  if (epilogue.bias.defined()) check_like(x, epilogue.bias, {w.dim(0)}, "bias", "conv2d");
+  if (epilogue.residual.defined())
+    check_like(x, epilogue.residual, y.shape(), "residual", "conv2d");
   if (y.numel() > 0) x.backend().conv2d(x, w, epilogue, args, y);
   return y;
 }
@@ -489,9 +476,7 @@ void narrow_copy_(Tensor& out, const Tensor& part, int64_t start, int axis) {
 }
 
 Tensor narrow(const Tensor& x, int64_t start, int64_t length, int axis) {
-  FACET_CHECK(
-      axis >= 0 && axis < x.rank() && start >= 0 && length >= 0 && start + length <= x.dim(axis),
-      "narrow", "entries {} to {} of axis {} of {}", start, start + length, axis, x.shape());
+  check_narrow(x, start, length, axis);
   if (axis == 0) return x.narrow(start, length);
   Shape shape = x.shape();
   shape.set(axis, length);

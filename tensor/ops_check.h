@@ -31,6 +31,13 @@ inline void check_shape(const Tensor& x, const Shape& shape, const char* what, c
   FACET_CHECK(x.shape() == shape, op, "expected {} of {}, got {}", what, shape, x.shape());
 }
 
+// ... of x's type and device.
+inline void check_like(const Tensor& x, const Tensor& other, const Shape& shape, const char* what,
+                       const char* op) {
+  check_same_kind(x, other, op);
+  check_shape(other, shape, what, op);
+}
+
 inline void check_index(const Tensor& index, const char* op) {
   FACET_CHECK(index.defined() && index.dtype() == DType::i64 && index.rank() == 1, op,
               "expected an i64 vector of indices, got {}", index.str());

@@ -18,10 +18,7 @@ void check_batch_norm(const Tensor& x, const Tensor& residual, const Tensor& gam
   check_vector(beta, x.cols(), acc, "beta", op);
   check_vector(mean, x.cols(), acc, "running mean", op);
   check_vector(var, x.cols(), acc, "running variance", op);
-  if (residual.defined()) {
-    check_same_kind(x, residual, op);
-    check_shape(residual, x.shape(), "residual", op);
-  }
+  if (residual.defined()) check_like(x, residual, x.shape(), "residual", op);
 }
 
 Tensor relu_mask(const Tensor& x, const BatchNormArgs& args) {
@@ -84,8 +81,7 @@ BatchNorm batch_norm_eval(const Tensor& x, const Tensor& residual, const Tensor&
 BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
                                    const Tensor& mean, const Tensor& rstd, const Tensor& mask,
                                    bool want_residual, const BatchNormArgs& args) {
-  check_same_kind(x, dy, "batch_norm_backward");
-  check_shape(dy, x.shape(), "dy", "batch_norm_backward");
+  check_like(x, dy, x.shape(), "dy", "batch_norm_backward");
   BatchNormGrads g{Tensor::empty_like(x), want_residual ? Tensor::empty_like(x) : Tensor(),
                    Tensor::empty_like(gamma), Tensor::empty_like(gamma)};
   const int64_t splits = mean.numel() / x.cols();  // 1 where the running statistics were used
@@ -114,10 +110,7 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamm
   const DType acc = acc_dtype(x.dtype());
   check_vector(gamma, x.cols(), acc, "gamma", "layer_norm");
   check_vector(beta, x.cols(), acc, "beta", "layer_norm");
-  if (residual.defined()) {
-    check_same_kind(x, residual, "layer_norm");
-    check_shape(residual, x.shape(), "residual", "layer_norm");
-  }
+  if (residual.defined()) check_like(x, residual, x.shape(), "residual", "layer_norm");
   const auto statistics = [&] { return Tensor::empty({x.rows()}, acc, x.device()); };
   LayerNorm r{residual.defined() ? Tensor::empty_like(x) : Tensor(), Tensor::empty_like(x),
               statistics(), statistics()};
@@ -129,8 +122,7 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamm
 
 LayerNormGrads layer_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
                                    const Tensor& mean, const Tensor& rstd) {
-  check_same_kind(x, dy, "layer_norm_backward");
-  check_shape(dy, x.shape(), "dy", "layer_norm_backward");
+  check_like(x, dy, x.shape(), "dy", "layer_norm_backward");
   LayerNormGrads g{Tensor::empty_like(x), Tensor::zeros_like(gamma), Tensor::zeros_like(gamma)};
   if (x.numel() > 0)
     x.backend().layer_norm_backward(x, dy, gamma, mean, rstd, g.dx, g.dgamma, g.dbeta);
@@ -150,8 +142,7 @@ Attention attention(const Tensor& qkv, double scale) {
 
 Tensor attention_backward(const Tensor& qkv, const Tensor& y, const Tensor& lse, const Tensor& dy,
                           double scale) {
-  check_same_kind(qkv, dy, "attention_backward");
-  check_shape(dy, y.shape(), "dy", "attention_backward");
+  check_like(qkv, dy, y.shape(), "dy", "attention_backward");
   Tensor dqkv = Tensor::empty_like(qkv);
   if (qkv.numel() > 0) qkv.backend().attention_backward(qkv, y, lse, dy, scale, dqkv);
   return dqkv;
@@ -191,6 +182,11 @@ void check_labels(const Tensor& logits, const Tensor& labels, double smoothing, 
               smoothing);
   check_bounds(labels, INT64_MIN, logits.cols(), "label", op);
 }
+
+CrossEntropy empty_losses(const Tensor& logits) {
+  const Tensor loss = Tensor::empty({logits.rows()}, acc_dtype(logits.dtype()), logits.device());
+  return {loss, Tensor::empty_like(loss)};
+}
 }  // namespace
 
 Tensor softmax(const Tensor& x) {
@@ -201,8 +197,7 @@ Tensor log_softmax(const Tensor& x) {
 }
 
 Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool log) {
-  check_same_kind(y, dy, "softmax_backward");
-  check_shape(dy, y.shape(), "dy", "softmax_backward");
+  check_like(y, dy, y.shape(), "dy", "softmax_backward");
   Tensor dx = Tensor::empty_like(y);
   if (y.numel() > 0) y.backend().softmax_backward(y, dy, log, dx);
   return dx;
@@ -210,9 +205,7 @@ Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool log) {
 
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing) {
   check_labels(logits, labels, smoothing, "cross_entropy");
-  const DType acc = acc_dtype(logits.dtype());
-  CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
-                 Tensor::empty({logits.rows()}, acc, logits.device())};
+  CrossEntropy r = empty_losses(logits);
   if (logits.numel() > 0) logits.backend().cross_entropy(logits, labels, smoothing, r.loss, r.lse);
   return r;
 }
@@ -246,9 +239,7 @@ void check_soft_targets(const Tensor& logits, double scale, const Tensor& target
 CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets, double scale,
                                 const Tensor& target_rows) {
   check_soft_targets(logits, scale, targets, target_rows, "soft_cross_entropy");
-  const DType acc = acc_dtype(logits.dtype());
-  CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
-                 Tensor::empty({logits.rows()}, acc, logits.device())};
+  CrossEntropy r = empty_losses(logits);
   if (logits.numel() > 0)
     logits.backend().soft_cross_entropy(logits, scale, targets, target_rows, r.loss, r.lse);
   return r;
@@ -272,10 +263,7 @@ void check_contrast(const Tensor& logits, const Tensor& positive, const Tensor& 
   check_floating(logits, op);
   FACET_CHECK(logits.rank() == 2 && logits.numel() > 0, op,
               "expected logits (anchors, candidates), got {}", logits.shape());
-  if (positive.defined()) {
-    check_same_kind(logits, positive, op);
-    check_shape(positive, {logits.rows()}, "positive", op);
-  }
+  if (positive.defined()) check_like(logits, positive, {logits.rows()}, "positive", op);
   check_vector(row_labels, logits.rows(), DType::i64, "the anchors' labels", op);
   check_vector(column_labels, logits.cols(), DType::i64, "the candidates' labels", op);
   FACET_CHECK(self >= -1 && self + logits.rows() <= logits.cols() + (self < 0 ? logits.rows() : 0),
@@ -287,9 +275,7 @@ void check_contrast(const Tensor& logits, const Tensor& positive, const Tensor& 
 CrossEntropy contrastive_loss(const Tensor& logits, const Tensor& positive,
                               const Tensor& row_labels, const Tensor& column_labels, int64_t self) {
   check_contrast(logits, positive, row_labels, column_labels, self, "contrastive_loss");
-  const DType acc = acc_dtype(logits.dtype());
-  CrossEntropy r{Tensor::empty({logits.rows()}, acc, logits.device()),
-                 Tensor::empty({logits.rows()}, acc, logits.device())};
+  CrossEntropy r = empty_losses(logits);
   logits.backend().contrastive_loss(logits, positive, row_labels, column_labels, self, r.loss,
                                     r.lse);
   return r;

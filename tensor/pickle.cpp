@@ -6,6 +6,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "tensor/text.h"
+
 namespace facet {
 namespace {
 
@@ -13,16 +15,6 @@ constexpr size_t kMostNodes = size_t{16} << 20, kDeepestStack = size_t{1} << 20;
 constexpr size_t kMostMarks = 4096;
 constexpr uint64_t kLargestMemo = uint64_t{1} << 24;
 constexpr size_t kLongestInteger = 17;  // 128 bits and a sign: states of random generators
-
-void append_utf8(std::string& to, uint32_t code) {
-  if (code < 0x80) {
-    to += static_cast<char>(code);
-    return;
-  }
-  const int extra = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-  to += static_cast<char>((0xF00 >> extra & 0xFF) | (code >> (6 * extra)));
-  for (int i = extra - 1; i >= 0; --i) to += static_cast<char>(0x80 | (code >> (6 * i) & 0x3F));
-}
 
 // Bytes that protocol 2 writes as the text of as many characters; nothing where one is above 255.
 bool from_latin1(std::string_view text, std::string& bytes) {
@@ -40,8 +32,8 @@ bool from_latin1(std::string_view text, std::string& bytes) {
 
 }  // namespace
 
-Pickle::Pickle(std::string bytes, uint64_t* position)
-    : bytes_(std::move(bytes)), nodes_(1), children_(1) {
+Pickle::Pickle(std::string bytes, uint64_t* position, Allowed allowed)
+    : bytes_(std::move(bytes)), allowed_(allowed), nodes_(1), children_(1) {
   run();
   if (position) *position += at_;
 }
@@ -131,6 +123,7 @@ std::string_view Pickle::keep(std::string text) {
 
 Pickle::Id Pickle::add_global(std::string_view module, std::string_view name) {
   const std::string whole = fmt::format("{}.{}", module, name);
+  if (allowed_ && !allowed_(whole)) fail("the name {}", whole);
   const auto [found, is_new] = globals_.try_emplace(whole, kNone);
   if (is_new) found->second = add(Kind::global, found->first);
   return found->second;

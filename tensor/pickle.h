@@ -46,7 +46,9 @@ class Pickle {
 
   // Reads the pickle that `bytes` begin with. Throws PickleTruncated where they end too early, and
   // FileErrors that name byte and opcode but not the file. Moves `position` behind the pickle.
-  explicit Pickle(std::string bytes, uint64_t* position = nullptr);
+  // `allowed`: which "module.name" may be in it; any without it.
+  using Allowed = bool (*)(std::string_view global);
+  explicit Pickle(std::string bytes, uint64_t* position = nullptr, Allowed allowed = nullptr);
   Pickle(const Pickle&) = delete;  // texts point into the bytes
   Pickle& operator=(const Pickle&) = delete;
 
@@ -113,6 +115,7 @@ class Pickle {
   std::string unescaped(std::string_view text, bool is_unicode) const;
 
   std::string bytes_;
+  Allowed allowed_;
   size_t at_ = 0, opcode_at_ = 0;
   std::vector<Node> nodes_;
   std::vector<std::vector<Id>> children_;

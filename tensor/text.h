@@ -7,6 +7,25 @@
 
 namespace facet {
 
+// A character of Unicode at the end of a text in UTF-8.
+inline void append_utf8(std::string& to, uint32_t code) {
+  if (code < 0x80) {
+    to += static_cast<char>(code);
+    return;
+  }
+  const int extra = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+  to += static_cast<char>((0xF00 >> extra & 0xFF) | (code >> (6 * extra)));
+  for (int i = extra - 1; i >= 0; --i) to += static_cast<char>(0x80 | (code >> (6 * i) & 0x3F));
+}
+
+// The names of a list's rows, in its order.
+template <typename Rows>
+std::vector<std::string> names_of(const Rows& rows) {
+  std::vector<std::string> names;
+  for (const auto& row : rows) names.emplace_back(row.name);
+  return names;
+}
+
 // Levenshtein distance.
 inline size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<size_t> row(b.size() + 1);

@@ -18,14 +18,13 @@ namespace {
 constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112, kUpper = 121;
 
 template <typename T>
-using GemmFunction = void (*)(int, int, int, int, int, int, T, const T*, int, const T*, int, T, T*,
-                              int);
-template <typename T>
-using SyrkFunction = void (*)(int, int, int, int, int, T, const T*, int, T, T*, int);
-// Fortran: the two hidden lengths of the character arguments come last.
-template <typename T>
-using SyevdFunction = void (*)(const char*, const char*, const int*, T*, const int*, T*, T*,
-                               const int*, int*, const int*, int*, size_t, size_t);
+struct Functions {
+  void (*gemm)(int, int, int, int, int, int, T, const T*, int, const T*, int, T, T*, int);
+  void (*syrk)(int, int, int, int, int, T, const T*, int, T, T*, int);
+  // Fortran: the two hidden lengths of the character arguments come last.
+  void (*syevd)(const char*, const char*, const int*, T*, const int*, T*, T*, const int*, int*,
+                const int*, int*, size_t, size_t);
+};
 
 // OpenBLAS 0.3.21 takes an Intel processor newer than itself for a Prescott (SSE3) and runs at a
 // fifth of the speed, so the kernels are chosen by instruction set unless the user chose.
@@ -61,26 +60,29 @@ class Library {
       throw Error(fmt::format(
           "OpenBLAS not found ({}); install it: apt install libopenblas0-openmp", dlerror()));
     load(set_threads, "openblas_set_num_threads");
-    load(sgemm, "cblas_sgemm");
-    load(dgemm, "cblas_dgemm");
-    load(ssyrk, "cblas_ssyrk");
-    load(dsyrk, "cblas_dsyrk");
-    load(ssyevd, "ssyevd_");
-    load(dsyevd, "dsyevd_");
+    load_all(f32_, 's');
+    load_all(f64_, 'd');
   }
 
   void (*set_threads)(int);
-  GemmFunction<float> sgemm;
-  GemmFunction<double> dgemm;
-  SyrkFunction<float> ssyrk;
-  SyrkFunction<double> dsyrk;
-  SyevdFunction<float> ssyevd;
-  SyevdFunction<double> dsyevd;
+  template <typename T>
+  const Functions<T>& of() const {
+    if constexpr (std::is_same_v<T, float>)
+      return f32_;
+    else
+      return f64_;
+  }
 
  private:
+  template <typename T>
+  void load_all(Functions<T>& functions, char type) {
+    load(functions.gemm, fmt::format("cblas_{}gemm", type));
+    load(functions.syrk, fmt::format("cblas_{}syrk", type));
+    load(functions.syevd, fmt::format("{}syevd_", type));
+  }
   template <typename F>
-  void load(F& function, const char* name) {
-    function = reinterpret_cast<F>(dlsym(handle_, name));
+  void load(F& function, const std::string& name) {
+    function = reinterpret_cast<F>(dlsym(handle_, name.c_str()));
     if (!function)
       throw Error(
           fmt::format("OpenBLAS has no {}; install a full one: "
@@ -89,6 +91,8 @@ class Library {
   }
 
   void* handle_ = nullptr;
+  Functions<float> f32_;
+  Functions<double> f64_;
 };
 
 // The library, set to num_threads(). Setting them is not free, so only changes are passed on.
@@ -107,24 +111,27 @@ int to_int(int64_t size) {
   return static_cast<int>(size);
 }
 
+}  // namespace
+
 template <typename T>
-void call_gemm(GemmFunction<T> f, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k,
-               T alpha, const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* c,
-               int64_t ldc) {
-  f(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans, to_int(m), to_int(n),
-    to_int(k), alpha, a, to_int(lda), b, to_int(ldb), beta, c, to_int(ldc));
+void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a,
+          int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+  library().of<T>().gemm(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans,
+                         to_int(m), to_int(n), to_int(k), alpha, a, to_int(lda), b, to_int(ldb),
+                         beta, c, to_int(ldc));
 }
 
 template <typename T>
-void call_syrk(SyrkFunction<T> f, bool trans, int64_t n, int64_t k, T alpha, const T* a,
-               int64_t lda, T beta, T* c, int64_t ldc) {
-  f(kRowMajor, kUpper, trans ? kTrans : kNoTrans, to_int(n), to_int(k), alpha, a, to_int(lda), beta,
-    c, to_int(ldc));
+void syrk(bool trans, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, T beta, T* c,
+          int64_t ldc) {
+  library().of<T>().syrk(kRowMajor, kUpper, trans ? kTrans : kNoTrans, to_int(n), to_int(k), alpha,
+                         a, to_int(lda), beta, c, to_int(ldc));
 }
 
 template <typename T>
-void call_syevd(SyevdFunction<T> f, int64_t size, T* matrix, T* values) {
+void symmetric_eigenvalues(int64_t size, T* matrix, T* values) {
   if (size == 0) return;
+  const auto f = library().of<T>().syevd;
   const int n = to_int(size);
   // The row-major upper triangle is the lower one for Fortran.
   const char jobz = 'N', uplo = 'L';
@@ -142,35 +149,13 @@ void call_syevd(SyevdFunction<T> f, int64_t size, T* matrix, T* values) {
               info);
 }
 
-}  // namespace
-
-void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
-          int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  call_gemm(library().sgemm, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, double alpha,
-          const double* a, int64_t lda, const double* b, int64_t ldb, double beta, double* c,
-          int64_t ldc) {
-  call_gemm(library().dgemm, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-void syrk(bool trans, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, float beta,
-          float* c, int64_t ldc) {
-  call_syrk(library().ssyrk, trans, n, k, alpha, a, lda, beta, c, ldc);
-}
-
-void syrk(bool trans, int64_t n, int64_t k, double alpha, const double* a, int64_t lda, double beta,
-          double* c, int64_t ldc) {
-  call_syrk(library().dsyrk, trans, n, k, alpha, a, lda, beta, c, ldc);
-}
-
-void symmetric_eigenvalues(int64_t n, float* matrix, float* values) {
-  call_syevd(library().ssyevd, n, matrix, values);
-}
-
-void symmetric_eigenvalues(int64_t n, double* matrix, double* values) {
-  call_syevd(library().dsyevd, n, matrix, values);
-}
+#define FACET_INSTANTIATE(T)                                                                \
+  template void gemm(bool, bool, int64_t, int64_t, int64_t, T, const T*, int64_t, const T*, \
+                     int64_t, T, T*, int64_t);                                              \
+  template void syrk(bool, int64_t, int64_t, T, const T*, int64_t, T, T*, int64_t);         \
+  template void symmetric_eigenvalues(int64_t, T*, T*);
+FACET_INSTANTIATE(float)
+FACET_INSTANTIATE(double)
+#undef FACET_INSTANTIATE
 
 }  // namespace facet::blas

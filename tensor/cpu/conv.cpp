@@ -244,31 +244,29 @@ bool is_miscomputed(const ConvKey& key) {
          key.args.stride > 1 && key.args.padding == 0 && key.args.groups == 1;
 }
 
-// The pixels of x (N, H, W, C) that a 1x1 kernel meets, (N, P, Q, C).
-Tensor met_pixels(const Tensor& x, const ConvKey& key) {
-  Tensor met = Tensor::empty({key.n, key.p, key.q, key.c_in}, DType::f32);
-  const float* const from = x.data<float>();
-  float* to = met.data<float>();
+// use(offset in x (N, H, W, C), offset in (N, P, Q, C)) for the pixels that a 1x1 kernel meets.
+template <typename Use>
+void for_each_met_pixel(const ConvKey& key, const Use& use) {
+  int64_t met = 0;
   for (int64_t n = 0; n < key.n; ++n)
     for (int64_t p = 0; p < key.p; ++p)
-      for (int64_t q = 0; q < key.q; ++q, to += key.c_in) {
-        const int64_t pixel = (n * key.h + p * key.args.stride) * key.w + q * key.args.stride;
-        std::copy_n(from + pixel * key.c_in, key.c_in, to);
-      }
+      for (int64_t q = 0; q < key.q; ++q, met += key.c_in)
+        use(((n * key.h + p * key.args.stride) * key.w + q * key.args.stride) * key.c_in, met);
+}
+
+// Those pixels, (N, P, Q, C).
+Tensor met_pixels(const Tensor& x, const ConvKey& key) {
+  Tensor met = Tensor::empty({key.n, key.p, key.q, key.c_in}, DType::f32);
+  for_each_met_pixel(key, [&, from = x.data<float>(), to = met.data<float>()](
+                              int64_t i, int64_t j) { std::copy_n(from + i, key.c_in, to + j); });
   return met;
 }
 
 // ... whose gradient is `met`, and 0 elsewhere.
 void spread_pixels(const Tensor& met, const ConvKey& key, Tensor& dx) {
   dx.zero_();
-  const float* from = met.data<float>();
-  float* const to = dx.data<float>();
-  for (int64_t n = 0; n < key.n; ++n)
-    for (int64_t p = 0; p < key.p; ++p)
-      for (int64_t q = 0; q < key.q; ++q, from += key.c_in) {
-        const int64_t pixel = (n * key.h + p * key.args.stride) * key.w + q * key.args.stride;
-        std::copy_n(from, key.c_in, to + pixel * key.c_in);
-      }
+  for_each_met_pixel(key, [&, from = met.data<float>(), to = dx.data<float>()](
+                              int64_t i, int64_t j) { std::copy_n(from + j, key.c_in, to + i); });
 }
 
 // What oneDNN does not do: f64.

@@ -9,34 +9,30 @@ using namespace cpu;
 void CpuBackend::layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamma,
                             const Tensor& beta, double eps, Tensor& sum, Tensor& y, Tensor& mean,
                             Tensor& rstd) {
-  dispatch_floating(x.dtype(), "layer_norm", [&](auto tag) {
-    using T = decltype(tag);
+  for_each_row(x, "layer_norm", [&]<typename T>(T, int64_t row, int64_t cols) {
     using A = acc_t<T>;
-    const int64_t cols = x.cols();
     const A *scale = gamma.data<A>(), *shift = beta.data<A>();
-    for_each_row(x.rows(), cols, [&](int64_t row) {
-      const T* from = x.data<T>() + row * cols;
-      if (residual.defined()) {
-        const T* other = residual.data<T>() + row * cols;
-        T* to = sum.data<T>() + row * cols;
+    const T* from = x.data<T>() + row * cols;
+    if (residual.defined()) {
+      const T* other = residual.data<T>() + row * cols;
+      T* to = sum.data<T>() + row * cols;
 #pragma omp simd
-        for (int64_t i = 0; i < cols; ++i) to[i] = static_cast<T>(widen(from[i]) + widen(other[i]));
-        from = to;  // what is normalised is what is stored
-      }
-      const A count = static_cast<A>(cols);
-      const A m = sum_terms<A>(0, cols, [=](int64_t i) { return widen(from[i]); }) / count;
-      const A variance =
-          sum_terms<A>(0, cols,
-                       [=](int64_t i) { return (widen(from[i]) - m) * (widen(from[i]) - m); }) /
-          count;
-      const A r = A(1) / std::sqrt(variance + static_cast<A>(eps));
-      T* to = y.data<T>() + row * cols;
+      for (int64_t i = 0; i < cols; ++i) to[i] = static_cast<T>(widen(from[i]) + widen(other[i]));
+      from = to;  // what is normalised is what is stored
+    }
+    const A count = static_cast<A>(cols);
+    const A m = sum_terms<A>(0, cols, [=](int64_t i) { return widen(from[i]); }) / count;
+    const A variance =
+        sum_terms<A>(0, cols,
+                     [=](int64_t i) { return (widen(from[i]) - m) * (widen(from[i]) - m); }) /
+        count;
+    const A r = A(1) / std::sqrt(variance + static_cast<A>(eps));
+    T* to = y.data<T>() + row * cols;
 #pragma omp simd
-      for (int64_t i = 0; i < cols; ++i)
-        to[i] = static_cast<T>((widen(from[i]) - m) * r * scale[i] + shift[i]);
-      mean.data<A>()[row] = m;
-      rstd.data<A>()[row] = r;
-    });
+    for (int64_t i = 0; i < cols; ++i)
+      to[i] = static_cast<T>((widen(from[i]) - m) * r * scale[i] + shift[i]);
+    mean.data<A>()[row] = m;
+    rstd.data<A>()[row] = r;
   });
 }
 

@@ -55,6 +55,14 @@ void for_each_row(int64_t rows, int64_t cols, const Body& body) {
     for (int64_t row = first; row < last; ++row) body(row);
   });
 }
+// body(T{}, row, cols) for every row of a floating tensor, T the type of its elements.
+template <typename Body>
+void for_each_row(const Tensor& x, const char* op, const Body& body) {
+  dispatch_floating(x.dtype(), op, [&](auto tag) {
+    const int64_t cols = x.cols();
+    for_each_row(x.rows(), cols, [&](int64_t row) { body(tag, row, cols); });
+  });
+}
 
 // The elements of many tensors as one list of blocks: body(block, tensor, begin, end).
 class TensorBlocks {

@@ -132,22 +132,17 @@ void CpuBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n, 
 }
 
 void CpuBackend::argmax(const Tensor& x, Tensor& y) {
-  dispatch_floating(x.dtype(), "argmax", [&](auto tag) {
-    using T = decltype(tag);
-    const int64_t cols = x.cols();
-    for_each_row(x.rows(), cols, [&](int64_t row) {
-      const T* values = x.data<T>() + row * cols;
-      const auto largest = max_term<acc_t<T>>(cols, [=](int64_t i) { return widen(values[i]); });
-      int64_t at = 0;
-      while (at < cols && widen(values[at]) != largest) ++at;
-      y.data<int64_t>()[row] = at < cols ? at : 0;  // a row of NaNs gives 0
-    });
+  for_each_row(x, "argmax", [&]<typename T>(T, int64_t row, int64_t cols) {
+    const T* values = x.data<T>() + row * cols;
+    const auto largest = max_term<acc_t<T>>(cols, [=](int64_t i) { return widen(values[i]); });
+    int64_t at = 0;
+    while (at < cols && widen(values[at]) != largest) ++at;
+    y.data<int64_t>()[row] = at < cols ? at : 0;  // a row of NaNs gives 0
   });
 }
 
 void CpuBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indices) {
-  dispatch_floating(x.dtype(), "topk", [&](auto tag) {
-    using T = decltype(tag);
+  for_each_row(x, "topk", [&]<typename T>(T, int64_t row, int64_t cols) {
     struct Entry {
       acc_t<T> value;
       int64_t index;
@@ -155,27 +150,24 @@ void CpuBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indice
         return value != other.value ? value > other.value : index < other.index;
       }
     };
-    const int64_t cols = x.cols();
-    for_each_row(x.rows(), cols, [&](int64_t row) {
-      const T* from = x.data<T>() + row * cols;
-      // A heap of the best so far with the worst of them on top.
-      std::vector<Entry> best;
-      best.reserve(static_cast<size_t>(k) + 1);
-      for (int64_t i = 0; i < cols; ++i) {
-        const Entry entry{widen(from[i]), i};
-        if (i >= k && !(entry.value > best.front().value)) continue;
-        best.push_back(entry);
-        std::push_heap(best.begin(), best.end());
-        if (i < k) continue;
-        std::pop_heap(best.begin(), best.end());
-        best.pop_back();
-      }
-      std::sort_heap(best.begin(), best.end());
-      for (int64_t i = 0; i < k; ++i) {
-        values.data<T>()[row * k + i] = static_cast<T>(best[static_cast<size_t>(i)].value);
-        indices.data<int64_t>()[row * k + i] = best[static_cast<size_t>(i)].index;
-      }
-    });
+    const T* from = x.data<T>() + row * cols;
+    // A heap of the best so far with the worst of them on top.
+    std::vector<Entry> best;
+    best.reserve(static_cast<size_t>(k) + 1);
+    for (int64_t i = 0; i < cols; ++i) {
+      const Entry entry{widen(from[i]), i};
+      if (i >= k && !(entry.value > best.front().value)) continue;
+      best.push_back(entry);
+      std::push_heap(best.begin(), best.end());
+      if (i < k) continue;
+      std::pop_heap(best.begin(), best.end());
+      best.pop_back();
+    }
+    std::sort_heap(best.begin(), best.end());
+    for (int64_t i = 0; i < k; ++i) {
+      values.data<T>()[row * k + i] = static_cast<T>(best[static_cast<size_t>(i)].value);
+      indices.data<int64_t>()[row * k + i] = best[static_cast<size_t>(i)].index;
+    }
   });
 }
 
