@@ -8,6 +8,7 @@
 #include "cuda/emu/error.h"
 #include "cuda/emu/runtime.h"
 #include "tests/device_array.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
@@ -332,14 +333,11 @@ TEST_F(EmulatorTest, AFailedCheckNamesTheThread) {
 
 TEST_F(EmulatorTest, ImpossibleLaunchesAreRefused) {
   DeviceArray<float> y(std::vector<float>(32));
-  EXPECT_THROW(launch<failed_check_kernel>(1, 2048, 0, nullptr, y), cuda::CudaError);
-  emu::reset();
-  EXPECT_THROW(launch<failed_check_kernel>(1, 33, 0, nullptr, y), cuda::CudaError);
-  emu::reset();
-  EXPECT_THROW(launch<failed_check_kernel>(0, 32, 0, nullptr, y), cuda::CudaError);
-  emu::reset();
-  EXPECT_THROW(launch<failed_check_kernel>(1, 32, size_t{228} << 10, nullptr, y), cuda::CudaError);
-  emu::reset();
+  for (const auto& [blocks, threads, shared] :
+       {std::tuple{1, 2048, size_t{0}}, {1, 33, 0}, {0, 32, 0}, {1, 32, size_t{228} << 10}}) {
+    EXPECT_THROW(launch<failed_check_kernel>(blocks, threads, shared, nullptr, y), cuda::CudaError);
+    emu::reset();
+  }
   launch<much_shared_kernel>(1, 32, 0, nullptr, y);
   expect_fault({"much_shared_kernel", "400000 bytes of shared memory"});
 }
@@ -419,14 +417,9 @@ TEST_F(EmulatorTest, AnotherDevicesStreamIsRefused) {
   ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDefault), cudaSuccess);
   EXPECT_EQ(cudaEventRecord(event, stream), cudaErrorInvalidResourceHandle);
-  try {
-    launch<scale_kernel>(1, 32, 0, stream, 2.0f, x, x, 32);
-    ADD_FAILURE() << "launched";
-  } catch (const cuda::CudaError& e) {
-    EXPECT_NE(std::string(e.what()).find("its stream is of device 1, current is 0"),
-              std::string::npos)
-        << e.what();
-  }
+  test::expect_error_of<cuda::CudaError>(
+      [&] { launch<scale_kernel>(1, 32, 0, stream, 2.0f, x, x, 32); },
+      {"its stream is of device 1, current is 0"});
   static_cast<void>(cudaGetLastError());
   EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);

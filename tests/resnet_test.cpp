@@ -7,6 +7,7 @@
 
 #include "nn/init.h"
 #include "tests/fill.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
@@ -56,12 +57,7 @@ TEST(ResNet, SmallStemKeepsTheResolution) {
 }
 
 TEST(ResNet, UnknownArchitectureIsNamed) {
-  try {
-    ResNet net({.arch = "resnet51"});
-    FAIL();
-  } catch (const UsageError& e) {
-    EXPECT_NE(std::string(e.what()).find("resnet51"), std::string::npos);
-  }
+  test::expect_error_of<UsageError>([] { ResNet net({.arch = "resnet51"}); }, {"resnet51"});
 }
 
 TEST(Initialize, DependsOnTheNameAlone) {

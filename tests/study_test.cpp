@@ -136,8 +136,7 @@ TEST_F(StudyTest, TransferOfATable) {
   EXPECT_NEAR(result["models"][1]["standard_error"].get<double>(), a + b, 1e-14);
   const Outcome csv = run({"transfer", path("t.csv"), "--datasets", "a,b", "--csv"});
   EXPECT_EQ(csv.out.find("model,transfer,standard error\nfirst,-0.27465"), 0u) << csv.out;
-  EXPECT_NE(run({"transfer", path("t.csv"), "--datasets", "a"}).out.find("1.0986"),
-            std::string::npos);
+  test::expect_parts(run({"transfer", path("t.csv"), "--datasets", "a"}).out, {"1.0986"});
   // An accuracy of 100% needs the number of pictures behind it.
   write("full.csv", "model,a\nx,100\ny,50\n");
   expect_error({"transfer", path("full.csv")}, 3, {"row 'x', column 'a'", "--test-counts"});
@@ -247,8 +246,7 @@ TEST_F(StudyTest, ThePapersTables) {
   EXPECT_TRUE(std::none_of(paper["inconsistencies"].begin(), paper["inconsistencies"].end(),
                            [](const Parsed& cell) { return cell["table"] == "Table 7"; }));
   const Outcome text = run({"reproduce", "paper"});
-  EXPECT_NE(text.out.find("Table 9, Transfer"), std::string::npos);
-  EXPECT_NE(text.out.find("cells contradict others"), std::string::npos);
+  test::expect_parts(text.out, {"Table 9, Transfer", "cells contradict others"});
 }
 
 TEST_F(StudyTest, StagesOfNetworks) {
