@@ -10,12 +10,15 @@
 #include "ssl/moco.h"
 #include "ssl/supcon.h"
 #include "tests/fill.h"
+#include "tests/folder.h"
 #include "tests/gradcheck.h"
 
 namespace facet {
 namespace {
 
+using test::error_of;
 using test::expect_near;
+using test::expect_parts;
 using test::hashed;
 using test::tensor_of;
 using test::values;
@@ -159,16 +162,12 @@ TEST(Ranks, LossesAndGradientsAreThoseOfOne) {
 }
 
 TEST(Ranks, AnErrorOfOneStopsAll) {
-  try {
-    run_ranks(3, [](Comm& comm) {
-      if (comm.rank() == 1) throw UsageError("rank 1 cannot");
-      comm.barrier();
-      comm.barrier();
-    });
-    FAIL();
-  } catch (const UsageError& e) {
-    EXPECT_STREQ(e.what(), "rank 1 cannot");
-  }
+  const auto body = [](Comm& comm) {
+    if (comm.rank() == 1) throw UsageError("rank 1 cannot");
+    comm.barrier();
+    comm.barrier();
+  };
+  EXPECT_EQ(error_of<UsageError>([&] { run_ranks(3, body); }), "rank 1 cannot");
 }
 
 TEST(Ranks, SumsGathersAndBroadcasts) {
@@ -382,20 +381,12 @@ TEST(Moco, LeavesItsCollapseValue) {
 }
 
 TEST(Moco, BadSizesAreRefusedBeforeTheFirstStep) {
-  const auto message = [](const auto& call) {
-    try {
-      call();
-    } catch (const UsageError& e) {
-      return std::string(e.what());
-    }
-    return std::string("accepted");
-  };
   const auto moco = make_moco(kSmallMoco);
   EXPECT_NO_THROW(moco->check_batch(4));
-  EXPECT_NE(message([&] { moco->check_batch(8); }).find("--queue"), std::string::npos);
-  EXPECT_NE(message([&] { moco->check_batch(2); }).find("--norm-splits"), std::string::npos);
-  EXPECT_NE(message([&] { moco->check_batch(3); }).find("--norm-splits"), std::string::npos);
-  EXPECT_NE(message([] { make_moco({.queue = 0}); }).find("queue"), std::string::npos);
+  expect_parts(error_of<UsageError>([&] { moco->check_batch(8); }), {"--queue"});
+  expect_parts(error_of<UsageError>([&] { moco->check_batch(2); }), {"--norm-splits"});
+  expect_parts(error_of<UsageError>([&] { moco->check_batch(3); }), {"--norm-splits"});
+  expect_parts(error_of<UsageError>([] { make_moco({.queue = 0}); }), {"queue"});
 }
 
 // ---- the other two
