@@ -103,9 +103,6 @@ LinearClassifier starting_head(const InjectOptions& options, const Features& fea
 }
 
 void check(const InjectOptions& options, const Dataset& dataset) {
-  const auto need = [](bool condition, const char* option, const char* expected, auto got) {
-    if (!condition) throw UsageError(fmt::format("{}: expected {}, got {}", option, expected, got));
-  };
   need(options.backbone_lr_scale >= 0, "--backbone-lr-scale", "at least 0",
        options.backbone_lr_scale);
   need(options.layer_decay > 0 && options.layer_decay <= 1, "--layer-decay", "above 0, at most 1",

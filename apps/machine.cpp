@@ -86,6 +86,10 @@ std::string utc_now() {
   return text;
 }
 
+void print_json(const Json& value) {
+  fmt::print("{}\n", value.dump());
+}
+
 double peak_memory_mib() {
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);

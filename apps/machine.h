@@ -22,6 +22,7 @@ Device use_device(const std::string& name);
 std::vector<Device> use_devices(const std::string& name);
 std::string device_name(Device device);  // the processor's or GPU's own
 std::string utc_now();                   // "2026-11-23 18:05 UTC"
+void print_json(const Json& value);      // on one line, what a command prints for --json
 double peak_memory_mib();                // of this process
 double seconds_since_start();            // of this process, from its very beginning
 

@@ -10,13 +10,10 @@
 #include "apps/options.h"
 #include "data/policy.h"
 #include "nn/init.h"
-#include "ssl/dino.h"
-#include "ssl/mae.h"
 #include "ssl/moco.h"
 #include "ssl/simclr.h"
 #include "ssl/supcon.h"
-#include "ssl/supervised.h"
-#include "ssl/swav.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -44,8 +41,7 @@ const Method& method_of(const std::string& name) {
 
 void expect_shares(std::initializer_list<std::pair<const char*, double>> options) {
   for (const auto& [option, value] : options)
-    if (!(value >= 0 && value <= 1))
-      throw UsageError(fmt::format("{}: expected 0 to 1, got {}", option, value));
+    need(value >= 0 && value <= 1, option, "0 to 1", value);
 }
 
 MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64_t seed) {
@@ -63,20 +59,19 @@ MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64
 }
 
 DinoOptions dino_options(const MethodOptions& method, const RunSize& run) {
-  const int64_t per_epoch = std::max<int64_t>(run.samples / run.batch_size, 1);
-  return {.out = method.out_dim,
-          .hidden = method.head_hidden,
-          .bottleneck = method.head_bottleneck,
-          .head_norms = method.head_norms,
-          .norm_last_layer = method.norm_last_layer,
-          .student_temperature = method.resolved_temperature(),
-          .warmup_teacher_temperature = method.warmup_teacher_temperature,
-          .teacher_temperature = method.teacher_temperature,
-          .temperature_epochs = method.warmup_teacher_epochs,
-          .momentum = method.teacher_momentum,
-          .freeze_epochs = method.freeze_last_layer,
-          .steps_per_epoch = per_epoch,
-          .total_steps = per_epoch * run.epochs};
+  DinoOptions options = method.dino;
+  options.student_temperature = method.resolved_temperature();
+  options.steps_per_epoch = std::max<int64_t>(run.samples / run.batch_size, 1);
+  options.total_steps = options.steps_per_epoch * run.epochs;
+  return options;
+}
+
+SwavOptions swav_options(const MethodOptions& method) {
+  SwavOptions options = method.swav;
+  options.temperature = method.resolved_temperature();
+  options.projection_dim = method.projection_dim;
+  options.queue = std::max<int64_t>(method.queue, 0);
+  return options;
 }
 
 std::unique_ptr<Objective> make_mae(const MethodOptions& method, const NetworkOptions& network) {
@@ -88,12 +83,7 @@ std::unique_ptr<Objective> make_mae(const MethodOptions& method, const NetworkOp
   VitOptions vit = std::get<VitOptions>(network.resolve());
   vit.position = VitOptions::Position::sincos;
   vit.init = VitOptions::Init::xavier;
-  return std::make_unique<Mae>(std::make_unique<Vit>(vit),
-                               MaeOptions{.mask_ratio = method.mask_ratio,
-                                          .norm_pix = method.norm_pix,
-                                          .decoder_width = method.decoder_width,
-                                          .decoder_depth = method.decoder_depth,
-                                          .decoder_heads = method.decoder_heads});
+  return std::make_unique<Mae>(std::make_unique<Vit>(vit), method.mae);
 }
 
 std::unique_ptr<Objective> make_dino(const MethodOptions& method, const NetworkOptions& network,
@@ -201,30 +191,32 @@ void MethodOptions::add_to(Options& options) {
   options.add("--queue", queue, "MoCo: remembered keys; SwAV: embeddings (-1: the method's own)");
   options.add("--key-momentum", key_momentum, "MoCo: of the key network");
   options.add("--norm-splits", norm_splits, "MoCo: parts of a batch with batch norms of their own");
-  options.add("--prototypes", prototypes, "SwAV: clusters");
-  options.add("--freeze-steps", freeze_steps, "SwAV: steps before the prototypes train");
-  options.add("--queue-from", queue_from, "SwAV: step from which the queue is used");
-  options.add("--epsilon", epsilon, "SwAV: smoothness of the assignments");
+  options.add("--prototypes", swav.prototypes, "SwAV: clusters");
+  options.add("--freeze-steps", swav.freeze_steps, "SwAV: steps before the prototypes train");
+  options.add("--queue-from", swav.queue_from, "SwAV: step from which the queue is used");
+  options.add("--epsilon", swav.epsilon, "SwAV: smoothness of the assignments");
   options.add("--local-crops", local_crops,
               "Small crops beside the two large ones (-1: 6 for SwAV and 8 for DINO, none for "
               "images of up to 64 pixels)");
   options.add("--local-size", local_size, "Their pixels a side (0: 3/7 of the image size)");
-  options.add("--out-dim", out_dim, "DINO: outputs of the head");
-  options.add("--head-hidden", head_hidden, "DINO: channels of the head's first layers");
-  options.add("--head-bottleneck", head_bottleneck, "DINO: channels before the last layer");
-  options.flag("--use-bn-in-head", head_norms, "DINO: batch norms in the head");
-  options.flag("--norm-last-layer", norm_last_layer, "DINO: rows of the last layer keep norm 1");
-  options.add("--teacher-temp", teacher_temperature, "DINO: temperature of the teacher");
-  options.add("--warmup-teacher-temp", warmup_teacher_temperature, "DINO: ... at first");
-  options.add("--warmup-teacher-temp-epochs", warmup_teacher_epochs, "DINO: epochs between both");
-  options.add("--momentum-teacher", teacher_momentum, "DINO: of the teacher, rising to 1");
-  options.add("--freeze-last-layer", freeze_last_layer,
+  options.add("--out-dim", dino.out, "DINO: outputs of the head");
+  options.add("--head-hidden", dino.hidden, "DINO: channels of the head's first layers");
+  options.add("--head-bottleneck", dino.bottleneck, "DINO: channels before the last layer");
+  options.flag("--use-bn-in-head", dino.head_norms, "DINO: batch norms in the head");
+  options.flag("--norm-last-layer", dino.norm_last_layer,
+               "DINO: rows of the last layer keep norm 1");
+  options.add("--teacher-temp", dino.teacher_temperature, "DINO: temperature of the teacher");
+  options.add("--warmup-teacher-temp", dino.warmup_teacher_temperature, "DINO: ... at first");
+  options.add("--warmup-teacher-temp-epochs", dino.temperature_epochs, "DINO: epochs between both");
+  options.add("--momentum-teacher", dino.momentum, "DINO: of the teacher, rising to 1");
+  options.add("--freeze-last-layer", dino.freeze_epochs,
               "DINO: epochs before the last layer trains");
-  options.add("--mask-ratio", mask_ratio, "MAE: share of the patches that is masked");
-  options.flag("--norm-pix-loss", norm_pix, "MAE: patches are normalised before they are compared");
-  options.add("--decoder-width", decoder_width, "MAE: channels of the decoder");
-  options.add("--decoder-depth", decoder_depth, "MAE: blocks of the decoder");
-  options.add("--decoder-heads", decoder_heads, "MAE: attention heads of the decoder");
+  options.add("--mask-ratio", mae.mask_ratio, "MAE: share of the patches that is masked");
+  options.flag("--norm-pix-loss", mae.norm_pix,
+               "MAE: patches are normalised before they are compared");
+  options.add("--decoder-width", mae.decoder_width, "MAE: channels of the decoder");
+  options.add("--decoder-depth", mae.decoder_depth, "MAE: blocks of the decoder");
+  options.add("--decoder-heads", mae.decoder_heads, "MAE: attention heads of the decoder");
 }
 
 double MethodOptions::resolved_temperature() const {
@@ -232,11 +224,7 @@ double MethodOptions::resolved_temperature() const {
 }
 
 const std::vector<std::string>& method_names() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const Method& m : kMethods) list.emplace_back(m.name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(kMethods);
   return names;
 }
 
@@ -251,13 +239,13 @@ bool shares_norms(const std::string& method) {
 std::unique_ptr<Objective> make_objective(const MethodOptions& method,
                                           const NetworkOptions& network, const RunSize& run,
                                           uint64_t seed) {
-  if (!(method.temperature >= 0) || !(method.epsilon > 0) || method.projection_dim < 1)
+  if (!(method.temperature >= 0) || !(method.swav.epsilon > 0) || method.projection_dim < 1)
     throw UsageError(
         fmt::format("--temperature, --epsilon and --projection-dim: expected positive numbers, got "
                     "{}, {} and {}",
-                    method.temperature, method.epsilon, method.projection_dim));
+                    method.temperature, method.swav.epsilon, method.projection_dim));
   expect_shares(
-      {{"--key-momentum", method.key_momentum}, {"--momentum-teacher", method.teacher_momentum}});
+      {{"--key-momentum", method.key_momentum}, {"--momentum-teacher", method.dino.momentum}});
   const auto encoder = [&] { return make_encoder(network.resolve()); };
   const double temperature = method.resolved_temperature();
   std::unique_ptr<Objective> objective;
@@ -268,14 +256,7 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
   else if (method.method == "moco")
     objective = std::make_unique<Moco>(encoder(), encoder(), moco_options(method, run, seed));
   else if (method.method == "swav")
-    objective =
-        std::make_unique<Swav>(encoder(), SwavOptions{.temperature = temperature,
-                                                      .epsilon = method.epsilon,
-                                                      .prototypes = method.prototypes,
-                                                      .projection_dim = method.projection_dim,
-                                                      .freeze_steps = method.freeze_steps,
-                                                      .queue = std::max<int64_t>(method.queue, 0),
-                                                      .queue_from = method.queue_from});
+    objective = std::make_unique<Swav>(encoder(), swav_options(method));
   else if (method.method == "dino")
     objective = make_dino(method, network, run);
   else if (method.method == "mae")

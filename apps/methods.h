@@ -6,7 +6,10 @@
 
 #include "apps/model.h"
 #include "data/pipeline.h"
+#include "ssl/dino.h"
+#include "ssl/mae.h"
 #include "ssl/supervised.h"
+#include "ssl/swav.h"
 
 namespace facet {
 
@@ -31,20 +34,12 @@ struct MethodOptions {
   // MoCo, CE + SelfSupCon; SwAV's queue
   int64_t queue = -1, norm_splits = 8;
   double key_momentum = 0.999;
-  // SwAV
-  int64_t prototypes = 3000, freeze_steps = 313, queue_from = 0;
-  double epsilon = 0.05;
   // SwAV and DINO
   int64_t local_crops = -1, local_size = 0;
-  // DINO
-  int64_t out_dim = 65536, head_hidden = 2048, head_bottleneck = 256, freeze_last_layer = 1,
-          warmup_teacher_epochs = 0;
-  double teacher_temperature = 0.04, warmup_teacher_temperature = 0.04, teacher_momentum = 0.996;
-  bool head_norms = false, norm_last_layer = true;
-  // MAE
-  double mask_ratio = 0.75;
-  bool norm_pix = true;
-  int64_t decoder_width = 512, decoder_depth = 8, decoder_heads = 16;
+  // What is not above: the objective's own.
+  SwavOptions swav = {};
+  DinoOptions dino = {};
+  MaeOptions mae = {};
 
   void add_to(Options& options);
   double resolved_temperature() const;

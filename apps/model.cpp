@@ -114,8 +114,7 @@ Architecture NetworkOptions::resolve() const {
         fmt::format("--width, --depth, --heads and --patch-size: expected at least 0, got {}, {}, "
                     "{} and {}",
                     width, depth, heads, patch_size));
-  if (image_size < 8)
-    throw UsageError(fmt::format("--image-size: expected at least 8, got {}", image_size));
+  need(image_size >= 8, "--image-size", "at least 8", image_size);
   if (is_vit()) {
     const VitOptions options{
         .arch = arch,

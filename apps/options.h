@@ -21,6 +21,12 @@ namespace facet {
 
 using Arguments = std::vector<std::string>;
 
+// A UsageError where an option's value does not fit.
+template <typename T>
+void need(bool fits, const char* option, const char* expected, const T& got) {
+  if (!fits) throw UsageError(fmt::format("{}: expected {}, got {}", option, expected, got));
+}
+
 class Options {
  public:
   // What an option says about: the result of a run (part of its configuration), or only how and

@@ -78,9 +78,6 @@ void RunOptions::add_to(Options& options) {
 }
 
 void RunOptions::check() const {
-  const auto need = [](bool condition, const char* option, const char* expected, auto got) {
-    if (!condition) throw UsageError(fmt::format("{}: expected {}, got {}", option, expected, got));
-  };
   if (output.empty() && !dry_run) throw UsageError("--output: expected a folder for the run");
   need(batch_size >= 2, "--batch-size", "at least 2", batch_size);
   need(accumulate >= 1, "--accumulate", "at least 1", accumulate);

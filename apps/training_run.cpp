@@ -6,6 +6,7 @@
 #include "apps/run_scores.h"
 #include "optim/schedule.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -89,9 +90,7 @@ size_t bytes_of_checkpoint(Objective& objective) {
 }  // namespace
 
 std::vector<std::string> optimizer_names() {
-  std::vector<std::string> names;
-  for (const OptimizerKind& kind : optimizer_kinds()) names.emplace_back(kind.name);
-  return names;
+  return names_of(optimizer_kinds());
 }
 
 std::optional<TrainResult> finished(const std::string& output, const std::string& config) {

@@ -16,7 +16,9 @@
 namespace facet {
 namespace {
 
+using test::error_of;
 using test::expect_near;
+using test::expect_parts;
 using test::hashed;
 using test::tensor_of;
 using test::values;
@@ -165,7 +167,7 @@ TEST(Ranks, AnErrorOfOneStopsAll) {
     comm.barrier();
     comm.barrier();
   };
-  EXPECT_EQ(test::error_of<UsageError>([&] { run_ranks(3, body); }), "rank 1 cannot");
+  EXPECT_EQ(error_of<UsageError>([&] { run_ranks(3, body); }), "rank 1 cannot");
 }
 
 TEST(Ranks, SumsGathersAndBroadcasts) {
@@ -381,10 +383,10 @@ TEST(Moco, LeavesItsCollapseValue) {
 TEST(Moco, BadSizesAreRefusedBeforeTheFirstStep) {
   const auto moco = make_moco(kSmallMoco);
   EXPECT_NO_THROW(moco->check_batch(4));
-  test::expect_error_of<UsageError>([&] { moco->check_batch(8); }, {"--queue"});
-  test::expect_error_of<UsageError>([&] { moco->check_batch(2); }, {"--norm-splits"});
-  test::expect_error_of<UsageError>([&] { moco->check_batch(3); }, {"--norm-splits"});
-  test::expect_error_of<UsageError>([] { make_moco({.queue = 0}); }, {"queue"});
+  expect_parts(error_of<UsageError>([&] { moco->check_batch(8); }), {"--queue"});
+  expect_parts(error_of<UsageError>([&] { moco->check_batch(2); }), {"--norm-splits"});
+  expect_parts(error_of<UsageError>([&] { moco->check_batch(3); }), {"--norm-splits"});
+  expect_parts(error_of<UsageError>([] { make_moco({.queue = 0}); }), {"queue"});
 }
 
 // ---- the other two

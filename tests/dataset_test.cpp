@@ -8,7 +8,6 @@
 
 #include "data/readers.h"
 #include "data/synthetic.h"
-#include "tests/folder.h"
 #include "tests/trees.h"
 
 namespace facet {
@@ -244,8 +243,8 @@ TEST_F(Cifar, WrongSizeAndWrongCounts) {
 }
 
 TEST(Registry, UnknownNamesAreUsageErrors) {
-  test::expect_error_of<UsageError>([] { open_dataset("fashon-mnist", Split::train); },
-                                    {"did you mean 'fashion-mnist'"});
+  test::expect_parts(test::error_of<UsageError>([] { open_dataset("fashon-mnist", Split::train); }),
+                     {"did you mean 'fashion-mnist'"});
   EXPECT_THROW(open_dataset("cifar10", Split::train), UsageError);
   EXPECT_THROW(open_dataset("shapes:trian=3", Split::train), UsageError);
   EXPECT_THROW(open_dataset("shapes:train=x", Split::train), UsageError);

@@ -333,11 +333,14 @@ TEST_F(EmulatorTest, AFailedCheckNamesTheThread) {
 
 TEST_F(EmulatorTest, ImpossibleLaunchesAreRefused) {
   DeviceArray<float> y(std::vector<float>(32));
-  for (const auto& [blocks, threads, shared] :
-       {std::tuple{1, 2048, size_t{0}}, {1, 33, 0}, {0, 32, 0}, {1, 32, size_t{228} << 10}}) {
-    EXPECT_THROW(launch<failed_check_kernel>(blocks, threads, shared, nullptr, y), cuda::CudaError);
-    emu::reset();
-  }
+  EXPECT_THROW(launch<failed_check_kernel>(1, 2048, 0, nullptr, y), cuda::CudaError);
+  emu::reset();
+  EXPECT_THROW(launch<failed_check_kernel>(1, 33, 0, nullptr, y), cuda::CudaError);
+  emu::reset();
+  EXPECT_THROW(launch<failed_check_kernel>(0, 32, 0, nullptr, y), cuda::CudaError);
+  emu::reset();
+  EXPECT_THROW(launch<failed_check_kernel>(1, 32, size_t{228} << 10, nullptr, y), cuda::CudaError);
+  emu::reset();
   launch<much_shared_kernel>(1, 32, 0, nullptr, y);
   expect_fault({"much_shared_kernel", "400000 bytes of shared memory"});
 }
@@ -417,9 +420,9 @@ TEST_F(EmulatorTest, AnotherDevicesStreamIsRefused) {
   ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDefault), cudaSuccess);
   EXPECT_EQ(cudaEventRecord(event, stream), cudaErrorInvalidResourceHandle);
-  test::expect_error_of<cuda::CudaError>(
-      [&] { launch<scale_kernel>(1, 32, 0, stream, 2.0f, x, x, 32); },
-      {"its stream is of device 1, current is 0"});
+  test::expect_parts(test::error_of<cuda::CudaError>(
+                         [&] { launch<scale_kernel>(1, 32, 0, stream, 2.0f, x, x, 32); }),
+                     {"its stream is of device 1, current is 0"});
   static_cast<void>(cudaGetLastError());
   EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);

@@ -42,11 +42,6 @@ inline void expect_parts(const std::string& text, std::initializer_list<const ch
   for (const char* part : parts)
     EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' in: " << text;
 }
-// f throws an E whose message has all these parts.
-template <typename E, typename F>
-void expect_error_of(const F& f, std::initializer_list<const char*> parts) {
-  expect_parts(error_of<E>(f), parts);
-}
 
 inline std::string from_hex(std::string hex) {  // blanks are passed over
   std::erase(hex, ' ');

@@ -18,13 +18,16 @@
 #include "ssl/simclr.h"
 #include "ssl/supcon.h"
 #include "ssl/swav.h"
+#include "tests/folder.h"
 #if defined(FACET_CUDA_EMULATED)
 #include "cuda/emu/runtime.h"
-#include "tests/folder.h"
 #endif
 
 namespace facet {
 namespace {
+
+using test::error_of;
+using test::expect_parts;
 
 const std::vector<int> kTwo = {0, 1};
 
@@ -217,7 +220,7 @@ TEST_F(NcclTest, AnErrorOfOneStopsAll) {
     comm.check();
     ADD_FAILURE() << "rank 0 took what was never added up";
   };
-  EXPECT_EQ(test::error_of<Error>([&] { cuda::run_ranks(kTwo, body); }), "rank 1 cannot");
+  EXPECT_EQ(error_of<Error>([&] { cuda::run_ranks(kTwo, body); }), "rank 1 cannot");
 }
 
 TEST_F(NcclTest, DifferentCallsAreNamed) {
@@ -229,9 +232,9 @@ TEST_F(NcclTest, DifferentCallsAreNamed) {
       comm.all_gather(x.narrow(0, 2));
     comm.barrier();
   };
-  test::expect_parts(test::error_of<Error>([&] { cuda::run_ranks(kTwo, body); }),
-                     {"all_reduce of 12 f32 values in 1 tensors", "all_gather of 6 f32 values",
-                      "rank 0", "rank 1"});
+  expect_parts(error_of<Error>([&] { cuda::run_ranks(kTwo, body); }),
+               {"all_reduce of 12 f32 values in 1 tensors", "all_gather of 6 f32 values", "rank 0",
+                "rank 1"});
 }
 
 TEST_F(NcclTest, AMissingRankIsNamed) {
@@ -240,9 +243,8 @@ TEST_F(NcclTest, AMissingRankIsNamed) {
     if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(400));
     comm.barrier();
   };
-  test::expect_parts(
-      test::error_of<Error>([&] { cuda::run_ranks(kTwo, body, 0.1); }),
-      {"rank 1 on cuda:1 did not come for 0.", "rank 0 waits in call 2, all_reduce of 1"});
+  expect_parts(error_of<Error>([&] { cuda::run_ranks(kTwo, body, 0.1); }),
+               {"rank 1 on cuda:1 did not come for 0.", "rank 0 waits in call 2, all_reduce of 1"});
 }
 
 TEST_F(NcclTest, ARankThatEndedIsNamed) {
@@ -250,19 +252,19 @@ TEST_F(NcclTest, ARankThatEndedIsNamed) {
     comm.barrier();
     if (comm.rank() == 0) comm.barrier();
   };
-  test::expect_parts(test::error_of<Error>([&] { cuda::run_ranks(kTwo, body); }),
-                     {"rank 1 ended after 1 calls, rank 0 waits in call 2, all_reduce"});
+  expect_parts(error_of<Error>([&] { cuda::run_ranks(kTwo, body); }),
+               {"rank 1 ended after 1 calls, rank 0 waits in call 2, all_reduce"});
 }
 
 TEST_F(NcclTest, TensorsElsewhereAreRefused) {
   for (const Device device : {Device{}, Device{DeviceType::cuda, 1}})
-    test::expect_parts(test::error_of<Error>([&] {
-                         cuda::run_ranks(kTwo, [&](Comm& comm) {
-                           Tensor x = Tensor::zeros({2}, DType::f32, device);
-                           if (comm.rank() == 0) comm.all_reduce(x);
-                         });
-                       }),
-                       {"expected a tensor on cuda:0, got f32 (2) on " + device.str()});
+    expect_parts(error_of<Error>([&] {
+                   cuda::run_ranks(kTwo, [&](Comm& comm) {
+                     Tensor x = Tensor::zeros({2}, DType::f32, device);
+                     if (comm.rank() == 0) comm.all_reduce(x);
+                   });
+                 }),
+                 {("expected a tensor on cuda:0, got f32 (2) on " + device.str()).c_str()});
 }
 
 #if defined(FACET_CUDA_EMULATED)
@@ -342,8 +344,8 @@ TEST_F(StandIn, AGroupBeginsAtItsEnd) {
 TEST_F(StandIn, DifferentCallsFailTheDevice) {
   ASSERT_EQ(sum(0, 4), ncclSuccess);
   ASSERT_EQ(sum(1, 3), ncclSuccess);
-  test::expect_parts(test::error_of<Error>([&] { x[0].to_vector<float>(); }),
-                     {"ncclAllReduce of 4 values", "ncclAllReduce of 3 values"});
+  expect_parts(error_of<Error>([&] { x[0].to_vector<float>(); }),
+               {"ncclAllReduce of 4 values", "ncclAllReduce of 3 values"});
 }
 
 TEST_F(StandIn, RefusesWhatNcclRefuses) {

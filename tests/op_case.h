@@ -114,5 +114,13 @@ Tensor tabulate(const Shape& shape, F f) {
   for (int64_t i = 0; i < out.numel(); ++i) to[i] = f(i);
   return out;
 }
+// One output of `shape`, element by element: f(the first input, i).
+template <typename F>
+OpCase::Reference by_element(const Shape& shape, F f) {
+  return one_tensor([=](const TensorList& in) {
+    const double* const x = in[0].data<double>();
+    return tabulate(shape, [&](int64_t i) { return f(x, i); });
+  });
+}
 
 }  // namespace facet::test

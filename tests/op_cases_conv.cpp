@@ -123,22 +123,22 @@ void add_max_pool(OpTable& table, const Pool& pool) {
                            pool.args.stride, pool.args.padding, pool.n, pool.h, pool.w, pool.c),
        .inputs = {real({pool.n, pool.h, pool.w, pool.c})},
        .run = one_output([pool](const VariableList& in) { return max_pool2d(in[0], pool.args); }),
-       .reference = one_tensor([pool](const TensorList& in) {
-         const double* x = in[0].data<double>();
-         return tabulate({pool.n, pool.p(), pool.q(), pool.c}, [=](int64_t i) {
-           const int64_t c = i % pool.c, q = i / pool.c % pool.q();
-           const int64_t p = i / pool.c / pool.q() % pool.p(), n = i / pool.c / pool.q() / pool.p();
-           double best = -std::numeric_limits<double>::infinity();
-           for (int64_t r = 0; r < pool.args.kernel; ++r)
-             for (int64_t s = 0; s < pool.args.kernel; ++s) {
-               const int64_t row = p * pool.args.stride + r - pool.args.padding;
-               const int64_t col = q * pool.args.stride + s - pool.args.padding;
-               if (row >= 0 && row < pool.h && col >= 0 && col < pool.w)
-                 best = std::max(best, x[((n * pool.h + row) * pool.w + col) * pool.c + c]);
-             }
-           return best;
-         });
-       }),
+       .reference = by_element(
+           {pool.n, pool.p(), pool.q(), pool.c},
+           [=](const double* x, int64_t i) {
+             const int64_t c = i % pool.c, q = i / pool.c % pool.q();
+             const int64_t p = i / pool.c / pool.q() % pool.p(),
+                           n = i / pool.c / pool.q() / pool.p();
+             double best = -std::numeric_limits<double>::infinity();
+             for (int64_t r = 0; r < pool.args.kernel; ++r)
+               for (int64_t s = 0; s < pool.args.kernel; ++s) {
+                 const int64_t row = p * pool.args.stride + r - pool.args.padding;
+                 const int64_t col = q * pool.args.stride + s - pool.args.padding;
+                 if (row >= 0 && row < pool.h && col >= 0 && col < pool.w)
+                   best = std::max(best, x[((n * pool.h + row) * pool.w + col) * pool.c + c]);
+               }
+             return best;
+           }),
        .grad_terms = 9,
        .errors = {FAILS("max_pool2d", max_pool2d(Variable(Tensor::zeros({1, 1, 8, 3})), {3, 2, 0})),
                   FAILS("max_pool2d", max_pool2d(Variable(Tensor::zeros({8, 8, 3})), {})),
@@ -210,14 +210,13 @@ void add_conv_cases(OpTable& table) {
         {.name = fmt::format("global_avg_pool_{}_{}_{}", shape[0], pixels, c),
          .inputs = {real(shape)},
          .run = one_output([](const VariableList& in) { return global_avg_pool(in[0]); }),
-         .reference = one_tensor([=](const TensorList& in) {
-           const double* x = in[0].data<double>();
-           return tabulate({shape[0], c}, [=](int64_t i) {
-             double sum = 0;
-             for (int64_t k = 0; k < pixels; ++k) sum += x[(i / c * pixels + k) * c + i % c];
-             return sum / static_cast<double>(pixels);
-           });
-         }),
+         .reference = by_element({shape[0], c},
+                                 [=](const double* x, int64_t i) {
+                                   double sum = 0;
+                                   for (int64_t k = 0; k < pixels; ++k)
+                                     sum += x[(i / c * pixels + k) * c + i % c];
+                                   return sum / static_cast<double>(pixels);
+                                 }),
          .terms = static_cast<double>(pixels),
          .errors = {
              FAILS("global_avg_pool", global_avg_pool(Variable(Tensor::zeros({2, 3, 4}))))}});

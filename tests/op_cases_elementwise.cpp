@@ -23,10 +23,8 @@ void add_unary(OpTable& table, const std::string& name, double low, double high,
     OpCase op{.name = name + suffix(shape),
               .inputs = {real(shape, low, high)},
               .run = one_output([f](const VariableList& in) { return f(in[0]); }),
-              .reference = one_tensor([reference, shape](const TensorList& in) {
-                const double* x = in[0].data<double>();
-                return tabulate(shape, [=](int64_t i) { return reference(x[i]); });
-              })};
+              .reference =
+                  by_element(shape, [=](const double* x, int64_t i) { return reference(x[i]); })};
     if (shape == Shape{7})
       op.errors = {{name, [f] { f(Variable(Tensor::zeros({3}, DType::i64))); }},
                    {name, [f] { f(Variable(Tensor::zeros({3}, DType::u8))); }}};
@@ -108,13 +106,11 @@ void add_binary(OpTable& table, const std::string& name, double low, double high
 // f(x) of one input by elements, with an explicit reference.
 OpCase elementwise(const std::string& name, const Shape& shape, OpCase::Run run,
                    std::function<double(double)> reference) {
-  return {.name = name,
-          .inputs = {real(shape, -3, 3)},
-          .run = std::move(run),
-          .reference = one_tensor([reference, shape](const TensorList& in) {
-            const double* x = in[0].data<double>();
-            return tabulate(shape, [=](int64_t i) { return reference(x[i]); });
-          })};
+  return {
+      .name = name,
+      .inputs = {real(shape, -3, 3)},
+      .run = std::move(run),
+      .reference = by_element(shape, [=](const double* x, int64_t i) { return reference(x[i]); })};
 }
 
 // A double as bf16 holds it: 8 significant bits, ties to even.
@@ -174,10 +170,8 @@ void add_unaligned(OpTable& table) {
   OpCase op{.name = "exp_unaligned",
             .inputs = {real({5, 33})},
             .run = one_output([](const VariableList& in) { return exp(narrow(in[0], 1, 3)); }),
-            .reference = one_tensor([](const TensorList& in) {
-              const double* x = in[0].data<double>();
-              return tabulate({3, 33}, [=](int64_t i) { return std::exp(x[33 + i]); });
-            })};
+            .reference = by_element(
+                {3, 33}, [=](const double* x, int64_t i) { return std::exp(x[33 + i]); })};
   table.push_back(op);
 }
 

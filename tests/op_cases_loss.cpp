@@ -21,13 +21,11 @@ void add_softmax(OpTable& table, bool log, const Shape& shape, double range) {
        .inputs = {real(shape, -range, range)},
        .run = one_output(
            [log](const VariableList& in) { return log ? log_softmax(in[0]) : softmax(in[0]); }),
-       .reference = one_tensor([=](const TensorList& in) {
-         const double* x = in[0].data<double>();
-         return tabulate(shape, [=](int64_t i) {
-           const double v = x[i] - log_sum_exp(x + i / cols * cols, cols);
-           return log ? v : std::exp(v);
-         });
-       }),
+       .reference = by_element(shape,
+                               [=](const double* x, int64_t i) {
+                                 const double v = x[i] - log_sum_exp(x + i / cols * cols, cols);
+                                 return log ? v : std::exp(v);
+                               }),
        .terms = static_cast<double>(cols),
        .grad_terms = static_cast<double>(cols),
        .errors = {{name,

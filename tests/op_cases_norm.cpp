@@ -89,14 +89,13 @@ void add_l2_normalize(OpTable& table, int64_t rows, int64_t cols, double eps) {
       {.name = fmt::format("l2_normalize_{}_{}{}", rows, cols, eps > 1 ? "_below_eps" : ""),
        .inputs = {real(shape)},
        .run = one_output([eps](const VariableList& in) { return l2_normalize(in[0], eps); }),
-       .reference = one_tensor([=](const TensorList& in) {
-         const double* x = in[0].data<double>();
-         return tabulate(shape, [=](int64_t i) {
-           double squares = 0;
-           for (int64_t k = 0; k < cols; ++k) squares += std::pow(x[i / cols * cols + k], 2);
-           return x[i] / std::max(std::sqrt(squares), eps);
-         });
-       }),
+       .reference = by_element(shape,
+                               [=](const double* x, int64_t i) {
+                                 double squares = 0;
+                                 for (int64_t k = 0; k < cols; ++k)
+                                   squares += std::pow(x[i / cols * cols + k], 2);
+                                 return x[i] / std::max(std::sqrt(squares), eps);
+                               }),
        .terms = static_cast<double>(cols),
        .grad_terms = static_cast<double>(cols),
        .errors = {

@@ -44,12 +44,11 @@ OpCase reduce_case(const std::string& name, ReduceOp op, const Axes& axes) {
   }
   return {.name = fmt::format("{}_{}", name, axes.name),
           .inputs = {real(axes.shape, -1, 2)},
-          .reference = one_tensor([=](const TensorList& in) {
-            const double* x = in[0].data<double>();
-            return tabulate(out, [=](int64_t i) {
-              return reduce_reference(op, x + i / inner * n * inner + i % inner, n, inner);
-            });
-          }),
+          .reference = by_element(out,
+                                  [=](const double* x, int64_t i) {
+                                    return reduce_reference(
+                                        op, x + i / inner * n * inner + i % inner, n, inner);
+                                  }),
           .terms = op == ReduceOp::max || op == ReduceOp::min ? 1.0 : static_cast<double>(n)};
 }
 
@@ -121,16 +120,14 @@ void add_broadcasts(OpTable& table) {
                    .run = one_output([](const VariableList& in) {
                      return Variable(ops::sum_to(in[0].value(), {7, 1, 4}));
                    }),
-                   .reference = one_tensor([](const TensorList& in) {
-                     const double* x = in[0].data<double>();
-                     return tabulate({7, 1, 4}, [=](int64_t i) {
-                       double sum = 0;
-                       for (int64_t n = 0; n < 5; ++n)
-                         for (int64_t k = 0; k < 3; ++k)
-                           sum += x[((n * 7 + i / 4) * 3 + k) * 4 + i % 4];
-                       return sum;
-                     });
-                   }),
+                   .reference = by_element({7, 1, 4},
+                                           [=](const double* x, int64_t i) {
+                                             double sum = 0;
+                                             for (int64_t n = 0; n < 5; ++n)
+                                               for (int64_t k = 0; k < 3; ++k)
+                                                 sum += x[((n * 7 + i / 4) * 3 + k) * 4 + i % 4];
+                                             return sum;
+                                           }),
                    .terms = 15,
                    .differentiable = false,
                    .errors = {FAILS("sum_to", ops::sum_to(Tensor::zeros({2, 3}), {4}))}});
@@ -140,10 +137,8 @@ void add_broadcasts(OpTable& table) {
        .run = one_output([](const VariableList& in) {
          return broadcast_to(in[0], {5, 7, 3, 4});
        }),
-       .reference = one_tensor([](const TensorList& in) {
-         const double* x = in[0].data<double>();
-         return tabulate({5, 7, 3, 4}, [=](int64_t i) { return x[i / 12 % 7 * 4 + i % 4]; });
-       }),
+       .reference = by_element(
+           {5, 7, 3, 4}, [=](const double* x, int64_t i) { return x[i / 12 % 7 * 4 + i % 4]; }),
        .grad_terms = 15,
        .errors = {FAILS("broadcast_to", ops::broadcast_to(Tensor::zeros({2, 3}), {2, 4}))}});
 }

@@ -22,10 +22,8 @@ void add_reshape_and_narrow(OpTable& table) {
         {.name = fmt::format("narrow_{}_{}", first, n),
          .inputs = {real({31, 33})},
          .run = one_output([=](const VariableList& in) { return narrow(in[0], first, n); }),
-         .reference = one_tensor([=](const TensorList& in) {
-           const double* x = in[0].data<double>();
-           return tabulate({n, 33}, [=](int64_t i) { return x[first * 33 + i]; });
-         }),
+         .reference =
+             by_element({n, 33}, [=](const double* x, int64_t i) { return x[first * 33 + i]; }),
          .errors = {FAILS("narrow", narrow(Variable(Tensor::zeros({4, 2})), 3, 2)),
                     FAILS("narrow", narrow(Variable(Tensor::zeros({4, 2})), -1, 2))}});
   }
@@ -52,20 +50,19 @@ void add_permute(OpTable& table, const Shape& shape, const std::vector<int>& axe
       {.name = name + fmt::format("_of_{}", shape.numel()),
        .inputs = {real(shape)},
        .run = one_output([axes](const VariableList& in) { return permute_by(in[0], axes); }),
-       .reference = one_tensor([=](const TensorList& in) {
-         const double* x = in[0].data<double>();
-         return tabulate(out, [=](int64_t i) {
-           std::array<int64_t, Shape::kMaxRank> at{};  // position on the axes of x
-           for (int d = out.rank() - 1; d >= 0; --d) {
-             at[static_cast<size_t>(axes[static_cast<size_t>(d)])] = i % out[d];
-             i /= out[d];
-           }
-           int64_t index = 0;
-           for (int d = 0; d < shape.rank(); ++d)
-             index = index * shape[d] + at[static_cast<size_t>(d)];
-           return x[index];
-         });
-       }),
+       .reference =
+           by_element(out,
+                      [=](const double* x, int64_t i) {
+                        std::array<int64_t, Shape::kMaxRank> at{};  // position on the axes of x
+                        for (int d = out.rank() - 1; d >= 0; --d) {
+                          at[static_cast<size_t>(axes[static_cast<size_t>(d)])] = i % out[d];
+                          i /= out[d];
+                        }
+                        int64_t index = 0;
+                        for (int d = 0; d < shape.rank(); ++d)
+                          index = index * shape[d] + at[static_cast<size_t>(d)];
+                        return x[index];
+                      }),
        .errors = {FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0, 0})),
                   FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0})),
                   FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0, 2}))}});
@@ -75,19 +72,17 @@ void add_transpose_and_concat(OpTable& table) {
   for (const bool batched : {false, true}) {
     const int64_t batch = batched ? 3 : 1;
     const Shape out = batched ? Shape{3, 33, 31} : Shape{33, 31};
-    table.push_back({.name = batched ? "transpose_batched" : "transpose",
-                     .inputs = {real(batched ? Shape{batch, 31, 33} : Shape{31, 33})},
-                     .run = one_output([](const VariableList& in) {
-                       return Variable(ops::transpose(in[0].value()));
-                     }),
-                     .reference = one_tensor([out](const TensorList& in) {
-                       const double* x = in[0].data<double>();
-                       return tabulate(out, [=](int64_t i) {
-                         return x[i / 1023 * 1023 + i % 31 * 33 + i / 31 % 33];
-                       });
-                     }),
-                     .differentiable = false,
-                     .errors = {FAILS("transpose", ops::transpose(Tensor::zeros({3})))}});
+    table.push_back(
+        {.name = batched ? "transpose_batched" : "transpose",
+         .inputs = {real(batched ? Shape{batch, 31, 33} : Shape{31, 33})},
+         .run = one_output(
+             [](const VariableList& in) { return Variable(ops::transpose(in[0].value())); }),
+         .reference = by_element(out,
+                                 [=](const double* x, int64_t i) {
+                                   return x[i / 1023 * 1023 + i % 31 * 33 + i / 31 % 33];
+                                 }),
+         .differentiable = false,
+         .errors = {FAILS("transpose", ops::transpose(Tensor::zeros({3})))}});
   }
   for (const int axis : {0, 1, 2})
     table.push_back(

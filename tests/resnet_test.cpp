@@ -57,7 +57,8 @@ TEST(ResNet, SmallStemKeepsTheResolution) {
 }
 
 TEST(ResNet, UnknownArchitectureIsNamed) {
-  test::expect_error_of<UsageError>([] { ResNet net({.arch = "resnet51"}); }, {"resnet51"});
+  test::expect_parts(test::error_of<UsageError>([] { ResNet net({.arch = "resnet51"}); }),
+                     {"resnet51"});
 }
 
 TEST(Initialize, DependsOnTheNameAlone) {

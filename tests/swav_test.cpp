@@ -20,11 +20,8 @@ using test::tensor_of;
 using test::values;
 using test::wave;
 
-void expect_near(const Tensor& got, const std::vector<double>& want, double tolerance,
-                 size_t from = 0) {
-  const std::vector<double> v = values(got);
-  ASSERT_GE(v.size(), from + want.size());
-  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(v[from + i], want[i], tolerance) << i;
+void expect_near(const Tensor& got, const std::vector<double>& want, double tolerance) {
+  test::expect_near(values(got), want, tolerance);
 }
 
 struct Golden {
@@ -39,8 +36,8 @@ TEST(Sinkhorn, Golden) {
   const Golden g;
   const Tensor& q = g.assignments[0];
   expect_near(q, {.9999625632, 7.361936e-6, 2.997834e-5, 9.65e-8, 9.08e-15}, 5e-10);
-  expect_near(q, {5.638047258e-4, 2.25e-9, .998952717, 2.062e-5, 4.628546908e-4}, 5e-9,
-              25);  // as many digits as are known
+  expect_near(q.narrow(5, 1), {5.638047258e-4, 2.25e-9, .998952717, 2.062e-5, 4.628546908e-4},
+              5e-9);  // as many digits as are known
   const Tensor mass = ops::affine(5.0 / 6.0, ops::reduce(ReduceOp::sum, q, 0), 0.0);
   expect_near(mass, {.8344818864, .8333150365, 1.665722153, .8330844956, .8333964283}, 1e-9);
 }

@@ -140,19 +140,18 @@ void bench_train(const Arguments& arguments) {
   const double step = median(seconds);
   const double images_per_second = static_cast<double>(bench.batch) / step;
   if (bench.json) {
-    const Json result = {{"method", bench.method.method},
-                         {"arch", bench.network.arch},
-                         {"image_size", bench.network.image_size},
-                         {"batch", bench.batch},
-                         {"threads", num_threads()},
-                         {"images_per_second", images_per_second},
-                         {"step_seconds", step},
-                         {"start_up_seconds", start_up},
-                         {"first_step_seconds", first_step},
-                         {"peak_memory_mib", peak_memory_mib()},
-                         {"losses", losses},
-                         {"operations", operations}};
-    fmt::print("{}\n", result.dump());
+    print_json({{"method", bench.method.method},
+                {"arch", bench.network.arch},
+                {"image_size", bench.network.image_size},
+                {"batch", bench.batch},
+                {"threads", num_threads()},
+                {"images_per_second", images_per_second},
+                {"step_seconds", step},
+                {"start_up_seconds", start_up},
+                {"first_step_seconds", first_step},
+                {"peak_memory_mib", peak_memory_mib()},
+                {"losses", losses},
+                {"operations", operations}});
     return;
   }
   fmt::print(
@@ -187,7 +186,7 @@ void bench_clustering(uint64_t seed, int64_t repeats, bool json) {
     best = std::min(best, clock.seconds());
   }
   if (json)
-    fmt::print("{}\n", Json({{"seconds", best}, {"clustering", clustering}}).dump());
+    print_json({{"seconds", best}, {"clustering", clustering}});
   else
     fmt::print("one layer of 2048 x 4608 in {:.3f} s: clustering diversity {:.6f}\n", best,
                clustering);
@@ -209,11 +208,10 @@ void bench_diversity(const Arguments& arguments) {
   const DiversityTiming timing = time_diversity(weights, static_cast<int>(repeats));
   const ModelDiversity& model = timing.diversity;
   if (json) {
-    const Json result = {{"layers", model.layers.size()},
-                         {"seconds", timing.seconds},
-                         {"clustering", model.clustering},
-                         {"spectral", model.spectral}};
-    fmt::print("{}\n", result.dump());
+    print_json({{"layers", model.layers.size()},
+                {"seconds", timing.seconds},
+                {"clustering", model.clustering},
+                {"spectral", model.spectral}});
   } else {
     fmt::print("{} layers in {:.3f} s: clustering diversity {:.6f}, spectral {:.6f}\n",
                model.layers.size(), timing.seconds, model.clustering, model.spectral);

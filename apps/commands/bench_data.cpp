@@ -99,7 +99,7 @@ void bench_data(const Arguments& arguments) {
   }
   const double rate = static_cast<double>(count) / clock.seconds();
   if (json)
-    fmt::print("{}\n", Json({{"images_per_second", rate}, {"mean", mean}}).dump());
+    print_json({{"images_per_second", rate}, {"mean", mean}});
   else
     fmt::print("{:.1f} pictures/s on one thread ({} files, views: {})\n", rate, files.size(),
                views);

@@ -412,7 +412,7 @@ void bench_ops(const Arguments& arguments) {
   if (bench.json) {
     about["rows"] = Json::array();
     for (const OpTime& time : times) about["rows"].push_back(time.json());
-    fmt::print("{}\n", about.dump());
+    print_json(about);
   }
   if (!bench.csv.empty()) write_file(bench.csv, render_csv(times));
   if (!bench.html.empty()) write_file(bench.html, render_page(about, ceilings, times));

@@ -235,8 +235,7 @@ void bench_peers(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (rounds < 1) throw UsageError("--rounds: expected at least 1");
 
-  std::vector<std::string> names;
-  for (const Row& row : all_rows()) names.push_back(row.name);
+  const std::vector<std::string> names = names_of(all_rows());
   std::vector<Row> chosen;
   std::istringstream words(rows);
   for (std::string word; std::getline(words, word, ',');) {
@@ -285,8 +284,7 @@ void bench_peers(const Arguments& arguments) {
       std::fflush(stdout);
     }
   }
-  if (json)
-    fmt::print("{}\n", Json({{"machine", machine_description()}, {"rows", results}}).dump());
+  if (json) print_json({{"machine", machine_description()}, {"rows", results}});
 }
 
 }  // namespace facet

@@ -68,7 +68,7 @@ void bench_probe(const Arguments& arguments) {
                      {"iterations", step.solver.iterations},
                      {"validation", step.score}});
   if (json)
-    fmt::print("{}\n", Json({{"seconds", seconds}, {"c", result.c}, {"path", steps}}).dump());
+    print_json({{"seconds", seconds}, {"c", result.c}, {"path", steps}});
   else
     fmt::print(
         "{} x {} features, {} classes: {} strengths in {:.2f} s, best C = {:.3g} ({:.1f}%)\n", rows,

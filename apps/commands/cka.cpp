@@ -39,12 +39,11 @@ void compare_arrays(const CkaOptions& o) {
     return o.batch == 0 ? linear_cka(x, y) : minibatch_cka(x, y, o.batch);
   });
   if (o.json)
-    fmt::print("{}\n", Json({{"first", o.first},
-                             {"second", o.second},
-                             {"samples", x.dim(0)},
-                             {"batch_size", o.batch},
-                             {"cka", cka}})
-                           .dump());
+    print_json({{"first", o.first},
+                {"second", o.second},
+                {"samples", x.dim(0)},
+                {"batch_size", o.batch},
+                {"cka", cka}});
   else if (o.csv)
     fmt::print("first,second,samples,cka\n{},{},{},{}\n", csv_field(o.first), csv_field(o.second),
                x.dim(0), cka);
@@ -56,8 +55,7 @@ void compare_arrays(const CkaOptions& o) {
 
 void compare_networks(CkaOptions o) {
   if (o.data.empty()) throw UsageError("facet cka: networks are compared on pictures: give --data");
-  if (o.stages.epochs < 1)
-    throw UsageError(fmt::format("--epochs: expected 1 or more, got {}", o.stages.epochs));
+  need(o.stages.epochs >= 1, "--epochs", "1 or more", o.stages.epochs);
   if (o.batch > 0) o.stages.batch_size = o.batch;
   const Device device = use_device(o.device);
   TrainedNetwork first = load_network(o.first, device), second;
@@ -88,15 +86,14 @@ void compare_networks(CkaOptions o) {
     table.rows.push_back(cells);
   }
   if (o.json)
-    fmt::print("{}\n", Json({{"first", first.name},
-                             {"second", two ? Json(second.name) : Json(nullptr)},
-                             {"data", o.data},
-                             {"pictures", pictures->size()},
-                             {"batch_size", o.stages.batch_size},
-                             {"epochs", o.stages.epochs},
-                             {"matrix", list},
-                             {"score", score}})
-                           .dump());
+    print_json({{"first", first.name},
+                {"second", two ? Json(second.name) : Json(nullptr)},
+                {"data", o.data},
+                {"pictures", pictures->size()},
+                {"batch_size", o.stages.batch_size},
+                {"epochs", o.stages.epochs},
+                {"matrix", list},
+                {"score", score}});
   else if (o.csv)
     fmt::print("{}", table.csv());
   else
@@ -130,8 +127,8 @@ void run_cka(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (settings.first.empty())
     throw UsageError("facet cka: expected two .npy files, or one or two networks");
-  if (settings.batch != 0 && settings.batch < 4)
-    throw UsageError(fmt::format("--batch-size: expected 0, or 4 or more, got {}", settings.batch));
+  need(settings.batch == 0 || settings.batch >= 4, "--batch-size", "0, or 4 or more",
+       settings.batch);
   if (settings.first.ends_with(".npy"))
     compare_arrays(settings);
   else

@@ -105,7 +105,7 @@ void verify(const Arguments& arguments) {
     for (const auto* lines : {&warned, &errors})
       for (const auto& [index, line] : *lines) fmt::print("  {}\n", line);
   }
-  if (source.json) fmt::print("{}\n", result.dump());
+  if (source.json) print_json(result);
   std::fflush(stdout);
   if (bad > 0)
     throw Error(fmt::format("{}: {} pictures cannot be decoded", source.data, bad),
@@ -215,7 +215,7 @@ void stats(const Arguments& arguments) {
                n - bad);
     if (bad > 0) fmt::print("  {} of {} cannot be decoded\n", bad, n);
   }
-  if (source.json) fmt::print("{}\n", result.dump());
+  if (source.json) print_json(result);
 }
 
 // ---- preview
@@ -276,7 +276,7 @@ void preview(const Arguments& arguments) {
   }
   write_file(output, encode_png(sheet));
   if (source.json)
-    fmt::print("{}\n", Json({{"output", output}, {"rows", rows}, {"views", views.size()}}).dump());
+    print_json({{"output", output}, {"rows", rows}, {"views", views.size()}});
   else
     fmt::print("{}: {} pictures, {} views each\n", output, rows, views.size());
 }
@@ -317,11 +317,8 @@ void cache(const Arguments& arguments) {
     write_cache(*dataset, static_cast<int>(size), file, progress, on_bad);
     const auto bytes = std::filesystem::file_size(file);
     if (source.json)
-      fmt::print("{}\n", Json({{"file", file.string()},
-                               {"pictures", dataset->size()},
-                               {"bad", bad},
-                               {"bytes", bytes}})
-                             .dump());
+      print_json(
+          {{"file", file.string()}, {"pictures", dataset->size()}, {"bad", bad}, {"bytes", bytes}});
     else
       fmt::print("{}: {} pictures{}, {:.1f} MB\n", file.string(), dataset->size(),
                  bad > 0 ? fmt::format(", {} of them bad", bad) : "",

@@ -89,7 +89,7 @@ void run_diversity(const Arguments& arguments) {
   settings.vit_layers = vit == "all" ? VitLayers::all : VitLayers::msa;
   if (curve) settings.thresholds = thresholds(steps);
   const ModelDiversity diversity = about(model, [&] { return model_diversity(weights, settings); });
-  if (json) return fmt::print("{}\n", json_of(diversity, settings).dump());
+  if (json) return print_json(json_of(diversity, settings));
   if (csv || layers || curve)
     fmt::print("{}", csv ? table_of(network.name, diversity, settings, true).csv()
                          : table_of(network.name, diversity, settings, false).text());

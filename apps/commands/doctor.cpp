@@ -177,9 +177,7 @@ void run_doctor(const Arguments& arguments) {
     fmt::print("{:<8} {}\n", finding.level, finding.what);
     if (!finding.advice.empty()) fmt::print("{:<8} try: {}\n", "", finding.advice);
   }
-  if (json)
-    fmt::print("{}\n",
-               Json({{"run", folder}, {"method", run.method()}, {"findings", list}}).dump());
+  if (json) print_json({{"run", folder}, {"method", run.method()}, {"findings", list}});
   if (errors > 0)
     throw Error(fmt::format("{}: {} thing{} wrong", folder, errors, errors == 1 ? " is" : "s are"));
 }

@@ -28,7 +28,7 @@ void run_features(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (weights.empty() || input.empty() || output.empty())
     throw UsageError("facet features: expected --weights, --input and --output");
-  if (batch < 1) throw UsageError(fmt::format("--batch-size: expected at least 1, got {}", batch));
+  need(batch >= 1, "--batch-size", "at least 1", batch);
 
   const Device where = use_device(device);
   const Tensor images = load_npy(input);

@@ -63,7 +63,7 @@ void run_importance(const Arguments& arguments) {
     result.rows.push_back(cells);
   }
   if (json)
-    fmt::print("{}\n", Json({{"table", file}, {"target", target}, {"factors", list}}).dump());
+    print_json({{"table", file}, {"target", target}, {"factors", list}});
   else
     fmt::print("{}", csv ? result.csv() : result.text());
 }

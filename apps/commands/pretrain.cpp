@@ -5,11 +5,18 @@
 namespace facet {
 namespace {
 
-void print_result(const std::string& output, const TrainResult& result, bool json) {
+// A command whose settings have given their options: takes the arguments, runs it, and says what
+// came of it.
+void train(Options& options, const Arguments& arguments, const RunOptions& settings,
+           const std::function<TrainResult()>& run) {
+  bool json = false;
+  options.flag("--json", json, "Print JSON", Options::kProcess);
+  options.with_recipes();
+  if (!options.parse(arguments)) return;
+  const TrainResult result = run();
+  const std::string& output = settings.output;
   if (json)
-    fmt::print(
-        "{}\n",
-        Json({{"output", output}, {"loss", result.loss}, {"seconds", result.seconds}}).dump());
+    print_json({{"output", output}, {"loss", result.loss}, {"seconds", result.seconds}});
   else
     fmt::print("{}: loss {:.4f} after {}\n", output, result.loss, format_seconds(result.seconds));
 }
@@ -21,13 +28,11 @@ void run_pretrain(const Arguments& arguments) {
       "pretrain",
       "Trains a network: without labels (SimCLR, MoCo v2, SwAV, DINO, MAE), or with them.");
   PretrainOptions settings;
-  bool json = false;
   settings.add_to(options);
-  options.flag("--json", json, "Print JSON", Options::kProcess);
-  options.with_recipes();
-  if (!options.parse(arguments)) return;
-  settings.resolve_batch();
-  print_result(settings.run.output, pretrain(settings, options.toml()), json);
+  train(options, arguments, settings.run, [&] {
+    settings.resolve_batch();
+    return pretrain(settings, options.toml());
+  });
 }
 
 void run_inject(const Arguments& arguments) {
@@ -36,12 +41,8 @@ void run_inject(const Arguments& arguments) {
   InjectOptions settings;
   settings.run.epochs = 4;
   settings.run.eval_epochs = 1;
-  bool json = false;
   settings.add_to(options);
-  options.flag("--json", json, "Print JSON", Options::kProcess);
-  options.with_recipes();
-  if (!options.parse(arguments)) return;
-  print_result(settings.run.output, inject(settings, options.toml()), json);
+  train(options, arguments, settings.run, [&] { return inject(settings, options.toml()); });
 }
 
 void run_finetune(const Arguments& arguments) {
@@ -49,12 +50,9 @@ void run_finetune(const Arguments& arguments) {
                   "Trains a pretrained network on a task. Its defaults are the protocol of Nayman "
                   "et al. for CNNs; --recipe finetune-vit is that for ViTs.");
   InjectOptions settings = InjectOptions::finetuning();
-  bool json = false;
   settings.add_finetuning_to(options);
-  options.flag("--json", json, "Print JSON", Options::kProcess);
-  options.with_recipes();
-  if (!options.parse(arguments)) return;
-  print_result(settings.run.output, inject(settings, options.toml(), "finetune"), json);
+  train(options, arguments, settings.run,
+        [&] { return inject(settings, options.toml(), "finetune"); });
 }
 
 }  // namespace facet

@@ -305,7 +305,7 @@ void run_paper(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   const Json paper = reproduce_paper();
   if (json)
-    fmt::print("{}\n", paper.dump());
+    print_json(paper);
   else
     print_paper(paper);
 }
@@ -329,7 +329,7 @@ void run_reproduce(const Arguments& arguments) {
   if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
   const Json results = Study(settings, options.toml()).run();
   if (json)
-    fmt::print("{}\n", results.dump());
+    print_json(results);
   else
     print_results(results, settings.output);
 }

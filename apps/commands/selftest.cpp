@@ -61,7 +61,7 @@ void run_selftest(const Arguments& arguments) {
     stop_if_interrupted("selftest stopped");
   }
   if (json)
-    fmt::print("{}\n", results.dump());
+    print_json(results);
   else
     fmt::print("{} of {} values pass\n", count - failed, count);
   if (failed > 0)

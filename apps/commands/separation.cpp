@@ -68,14 +68,13 @@ void run_separation(const Arguments& arguments) {
     samples = pictures->size();
   }
   if (json)
-    fmt::print("{}\n", Json({{"features", features},
-                             {"samples", samples},
-                             {"classes", result.classes},
-                             {"V_intra", result.intra},
-                             {"S_inter", result.inter},
-                             {"S_inter_other", result.inter_other},
-                             {"silhouette", result.silhouette}})
-                           .dump());
+    print_json({{"features", features},
+                {"samples", samples},
+                {"classes", result.classes},
+                {"V_intra", result.intra},
+                {"S_inter", result.inter},
+                {"S_inter_other", result.inter_other},
+                {"silhouette", result.silhouette}});
   else if (csv)
     fmt::print(
         "features,samples,classes,V_intra,S_inter,S_inter_other,silhouette\n{},{},{},{},{},{},{}\n",

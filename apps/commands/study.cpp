@@ -155,8 +155,7 @@ void run_study(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (s.folder.empty() || s.data.empty())
     throw UsageError("facet study: expected a folder of checkpoints and --data SPEC,SPEC,...");
-  if (s.neighbours < 1)
-    throw UsageError(fmt::format("-k: expected 1 or more, got {}", s.neighbours));
+  need(s.neighbours >= 1, "-k", "1 or more", s.neighbours);
   if (s.output.empty()) s.output = (fs::path(s.folder) / "study").string();
   if (s.threads > 0) set_num_threads(static_cast<int>(s.threads));
   (void)checkpoints(s.folder);  // before the output folder is made
@@ -165,7 +164,7 @@ void run_study(const Arguments& arguments) {
   results["configuration"]["study"] = options.toml();
   finish_results(results, s.output, s.seed);
   if (s.json)
-    fmt::print("{}\n", results.dump());
+    print_json(results);
   else
     print_results(results, s.output);
 }

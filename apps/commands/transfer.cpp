@@ -80,7 +80,7 @@ void run_transfer(const Arguments& arguments) {
                     {"standard_error", scores.standard_error[i]}});
   }
   if (json)
-    fmt::print("{}\n", Json({{"table", file}, {"datasets", names}, {"models", list}}).dump());
+    print_json({{"table", file}, {"datasets", names}, {"models", list}});
   else
     fmt::print("{}", csv ? result.csv() : result.text());
 }

@@ -33,6 +33,13 @@ std::vector<Look> looks(const Json& results) {
   return list;
 }
 
+// The colour of the look of the models that started as `model` did; another where there is none.
+int colour_of(const std::vector<Look>& list, const Json& model) {
+  const auto look = std::find_if(list.begin(), list.end(),
+                                 [&](const Look& l) { return model["start"] == l.start; });
+  return look == list.end() ? 5 : look->colour;
+}
+
 std::string named_value(const std::string& name, double value) {
   return fmt::format("{} {:.4g}", name, value);
 }
@@ -188,9 +195,7 @@ Svgs figure_4(const Json& results) {
     double largest = 0.0;
     for (const Json& model : results["models"]) {
       if (model["cycle"] != "-") continue;
-      const auto look = std::find_if(list.begin(), list.end(),
-                                     [&](const Look& l) { return model["start"] == l.start; });
-      bars.push_back({model["name"], number(model[key]), look->colour});
+      bars.push_back({model["name"], number(model[key]), colour_of(list, model)});
       largest = std::max(largest, bars.back().value);
     }
     if (largest > 0.0)
@@ -325,12 +330,8 @@ Svgs neighbour_bars(const Json& results) {
   const Json& rows = part(part(results, "knn"), "rows");
   const std::vector<Look> list = looks(results);
   std::vector<Bar> bars;
-  for (const Json& row : rows) {
-    const auto look = std::find_if(list.begin(), list.end(),
-                                   [&](const Look& l) { return row["start"] == l.start; });
-    bars.push_back(
-        {row["features"], number(row["accuracy"]), look == list.end() ? 5 : look->colour});
-  }
+  for (const Json& row : rows)
+    bars.push_back({row["features"], number(row["accuracy"]), colour_of(list, row)});
   if (bars.empty()) return {};
   return {render_bars("Accuracy of nearest neighbours", bars)};
 }

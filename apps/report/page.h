@@ -93,14 +93,23 @@ document.addEventListener('click', function (e) {
 });
 )js";
 
-// HTML that grows line by line; one file that needs nothing else.
-class Page {
+// HTML or SVG that grows line by line.
+class Markup {
  public:
   template <typename... Args>
   void add(fmt::format_string<Args...> format, Args&&... args) {
     fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
     text_ += '\n';
   }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+// One file that needs nothing else.
+class Page : public Markup {
+ public:
   void raw(const std::string& text) { add("{}", text); }
   void plot(const std::string& svg) { add("<figure>{}</figure>", svg); }
   // Everything up to and with the heading, and everything after the last line.
@@ -114,10 +123,6 @@ class Page {
     add("<script>{}</script></body></html>", kReportScript);
     return take();
   }
-  std::string take() { return std::move(text_); }
-
- private:
-  std::string text_;
 };
 
 }  // namespace facet

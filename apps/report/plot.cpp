@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+
+#include "apps/report/page.h"
 
 namespace facet {
 namespace {
@@ -61,19 +62,6 @@ double text_width(const std::string& text) {
 struct Box {
   double x0, y0, x1, y1;
   bool overlaps(const Box& o) const { return x0 < o.x1 && o.x0 < x1 && y0 < o.y1 && o.y0 < y1; }
-};
-
-class Svg {
- public:
-  template <typename... Args>
-  void add(fmt::format_string<Args...> format, Args&&... args) {
-    fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
-    text_ += '\n';
-  }
-  std::string take() { return std::move(text_); }
-
- private:
-  std::string text_;
 };
 
 std::string mark_shape(Mark mark, double x, double y, double radius = 5.5) {
@@ -285,7 +273,7 @@ class Painter {
   };
   std::vector<LegendEntry> legend_;
   double bottom_ = 0;
-  Svg svg_;
+  Markup svg_;
   std::vector<Box> taken_;
 };
 
@@ -310,7 +298,7 @@ std::string render_svg(const Plot& plot) {
 std::string render_bars(const std::string& title, const std::vector<Bar>& bars,
                         const BarScale& scale) {
   constexpr int kWidth = 460, kRow = 28, kLabel = 150;
-  Svg svg;
+  Markup svg;
   const int height = 34 + kRow * static_cast<int>(bars.size());
   svg.add(R"(<svg viewBox="0 0 {} {}" role="img" aria-label="{}">)", kWidth, height,
           html_escape(title));
@@ -336,7 +324,7 @@ std::string render_heatmap(const std::string& title, const std::string& axis,
   constexpr double kSide = 220, kMargin = 46;
   const auto n = static_cast<double>(rows.size());
   const double cell = kSide / std::max(n, 1.0);
-  Svg svg;
+  Markup svg;
   svg.add(R"(<svg viewBox="0 0 {} {}" role="img" aria-label="{}">)", kSide + kMargin + 12,
           kSide + 26 + 38, html_escape(title));
   svg.add(R"(<text class="title" style="font-size:11px" x="{}" y="18">{}</text>)", kMargin,

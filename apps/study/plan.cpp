@@ -199,12 +199,12 @@ PretrainOptions pretraining(const StudyOptions& options, const fs::path& root,
     if (start == "moco") p.run.epochs += p.run.epochs / 2;  // its queue's keys lag behind
   } else if (start == "swav") {
     p.method.temperature = 0.1;
-    p.method.prototypes = 64;
-    p.method.epsilon = 0.03;  // where the loss stays at ln K with .05 (SwAV's authors' advice)
+    p.method.swav.prototypes = 64;
+    p.method.swav.epsilon = 0.03;  // where the loss stays at ln K with .05 (SwAV's authors' advice)
     p.run.min_area = 0.5;
-    p.method.freeze_steps = 100;
+    p.method.swav.freeze_steps = 100;
     p.method.queue = 8 * small_batch;  // for assignments of batches so small
-    p.method.queue_from = 300;
+    p.method.swav.queue_from = 300;
     p.method.local_crops = 0;
     p.run.lr = 0.05;
   } else if (start == "supcon") {
@@ -212,16 +212,16 @@ PretrainOptions pretraining(const StudyOptions& options, const fs::path& root,
   } else if (start == "dino") {
     vit(options.image_size / 4);
     p.method.temperature = 0.1;
-    p.method.out_dim = p.method.head_hidden = p.method.head_bottleneck = 256;
-    p.method.teacher_momentum = 0.99;
+    p.method.dino.out = p.method.dino.hidden = p.method.dino.bottleneck = 256;
+    p.method.dino.momentum = 0.99;
     p.method.local_crops = 0;
     p.run.weight_decay = 0.04;
     p.run.clip_grad = 3;
   } else if (start == "mae") {
     vit(4);
-    p.method.decoder_width = p.network.width;
-    p.method.decoder_depth = 2;
-    p.method.decoder_heads = 4;
+    p.method.mae.decoder_width = p.network.width;
+    p.method.mae.decoder_depth = 2;
+    p.method.mae.decoder_heads = 4;
     p.run.batch_size = 2 * small_batch;
     p.run.beta2 = 0.95;
     p.run.weight_decay = 0.05;

@@ -4,7 +4,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace facet;
-  try {
+  fuzz::expect_value_or_file_error([&] {
     const Pickle pickle(std::string(reinterpret_cast<const char*>(data), size));
     fuzz::require(pickle.length() <= size && pickle.root() < pickle.size());
     size_t letters = 0;
@@ -15,7 +15,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (pickle.is(id, Pickle::Kind::object)) fuzz::require(pickle.items(id).size() == 5);
     }
     fuzz::require(letters <= size * size + 1);
-  } catch (const FileError&) {
-  }
+  });
   return 0;
 }

@@ -6,7 +6,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace facet;
   const fuzz::MemoryFile memory(data, size);
-  try {
+  fuzz::expect_value_or_file_error([&] {
     const WeightsFile file(memory.path());
     uint64_t budget = uint64_t{16} << 20;  // an expanded view can be large
     for (const StoredTensor& tensor : file.content().tensors) {
@@ -14,7 +14,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       budget -= tensor.bytes();
       fuzz::require(file.read(tensor).size() == tensor.bytes());
     }
-  } catch (const FileError&) {
-  }
+  });
   return 0;
 }

@@ -5,7 +5,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace facet;
   const fuzz::MemoryFile memory(data, size);
-  try {
+  fuzz::expect_value_or_file_error([&] {
     const InputFile file(memory.path());
     const StoredContent content = open_safetensors(file);
     uint64_t total = 0;
@@ -15,7 +15,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     fuzz::require(total < size);
     load_safetensors(memory.path());
-  } catch (const FileError&) {
-  }
+  });
   return 0;
 }

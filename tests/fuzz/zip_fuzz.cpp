@@ -7,7 +7,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace facet;
   const fuzz::MemoryFile memory(data, size);
-  try {
+  fuzz::expect_value_or_file_error([&] {
     const InputFile file(memory.path());
     const ZipArchive zip(file);
     std::vector<std::pair<uint64_t, uint64_t>> ranges;
@@ -21,7 +21,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       fuzz::require(ranges[i].first >= ranges[i - 1].second);
     for (const ZipEntry& entry : zip.entries())
       if (entry.bytes < size_t{1} << 24) fuzz::require(zip.read(entry).size() == entry.bytes);
-  } catch (const FileError&) {
-  }
+  });
   return 0;
 }
