@@ -212,9 +212,9 @@ TEST_F(CliTest, CkaAndSeparationOfNpyFiles) {
   expect_error({"separation", path("labels.npy"), path("labels.npy")}, 3, {"floats (N, d)"});
   labels.zero_();
   save_npy(path("labels.npy"), labels);
-  expect_error({"separation", path("e.npy"), path("labels.npy")}, 1, {"2 classes"});
+  expect_error({"separation", path("e.npy"), path("labels.npy")}, 3, {"2 classes"});
   save_npy(path("labels.npy"), Tensor::full({20}, -1.0, DType::i64));
-  expect_error({"separation", path("e.npy"), path("labels.npy")}, 1, {"label -1 of row 0"});
+  expect_error({"separation", path("e.npy"), path("labels.npy")}, 3, {"label -1 of row 0"});
 }
 
 class CliDeviceTest : public ProgramTest {
