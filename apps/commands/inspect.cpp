@@ -109,8 +109,8 @@ Mapping mapping_of(const WeightsFile& file) {
   }
 }
 
-void print_json(const WeightsFile& file, const Mapping& mapping, const FileHashes& of_file,
-                const std::vector<std::string>& warnings, bool stats) {
+void print_all(const WeightsFile& file, const Mapping& mapping, const FileHashes& of_file,
+               const std::vector<std::string>& warnings, bool stats) {
   const StoredContent& content = file.content();
   const std::vector<std::string> hashes = checksums(file);
   Json::object_t tensors;  // appended to: names are known to differ
@@ -201,7 +201,7 @@ void run_inspect(const Arguments& arguments) {
   std::vector<std::string> warnings = file.content().warnings;
   const FileHashes of_file = hashes_of(file, warnings);
   if (json)
-    print_json(file, mapping, of_file, warnings, stats);
+    print_all(file, mapping, of_file, warnings, stats);
   else
     print_text(file, mapping, of_file, warnings, stats, sha);
 }
