@@ -114,6 +114,7 @@ void add_norm_cases(OpTable& table) {
   add_batch_norm(table, "matrix_33_31", {33, 31}, true, true, false);
   add_batch_norm(table, "one_channel", {1025, 1}, true, true, true);
   add_batch_norm(table, "wide", {7, 1025}, true, false, false);
+  add_batch_norm(table, "wider_than_a_block", {7, 2056}, true, true, true);
   add_batch_norm(table, "many_rows", {4, 33, 33, 3}, true, true, false);
   add_batch_norm(table, "frozen_running", {31, 7}, true, false, false, {.update_running = false});
   add_batch_norm(table, "other_eps_and_momentum", {31, 7}, true, false, false,

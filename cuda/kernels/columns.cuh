@@ -1,60 +1,155 @@
-// Sums over the columns of rows x C, two at a time, by a tree that depends on the shape alone.
+// Passes over the columns of rows x C: sums, two at a time, by a tree that depends on the shape
+// alone, and maps that keep what belongs to their columns in registers.
 #pragma once
 
 #include "cuda/kernels/common.cuh"
+#include "cuda/vec.cuh"
 
 namespace facet::cuda {
 
-constexpr int64_t kChunkRows = 1024;  // summed by one block
-constexpr int kRowLanes = kThreads / kWarp;
+constexpr int kWide = 8;  // neighbouring columns of a thread where they can be moved together
+constexpr int kRowsInFlight = 4;
 
-// sums (chunks, 2, C) of term over the chunk's rows. Grid (ceil(C / 32), chunks), block 256: a warp
-// reads 32 neighbouring channels of every 8th row.
-template <typename T, typename Term>
+// How blocks cover rows x C with N columns a thread: `lanes` threads side by side, the rest of a
+// block on the next rows. Grid (parts of the columns, parts of the rows).
+struct Cover {
+  int lanes;
+  dim3 grid;
+};
+// `rows_each`: the least that a thread is worth starting for.
+inline Cover cover(int64_t rows, int64_t cols, int n, int64_t rows_each, int64_t blocks) {
+  const int64_t vectors = (cols + n - 1) / n, lanes = std::min<int64_t>(vectors, kThreads);
+  const int64_t across = (vectors + lanes - 1) / lanes, at_once = kThreads / lanes * rows_each;
+  const int64_t down =
+      std::clamp<int64_t>((rows + at_once - 1) / at_once, 1, std::max<int64_t>(blocks / across, 1));
+  return {static_cast<int>(lanes),
+          dim3(static_cast<unsigned>(across), static_cast<unsigned>(down))};
+}
+// Where a thread of a Cover works.
+template <int N>
+struct Place {
+  int64_t row, col;
+  int64_t at_once;  // rows that a block covers
+  bool idle;
+  __device__ Place(int64_t cols, int lanes) {
+    const int lane = static_cast<int>(threadIdx.x) % lanes;
+    row = static_cast<int>(threadIdx.x) / lanes;
+    at_once = kThreads / lanes;
+    col = (static_cast<int64_t>(blockIdx.x) * lanes + lane) * N;
+    idle = row >= at_once || col >= cols;
+  }
+};
+
+// sums (grid.y, 2, C) of what term.add makes of what term.load reads of N columns, over the rows of
+// a part. Some rows are loaded before the first is added. Block kThreads.
+template <int N, typename Term>
 __global__ void channel_sums_kernel(const __grid_constant__ Term term, int64_t rows, int64_t cols,
-                                    double* sums) {
-  using A = acc_t<T>;
-  SHARED_ARRAY(A, partial, 2 * kThreads);
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t col = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
-  const int64_t begin = static_cast<int64_t>(blockIdx.y) * kChunkRows;
-  const int64_t end = min(begin + kChunkRows, rows);
-  A s = 0, q = 0;
-  if (col < cols)
-    for (int64_t row = begin + warp; row < end; row += kRowLanes) term(row, col, s, q);
-  partial[threadIdx.x] = s;
-  partial[kThreads + threadIdx.x] = q;
-  __syncthreads();
-  if (warp == 0 && col < cols) {
-    double total_s = 0, total_q = 0;
-    for (int w = 0; w < kRowLanes; ++w) {
-      total_s += partial[w * kWarp + lane];
-      total_q += partial[kThreads + w * kWarp + lane];
+                                    int lanes, double* sums) {
+  using A = typename Term::A;
+  SHARED_ARRAY(A, partial, 2 * N * kThreads);
+  const Place<N> place(cols, lanes);
+  const int64_t part = (rows + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * part;
+  const int64_t end = min(begin + part, rows);
+  A s[N] = {}, q[N] = {};
+  if (!place.idle) {
+    const auto columns = term.template columns<N>(place.col);
+    const int64_t step = place.at_once;
+    for (int64_t row = begin + place.row; row < end; row += kRowsInFlight * step) {
+      decltype(term.template load<N>(row, place.col)) loaded[kRowsInFlight];
+      for (int r = 0; r < kRowsInFlight; ++r)
+        if (row + r * step < end) loaded[r] = term.template load<N>(row + r * step, place.col);
+      for (int r = 0; r < kRowsInFlight; ++r)
+        if (row + r * step < end) term.template add<N>(columns, loaded[r], s, q);
     }
-    double* const to = sums + 2 * static_cast<int64_t>(blockIdx.y) * cols + col;
-    to[0] = total_s;
-    to[cols] = total_q;
+  }
+  for (int k = 0; k < N; ++k) {
+    partial[threadIdx.x * N + k] = s[k];
+    partial[(kThreads + threadIdx.x) * N + k] = q[k];
+  }
+  __syncthreads();
+  const int width = lanes * N;  // columns of the block
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * width;
+  for (int i = threadIdx.x; i < 2 * width; i += kThreads) {
+    const int which = i / width, c = i % width;
+    if (first + c >= cols) continue;
+    double total = 0;
+    for (int r = 0; r < place.at_once; ++r) total += partial[which * kThreads * N + r * width + c];
+    sums[(2 * static_cast<int64_t>(blockIdx.y) + which) * cols + first + c] = total;
   }
 }
 
-__device__ __forceinline__ void add_chunks(const double* sums, int64_t chunks, int64_t cols,
-                                           int64_t c, double& s, double& q) {
-  s = q = 0;
-  for (int64_t k = 0; k < chunks; ++k) {
-    s += sums[2 * k * cols + c];
-    q += sums[(2 * k + 1) * cols + c];
+// finish(c, s, q) for the sums over all parts of column c. A warp a column.
+template <typename Finish>
+__global__ void finish_sums_kernel(const __grid_constant__ Finish finish, const double* sums,
+                                   int64_t parts, int64_t cols) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t c = first_element() / kWarp; c < cols; c += element_stride() / kWarp) {
+    double s = 0, q = 0;
+    for (int64_t k = lane; k < parts; k += kWarp) {
+      s += sums[2 * k * cols + c];
+      q += sums[(2 * k + 1) * cols + c];
+    }
+    s = warp_reduce(s, Add{});
+    q = warp_reduce(q, Add{});
+    if (lane == 0) finish(c, s, q);
   }
 }
+template <typename Finish>
+void finish_sums(const Tensor& sums, Finish finish) {
+  const int64_t cols = sums.dim(2);
+  launch_for<finish_sums_kernel<Finish>>(sums, blocks_for(cols * kWarp), kThreads, 0, finish,
+                                         sums.data<double>(), sums.dim(0), cols);
+}
 
-// (chunks, 2, C) on x's device
-template <typename T, typename Term>
-Tensor channel_sums(const Tensor& x, Term term) {
-  const int64_t chunks = (x.rows() + kChunkRows - 1) / kChunkRows, cols = x.cols();
-  Tensor sums = Tensor::empty({chunks, 2, cols}, DType::f64, x.device());
-  const dim3 grid(static_cast<unsigned>((cols + kWarp - 1) / kWarp), static_cast<unsigned>(chunks));
-  launch_for<channel_sums_kernel<T, Term>>(x, grid, kThreads, 0, term, x.rows(), cols,
-                                           sums.data<double>());
-  return sums;
+// Whether columns are moved 8 at a time: never by the naive twins, nor in f64.
+template <typename... T>
+bool in_wide_columns(int64_t cols, const T*... at) {
+  return !(std::is_same_v<T, double> || ...) && kernel_choice() != KernelChoice::naive &&
+         cols % kWide == 0 && aligned(at...);
+}
+
+// Both sums of each column, finished.
+template <typename Term, typename Finish>
+void channel_sums(const Tensor& x, bool wide, Term term, Finish finish) {
+  constexpr int64_t kRowsEach = 8, kBlocks = 4;
+  const int64_t rows = x.rows(), cols = x.cols();
+  const Cover c = cover(rows, cols, wide ? kWide : 1, kRowsEach, kBlocks * enough_blocks());
+  Tensor sums = Tensor::empty({static_cast<int64_t>(c.grid.y), 2, cols}, DType::f64, x.device());
+  const auto run = [&]<int N>() {
+    launch_for<channel_sums_kernel<N, Term>>(x, c.grid, kThreads, 0, term, rows, cols, c.lanes,
+                                             sums.data<double>());
+  };
+  if constexpr (!std::is_same_v<typename Term::A, double>)
+    if (wide) {
+      run.template operator()<kWide>();
+      return finish_sums(sums, finish);
+    }
+  run.template operator()<1>();
+  finish_sums(sums, finish);
+}
+
+// body.store(columns, loaded, row, col) for all rows and every kWide columns, where `loaded` is
+// what body.load read for them, again some rows at a time. Block kThreads.
+template <typename Body>
+__global__ void __launch_bounds__(kThreads, 2)
+    map_columns_kernel(const __grid_constant__ Body body, int64_t rows, int64_t cols, int lanes) {
+  const Place<kWide> place(cols, lanes);
+  if (place.idle) return;
+  const auto columns = body.columns(place.col);
+  const int64_t step = gridDim.y * place.at_once;
+  for (int64_t row = blockIdx.y * place.at_once + place.row; row < rows;
+       row += kRowsInFlight * step) {
+    decltype(body.load(row, place.col)) loaded[kRowsInFlight];
+    for (int r = 0; r < kRowsInFlight; ++r)
+      if (row + r * step < rows) loaded[r] = body.load(row + r * step, place.col);
+    for (int r = 0; r < kRowsInFlight; ++r)
+      if (row + r * step < rows) body.store(columns, loaded[r], row + r * step, place.col);
+  }
+}
+template <typename Body>
+void map_columns(const Tensor& x, Body body) {
+  const Cover c = cover(x.rows(), x.cols(), kWide, kRowsInFlight, kMaxBlocks);
+  launch_for<map_columns_kernel<Body>>(x, c.grid, kThreads, 0, body, x.rows(), x.cols(), c.lanes);
 }
 
 }  // namespace facet::cuda

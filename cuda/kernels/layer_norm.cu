@@ -42,6 +42,71 @@ struct NaiveLayerNorm {
   }
 };
 
+// ---- a warp a row, which stays in its registers: read once from memory. For rows of up to
+// kMostWide columns that are moved kWide at a time.
+constexpr int kPieces = 4;  // of kWide columns, that a lane holds: every 32nd
+constexpr int64_t piece_columns(int pieces) {
+  return pieces * kWarp * kWide;
+}
+constexpr int64_t kMostWide = piece_columns(kPieces);
+
+// f(piece, column) for all that a lane holds of a row.
+template <int Pieces = kPieces, typename F>
+__device__ __forceinline__ void for_pieces(int64_t cols, F f) {
+  for (int piece = 0; piece < Pieces; ++piece) {
+    const int64_t col = (piece * kWarp + static_cast<int>(threadIdx.x) % kWarp) * kWide;
+    if (col < cols) f(piece, col);
+  }
+}
+__device__ __forceinline__ int64_t first_row() {
+  return first_element() / kWarp;
+}
+__device__ __forceinline__ int64_t row_stride() {
+  return element_stride() / kWarp;
+}
+
+// Grid: blocks_for(rows * 32), block kThreads.
+template <typename T>
+__global__ void layer_norm_wide_kernel(const __grid_constant__ Rows<T> a) {
+  using A = acc_t<T>;
+  const A share = A(1) / static_cast<A>(a.cols);
+  for (int64_t row = first_row(); row < a.rows; row += row_stride()) {
+    const int64_t at = row * a.cols;
+    Vec<T, kWide> x[kPieces], other[kPieces];
+    for_pieces(a.cols, [&](int p, int64_t col) { x[p] = Vec<T, kWide>::load(a.x + at + col); });
+    if (a.residual) {
+      for_pieces(a.cols, [&](int p, int64_t col) {
+        other[p] = Vec<T, kWide>::load(a.residual + at + col);
+      });
+      for_pieces(a.cols, [&](int p, int64_t col) {
+        for (int k = 0; k < kWide; ++k)
+          x[p][k] = static_cast<T>(widen(x[p][k]) + widen(other[p][k]));
+        x[p].store(a.sum + at + col);
+      });
+    }
+    A m = 0, v = 0;
+    for_pieces(a.cols, [&](int p, int64_t) {
+      for (int k = 0; k < kWide; ++k) m += widen(x[p][k]);
+    });
+    m = warp_reduce(m, Add{}) * share;
+    for_pieces(a.cols, [&](int p, int64_t) {
+      for (int k = 0; k < kWide; ++k) v += (widen(x[p][k]) - m) * (widen(x[p][k]) - m);
+    });
+    const A r = A(1) / std::sqrt(warp_reduce(v, Add{}) * share + a.eps);
+    for_pieces(a.cols, [&](int p, int64_t col) {
+      const auto gamma = Vec<A, kWide>::load(a.gamma + col),
+                 beta = Vec<A, kWide>::load(a.beta + col);
+      for (int k = 0; k < kWide; ++k)
+        x[p][k] = static_cast<T>((widen(x[p][k]) - m) * r * gamma[k] + beta[k]);
+      x[p].store(a.y + at + col);
+    });
+    if (threadIdx.x % kWarp == 0) {
+      a.mean[row] = m;
+      a.rstd[row] = r;
+    }
+  }
+}
+
 // Rows in strides, a block each; grid blocks_for_rows, block up to 256.
 template <typename T>
 __global__ void layer_norm_kernel(const __grid_constant__ Rows<T> a) {
@@ -126,24 +191,94 @@ __global__ void layer_norm_backward_kernel(const __grid_constant__ Gradients<T> 
   }
 }
 
+// The same, a warp a row, and in the same pass the block's share of d beta and d gamma:
+// sums (grid, 2, C). Grid: up to enough_blocks(), block kThreads.
+template <typename T, int Pieces>
+__global__ void __launch_bounds__(kThreads, Pieces > 3 ? 1 : 2)
+    layer_norm_backward_wide_kernel(const __grid_constant__ Gradients<T> a, double* sums) {
+  using A = acc_t<T>;
+  constexpr int64_t kWidth = piece_columns(Pieces);
+  SHARED_ARRAY(A, total, 2 * kWidth);
+  const A share = A(1) / static_cast<A>(a.cols);
+  A shift[Pieces][kWide] = {}, scale[Pieces][kWide] = {};
+  for (int64_t row = first_row(); row < a.rows; row += row_stride()) {
+    const int64_t at = row * a.cols;
+    Vec<T, kWide> x[Pieces], dy[Pieces];
+    for_pieces<Pieces>(a.cols, [&](int p, int64_t col) {
+      x[p] = Vec<T, kWide>::load(a.x + at + col);
+      dy[p] = Vec<T, kWide>::load(a.dy + at + col);
+    });
+    const A m = a.mean[row], r = a.rstd[row];
+    A plain = 0, along = 0;
+    for_pieces<Pieces>(a.cols, [&](int p, int64_t col) {
+      const auto gamma = Vec<A, kWide>::load(a.gamma + col);
+      for (int k = 0; k < kWide; ++k) {
+        const A g = widen(dy[p][k]), normal = (widen(x[p][k]) - m) * r;
+        shift[p][k] += g;
+        scale[p][k] += g * normal;
+        plain += gamma[k] * g;
+        along += gamma[k] * g * normal;
+      }
+    });
+    plain = warp_reduce(plain, Add{}) * share;
+    along = warp_reduce(along, Add{}) * share;
+    for_pieces<Pieces>(a.cols, [&](int p, int64_t col) {
+      const auto gamma = Vec<A, kWide>::load(a.gamma + col);
+      for (int k = 0; k < kWide; ++k)
+        dy[p][k] = static_cast<T>(
+            r * (gamma[k] * widen(dy[p][k]) - plain - (widen(x[p][k]) - m) * r * along));
+      dy[p].store(a.dx + at + col);
+    });
+  }
+  // One warp after the other adds what it has.
+  for (int warp = 0; warp < kThreads / kWarp; ++warp) {
+    if (static_cast<int>(threadIdx.x) / kWarp == warp)
+      for_pieces<Pieces>(a.cols, [&](int p, int64_t col) {
+        for (int k = 0; k < kWide; ++k) {
+          total[col + k] = shift[p][k] + (warp ? total[col + k] : A(0));
+          total[kWidth + col + k] = scale[p][k] + (warp ? total[kWidth + col + k] : A(0));
+        }
+      });
+    __syncthreads();
+  }
+  for (int64_t c = threadIdx.x; c < a.cols; c += kThreads) {
+    sums[2 * blockIdx.x * a.cols + c] = total[c];
+    sums[(2 * blockIdx.x + 1) * a.cols + c] = total[kWidth + c];
+  }
+}
+
 // d beta and d gamma as sums over rows.
 template <typename T>
 struct ParameterSums {
+  using A = acc_t<T>;
   Gradients<T> a;
-  __device__ void operator()(int64_t row, int64_t col, acc_t<T>& shift, acc_t<T>& scale) const {
-    const acc_t<T> g = widen(a.dy[row * a.cols + col]);
-    shift += g;
-    scale += g * a.normal(row, col);
+  template <int N>
+  __device__ int columns(int64_t) const {
+    return 0;
+  }
+  template <int N>
+  struct Loaded {
+    Vec<T, N> x, dy;
+    A mean, rstd;
+  };
+  template <int N>
+  __device__ Loaded<N> load(int64_t row, int64_t col) const {
+    const int64_t i = row * a.cols + col;
+    return {Vec<T, N>::load(a.x + i), Vec<T, N>::load(a.dy + i), a.mean[row], a.rstd[row]};
+  }
+  template <int N>
+  __device__ void add(int, const Loaded<N>& loaded, A (&shift)[N], A (&scale)[N]) const {
+    for (int k = 0; k < N; ++k) {
+      const A g = widen(loaded.dy[k]);
+      shift[k] += g;
+      scale[k] += g * (widen(loaded.x[k]) - loaded.mean) * loaded.rstd;
+    }
   }
 };
 template <typename A>
 struct FinishParameters {
-  const double* sums;
-  int64_t chunks, cols;
   A *dgamma, *dbeta;
-  __device__ void operator()(int64_t c) const {
-    double shift, scale;
-    add_chunks(sums, chunks, cols, c, shift, scale);
+  __device__ void operator()(int64_t c, double shift, double scale) const {
     dbeta[c] = static_cast<A>(shift);
     dgamma[c] = static_cast<A>(scale);
   }
@@ -152,6 +287,11 @@ struct FinishParameters {
 int threads_for(int64_t cols) {
   return static_cast<int>(std::clamp<int64_t>((cols + kWarp - 1) / kWarp, 1, kThreads / kWarp)) *
          kWarp;
+}
+
+template <typename... T>
+bool is_wide(int64_t cols, const T*... at) {
+  return cols <= kMostWide && in_wide_columns(cols, at...);
 }
 
 }  // namespace
@@ -174,6 +314,10 @@ void CudaBackend::layer_norm(const Tensor& x, const Tensor& residual, const Tens
                        mean.data<A>(),
                        rstd.data<A>()};
     if (kernel_choice() == KernelChoice::naive) return map(x, x.rows(), NaiveLayerNorm<T>{rows});
+    if constexpr (!std::is_same_v<T, double>)
+      if (is_wide(x.cols(), rows.x, rows.residual, rows.gamma, rows.beta, rows.sum, rows.y))
+        return launch_for<layer_norm_wide_kernel<T>>(x, blocks_for(x.rows() * kWarp), kThreads, 0,
+                                                     rows);
     launch_for<layer_norm_kernel<T>>(x, blocks_for_rows(x.rows()), threads_for(x.cols()), 0, rows);
   });
 }
@@ -186,15 +330,27 @@ void CudaBackend::layer_norm_backward(const Tensor& x, const Tensor& dy, const T
     using A = acc_t<T>;
     const Gradients<T> a{x.data<T>(),    dy.data<T>(), gamma.data<A>(), mean.data<A>(),
                          rstd.data<A>(), x.rows(),     x.cols(),        dx.data<T>()};
+    const FinishParameters<A> finish{dgamma.data<A>(), dbeta.data<A>()};
+    if constexpr (!std::is_same_v<T, double>)
+      if (is_wide(x.cols(), a.x, a.dy, a.gamma, a.dx)) {
+        const int64_t blocks =
+            std::min(enough_blocks(), (x.rows() * kWarp + kThreads - 1) / kThreads);
+        Tensor sums = Tensor::empty({blocks, 2, x.cols()}, DType::f64, x.device());
+        const auto run = [&]<int Pieces>() {
+          launch_for<layer_norm_backward_wide_kernel<T, Pieces>>(
+              x, static_cast<unsigned>(blocks), kThreads, 0, a, sums.data<double>());
+        };
+        // As many registers as the width of ViTs up to the base size needs, where it is enough.
+        x.cols() <= piece_columns(3) ? run.template operator()<3>()
+                                     : run.template operator()<kPieces>();
+        return finish_sums(sums, finish);
+      }
     if (kernel_choice() == KernelChoice::naive)
       map(x, x.rows(), NaiveLayerNormBackward<T>{a});
     else
       launch_for<layer_norm_backward_kernel<T>>(x, blocks_for_rows(x.rows()), threads_for(x.cols()),
                                                 0, a);
-    const Tensor sums = channel_sums<T>(x, ParameterSums<T>{a});
-    map(x, x.cols(),
-        FinishParameters<A>{sums.data<double>(), sums.dim(0), x.cols(), dgamma.data<A>(),
-                            dbeta.data<A>()});
+    channel_sums(x, in_wide_columns(x.cols(), a.x, a.dy), ParameterSums<T>{a}, finish);
   });
 }
 

@@ -16,42 +16,71 @@ __device__ __forceinline__ bool bit_of(const uint8_t* mask, int64_t i) {
 // What two sums a channel are taken of.
 template <typename T>
 struct Moments {  // of x - shift
+  using A = acc_t<T>;
   const T* x;
   const T* shift;  // the first row: near enough to the mean that nothing cancels
   int64_t cols;
-  __device__ void operator()(int64_t row, int64_t col, acc_t<T>& s, acc_t<T>& q) const {
-    const acc_t<T> d = widen(x[row * cols + col]) - widen(shift[col]);
-    s += d;
-    q += d * d;
+  template <int N>
+  __device__ Vec<T, N> columns(int64_t col) const {
+    return Vec<T, N>::load(shift + col);
+  }
+  template <int N>
+  __device__ Vec<T, N> load(int64_t row, int64_t col) const {
+    return Vec<T, N>::load(x + row * cols + col);
+  }
+  template <int N>
+  __device__ void add(const Vec<T, N>& origin, const Vec<T, N>& values, A (&s)[N],
+                      A (&q)[N]) const {
+    for (int k = 0; k < N; ++k) {
+      const A d = widen(values[k]) - widen(origin[k]);
+      s[k] += d;
+      q[k] += d * d;
+    }
   }
 };
 template <typename T>
 struct GradientSums {  // of g and g (x - mean), where g is dy behind the ReLU
+  using A = acc_t<T>;
   const T *x, *dy;
-  const acc_t<T>* mean;
+  const A* mean;
   const uint8_t* mask;
   int64_t cols;
-  __device__ void operator()(int64_t row, int64_t col, acc_t<T>& s, acc_t<T>& q) const {
+  template <int N>
+  __device__ Vec<A, N> columns(int64_t col) const {
+    return Vec<A, N>::load(mean + col);
+  }
+  template <int N>
+  struct Loaded {
+    Vec<T, N> x, dy;
+    unsigned bits;
+  };
+  template <int N>
+  __device__ Loaded<N> load(int64_t row, int64_t col) const {
     const int64_t i = row * cols + col;
-    const acc_t<T> g = mask && !bit_of(mask, i) ? acc_t<T>(0) : widen(dy[i]);
-    s += g;
-    q += g * (widen(x[i]) - mean[col]);
+    return {Vec<T, N>::load(x + i), Vec<T, N>::load(dy + i),
+            mask ? static_cast<unsigned>(mask[i / 8]) >> i % 8 : ~0u};
+  }
+  template <int N>
+  __device__ void add(const Vec<A, N>& origin, const Loaded<N>& loaded, A (&s)[N],
+                      A (&q)[N]) const {
+    for (int k = 0; k < N; ++k) {
+      const A g = loaded.bits >> k & 1 ? widen(loaded.dy[k]) : A(0);
+      s[k] += g;
+      q[k] += g * (widen(loaded.x[k]) - origin[k]);
+    }
   }
 };
 
-// A thread a channel: statistics, running statistics and the factor of the second pass.
+// Statistics, running statistics and the factor of the second pass.
 template <typename T>
 struct FinishStatistics {
   using A = acc_t<T>;
-  const double* sums;
-  int64_t chunks, rows, cols;
+  int64_t rows;
   const T* shift;
   const A* gamma;
   BatchNormArgs args;
   A *mean, *rstd, *running_mean, *running_var, *scale;
-  __device__ void operator()(int64_t c) const {
-    double s, q;
-    add_chunks(sums, chunks, cols, c, s, q);
+  __device__ void operator()(int64_t c, double s, double q) const {
     const double n = static_cast<double>(rows), distance = s / n;
     const double m2 = q - distance * s > 0 ? q - distance * s : 0.0;
     const double mu = static_cast<double>(widen(shift[c])) + distance;
@@ -76,7 +105,8 @@ struct EvalScale {
   }
 };
 
-// y = relu?((x - mean) scale + beta + residual?). A warp takes 32 neighbours and makes 4 bytes of
+// y = relu?((x - mean) scale + beta + residual?): the naive twin, and for what is not moved in wide
+// columns. A warp takes 32 neighbours and makes 4 bytes of
 // the mask; all its lanes go through the ballot. Grid: blocks_for(n).
 template <typename T>
 __global__ void normalize_kernel(const T* x, const T* residual, const acc_t<T>* mean,
@@ -102,18 +132,59 @@ __global__ void normalize_kernel(const T* x, const T* residual, const acc_t<T>* 
   }
 }
 
+// The same; a byte of the mask is made of the 8 columns of a thread.
+template <typename T>
+struct Normalize {
+  using A = acc_t<T>;
+  using Values = Vec<T, kWide>;
+  const T *x, *residual;
+  const A *mean, *scale, *beta;
+  int64_t cols;
+  T* y;
+  uint8_t* mask;
+  struct Columns {
+    Vec<A, kWide> mean, scale, beta;
+  };
+  struct Loaded {
+    Values x, residual;
+  };
+  __device__ Columns columns(int64_t col) const {
+    return {Vec<A, kWide>::load(mean + col), Vec<A, kWide>::load(scale + col),
+            Vec<A, kWide>::load(beta + col)};
+  }
+  __device__ Loaded load(int64_t row, int64_t col) const {
+    const int64_t i = row * cols + col;
+    Loaded loaded;
+    loaded.x = Values::load(x + i);
+    if (residual) loaded.residual = Values::load(residual + i);
+    return loaded;
+  }
+  __device__ void store(const Columns& c, const Loaded& loaded, int64_t row, int64_t col) const {
+    const int64_t i = row * cols + col;
+    Values out;
+    unsigned bits = 0;
+    for (int k = 0; k < kWide; ++k) {
+      A value = (widen(loaded.x[k]) - c.mean[k]) * c.scale[k] + c.beta[k];
+      if (residual) value += widen(loaded.residual[k]);
+      const bool passes = value > A(0);
+      bits |= static_cast<unsigned>(passes) << k;
+      if (mask && !passes && value == value) value = 0;  // a NaN stays one
+      out[k] = static_cast<T>(value);
+    }
+    out.store(y + i);
+    if (mask) mask[i / 8] = static_cast<uint8_t>(bits);
+  }
+};
+
 // dbeta = sum g, dgamma = rstd sum g (x - mean); and the second pass's a, slope, offset:
 // dx = a g - (x - mean) slope - offset
 template <typename A>
 struct FinishGradient {
-  const double* sums;
-  int64_t chunks, rows, cols;
+  int64_t rows, cols;
   const A *gamma, *rstd;
   bool batch_statistics;
   A *dgamma, *dbeta, *factors;  // factors (3, C)
-  __device__ void operator()(int64_t c) const {
-    double s, q;
-    add_chunks(sums, chunks, cols, c, s, q);
+  __device__ void operator()(int64_t c, double s, double q) const {
     const double r = rstd[c], scale = gamma[c] * r, gradient = r * q;
     const double inverse = batch_statistics ? 1.0 / static_cast<double>(rows) : 0.0;
     dbeta[c] = static_cast<A>(s);
@@ -140,6 +211,43 @@ struct InputGradient {
   }
 };
 
+// The same for 8 columns at once.
+template <typename T>
+struct InputGradientColumns {
+  using A = acc_t<T>;
+  using Values = Vec<T, kWide>;
+  InputGradient<T> a;
+  struct Columns {
+    Vec<A, kWide> mean, scale, slope, offset;
+  };
+  struct Loaded {
+    Values x, dy;
+    uint8_t bits;
+  };
+  __device__ Columns columns(int64_t col) const {
+    const A* const f = a.factors + col;
+    return {Vec<A, kWide>::load(a.mean + col), Vec<A, kWide>::load(f),
+            Vec<A, kWide>::load(f + a.cols), Vec<A, kWide>::load(f + 2 * a.cols)};
+  }
+  __device__ Loaded load(int64_t row, int64_t col) const {
+    const int64_t i = row * a.cols + col;
+    return {Values::load(a.x + i), Values::load(a.dy + i),
+            a.mask ? a.mask[i / 8] : static_cast<uint8_t>(0xff)};
+  }
+  __device__ void store(const Columns& c, const Loaded& loaded, int64_t row, int64_t col) const {
+    const int64_t i = row * a.cols + col;
+    Values dx, dresidual;
+    for (int k = 0; k < kWide; ++k) {
+      const A g = loaded.bits >> k & 1 ? widen(loaded.dy[k]) : A(0);
+      dresidual[k] = static_cast<T>(g);
+      const A d = widen(loaded.x[k]) - c.mean[k];
+      dx[k] = static_cast<T>(c.scale[k] * g - d * c.slope[k] - c.offset[k]);
+    }
+    if (a.dresidual) dresidual.store(a.dresidual + i);
+    dx.store(a.dx + i);
+  }
+};
+
 template <typename T>
 T* data_or_null(Tensor& t) {
   return t.defined() ? t.data<T>() : nullptr;
@@ -153,10 +261,16 @@ template <typename T>
 void normalize(const Tensor& x, const Tensor& residual, const Tensor& mean, const Tensor& scale,
                const Tensor& beta, Tensor& y, Tensor& mask) {
   using A = acc_t<T>;
-  launch_for<normalize_kernel<T>>(x, blocks_for(x.numel()), kThreads, 0, x.data<T>(),
-                                  data_or_null<T>(residual), mean.data<A>(), scale.data<A>(),
-                                  beta.data<A>(), x.numel(), x.cols(), y.data<T>(),
-                                  data_or_null<uint8_t>(mask));
+  const Normalize<T> body{x.data<T>(),    data_or_null<T>(residual),
+                          mean.data<A>(), scale.data<A>(),
+                          beta.data<A>(), x.cols(),
+                          y.data<T>(),    data_or_null<uint8_t>(mask)};
+  if constexpr (!std::is_same_v<T, double>)
+    if (in_wide_columns(x.cols(), body.x, body.residual, body.mean, body.scale, body.beta, body.y))
+      return map_columns(x, body);
+  launch_for<normalize_kernel<T>>(x, blocks_for(x.numel()), kThreads, 0, body.x, body.residual,
+                                  body.mean, body.scale, body.beta, x.numel(), x.cols(), body.y,
+                                  body.mask);
 }
 
 }  // namespace
@@ -169,13 +283,11 @@ void CudaBackend::batch_norm_train(const Tensor& x, const Tensor& residual, cons
     using T = decltype(tag);
     using A = acc_t<T>;
     const int64_t cols = x.cols();
-    const Tensor sums = channel_sums<T>(x, Moments<T>{x.data<T>(), x.data<T>(), cols});
     Tensor scale = Tensor::empty_like(mean);
-    map(x, cols,
-        FinishStatistics<T>{sums.data<double>(), sums.dim(0), x.rows(), cols, x.data<T>(),
-                            gamma.data<A>(), args, mean.data<A>(), rstd.data<A>(),
-                            data_or_null<A>(running_mean), data_or_null<A>(running_var),
-                            scale.data<A>()});
+    channel_sums(x, in_wide_columns(cols, x.data<T>()), Moments<T>{x.data<T>(), x.data<T>(), cols},
+                 FinishStatistics<T>{x.rows(), x.data<T>(), gamma.data<A>(), args, mean.data<A>(),
+                                     rstd.data<A>(), data_or_null<A>(running_mean),
+                                     data_or_null<A>(running_var), scale.data<A>()});
     normalize<T>(x, residual, mean, scale, beta, y, mask);
   });
 }
@@ -201,16 +313,19 @@ void CudaBackend::batch_norm_backward(const Tensor& x, const Tensor& dy, const T
     using A = acc_t<T>;
     const int64_t cols = x.cols();
     const uint8_t* const bits = data_or_null<uint8_t>(mask);
-    const Tensor sums =
-        channel_sums<T>(x, GradientSums<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), bits, cols});
     Tensor factors = Tensor::empty({3, cols}, acc_dtype(x.dtype()), x.device());
-    map(x, cols,
-        FinishGradient<A>{sums.data<double>(), sums.dim(0), x.rows(), cols, gamma.data<A>(),
-                          rstd.data<A>(), args.batch_statistics, dgamma.data<A>(), dbeta.data<A>(),
-                          factors.data<A>()});
-    map(x, x.numel(),
-        InputGradient<T>{x.data<T>(), dy.data<T>(), mean.data<A>(), factors.data<A>(), bits, cols,
-                         dx.data<T>(), data_or_null<T>(dresidual)});
+    const InputGradient<T> body{
+        x.data<T>(), dy.data<T>(), mean.data<A>(), factors.data<A>(),
+        bits,        cols,         dx.data<T>(),   data_or_null<T>(dresidual)};
+    const bool wide =
+        in_wide_columns(cols, body.x, body.dy, body.mean, body.factors, body.dx, body.dresidual);
+    channel_sums(
+        x, wide, GradientSums<T>{body.x, body.dy, body.mean, bits, cols},
+        FinishGradient<A>{x.rows(), cols, gamma.data<A>(), rstd.data<A>(), args.batch_statistics,
+                          dgamma.data<A>(), dbeta.data<A>(), factors.data<A>()});
+    if constexpr (!std::is_same_v<T, double>)
+      if (wide) return map_columns(x, InputGradientColumns<T>{body});
+    map(x, x.numel(), body);
   });
 }
 

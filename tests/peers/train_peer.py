@@ -348,7 +348,9 @@ def main():
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
         views = [view.contiguous(memory_format=torch.channels_last) for view in views]
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr,
+                                momentum=0.9, weight_decay=1e-4,
+                                **({"fused": True} if args.device == "cuda" else {}))
     loss_of = torch.compile(model.loss) if args.compile else model.loss
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16")
 
