@@ -35,7 +35,7 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
           gradients[1] = Tensor::empty(w.shape(), acc, dy.device());
           ops::matmul_into(dy, x, {.trans_a = true}, gradients[1]);
         }
-        if (want_bias) gradients[2] = ops::reduce(ReduceOp::sum, dy.cast(acc), 0);
+        if (want_bias) gradients[2] = ops::sum_rows(dy);
         return gradients;
       });
 }

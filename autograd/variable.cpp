@@ -132,12 +132,13 @@ void backward(const Variable& root, const Tensor& seed) {
     Node* key = heap.back().second;
     heap.pop_back();
     const auto found = pending.find(key);
-    const Pending current = std::move(found->second);
+    Pending current = std::move(found->second);
     pending.erase(found);
     Node& node = *current.node;
 
     TensorList gradients = std::exchange(node.backward, nullptr)(
         node.any_dtype ? current.gradient : current.gradient.cast(node.dtype));
+    current.gradient = Tensor();  // what is passed on as it is has one owner
     FACET_INTERNAL_CHECK(gradients.size() == node.inputs.size());
     std::vector<Variable> inputs = std::move(node.inputs);
     node.inputs.clear();

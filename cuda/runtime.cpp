@@ -178,6 +178,7 @@ class Staging {
       return s.size >= bytes && cudaEventQuery(s.done) == cudaSuccess;
     };
     auto slot = std::find_if(slots_.begin(), slots_.end(), is_free);
+    static_cast<void>(cudaGetLastError());  // "not ready" is no error of the launches that follow
     if (slot == slots_.end()) {
       Slot fresh{.size = rounded(bytes)};
       check(cudaMallocHost(&fresh.memory, fresh.size), "cudaMallocHost");

@@ -124,7 +124,8 @@ void scale_(Tensor& y, double alpha) {
 
 // ---- reductions
 
-Tensor reduce(ReduceOp op, const Tensor& x, int first, int last) {
+namespace {
+Tensor reduce_to(ReduceOp op, const Tensor& x, int first, int last, DType dtype) {
   check_floating(x, "reduce");
   first = normalise_axis(x, first, "reduce");
   last = normalise_axis(x, last, "reduce");
@@ -137,12 +138,20 @@ Tensor reduce(ReduceOp op, const Tensor& x, int first, int last) {
   }
   FACET_CHECK(n > 0 || op == ReduceOp::sum || op == ReduceOp::sum_squares, "reduce",
               "nothing to reduce in {}", x.shape());
-  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  Tensor y = Tensor::empty(shape, dtype, x.device());
   if (n == 0)
     y.zero_();
   else if (y.numel() > 0)
     x.backend().reduce(op, x, outer, n, inner, y);
   return y;
+}
+}  // namespace
+
+Tensor reduce(ReduceOp op, const Tensor& x, int first, int last) {
+  return reduce_to(op, x, first, last, x.dtype());
+}
+Tensor sum_rows(const Tensor& x) {
+  return reduce_to(ReduceOp::sum, x, 0, 0, acc_dtype(x.dtype()));
 }
 
 Tensor reduce(ReduceOp op, const Tensor& x, int axis) {

@@ -37,6 +37,7 @@ Tensor reduce(ReduceOp op, const Tensor& x);            // to a scalar (rank 0)
 Tensor reduce(ReduceOp op, const Tensor& x, int axis);  // drops the axis
 // Reduces the axes [first, last] (inclusive, adjacent) together.
 Tensor reduce(ReduceOp op, const Tensor& x, int first, int last);
+Tensor sum_rows(const Tensor& x);                    // over the first axis; f32 also of bf16
 Tensor sum_to(const Tensor& x, const Shape& shape);  // undoes broadcasting
 Tensor broadcast_to(const Tensor& x, const Shape& shape);
 Tensor argmax(const Tensor& x);  // rows x C -> i64 (rows)

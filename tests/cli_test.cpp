@@ -386,6 +386,11 @@ TEST_F(CliTest, TheDoctorNamesWhatIsWrong) {
   const Outcome broken = run({"doctor", write_run("nan", "method = \"dino\"\n", bad + "\n")});
   EXPECT_EQ(broken.code, 1);
   EXPECT_NE(broken.out.find("loss is nan at step 7"), std::string::npos) << broken.out;
+  // A step that was skipped is no failure of the run.
+  const Outcome skipped =
+      run({"doctor", write_run("skipped", swav, bad + "\n" + records(falling, 0.08))});
+  EXPECT_EQ(skipped.code, 0) << skipped.out;
+  test::expect_parts(skipped.out, {"loss is nan at step 7; the run went on"});
   expect_error({"doctor", path("none")}, 3, {"none", "config.toml"});
 }
 

@@ -96,12 +96,16 @@ std::vector<Finding> examine(const Run& run) {
   const auto add = [&](const char* level, std::string what, std::string advice = "") {
     findings.push_back({level, std::move(what), std::move(advice)});
   };
-  for (const Json& error : run.errors)
-    add("error",
-        fmt::format("step {}: {}", error.value("step", int64_t{0}),
-                    error.value("error", std::string("not finite"))),
+  for (const Json& error : run.errors) {
+    const auto at = error.value("step", int64_t{0});
+    // Steps behind it: it was skipped (--nonfinite), or the run was started again.
+    const bool passed = !run.records.empty() && run.records.back()["step"].get<int64_t>() > at;
+    add(passed ? "warning" : "error",
+        fmt::format("step {}: {}{}", at, error.value("error", std::string("not finite")),
+                    passed ? "; the run went on" : ""),
         "a smaller --lr, a longer --warmup-epochs, --clip-grad; --precision f32 if it was bf16; "
         "the samples of that batch are in metrics.jsonl");
+  }
   if (run.records.empty()) {
     add("error", "no step was recorded", "the run stopped before its first step: start it again");
     return findings;

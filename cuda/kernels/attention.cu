@@ -289,14 +289,16 @@ void CudaBackend::attention_backward(const Tensor& qkv, const Tensor& y, const T
     using A = acc_t<T>;
     const Packed<T> p = packed<T>(qkv, scale);
     Tensor delta = Tensor::empty_like(lse);
+    const AttentionGradient<T> a{p, dy.data<T>(), lse.data<A>(), delta.data<A>(), dqkv.data<T>()};
+    const bool naive = takes_naive(qkv);
+    if constexpr (std::is_same_v<T, bf16>)
+      if (!naive && takes_mma(p) && aligned(a.dy, a.dqkv, y.data<T>()))
+        return mma_attention_backward(qkv, a, y.data<T>(), delta.data<A>());
     map(qkv, lse.numel(), Delta<T>{p, y.data<T>(), dy.data<T>(), delta.data<A>()});
-    if (takes_naive(qkv))
+    if (naive)
       return map(qkv, qkv.numel(),
                  NaiveAttentionBackward<T>{p, dy.data<T>(), lse.data<A>(), delta.data<A>(),
                                            dqkv.data<T>()});
-    const AttentionGradient<T> a{p, dy.data<T>(), lse.data<A>(), delta.data<A>(), dqkv.data<T>()};
-    if constexpr (std::is_same_v<T, bf16>)
-      if (takes_mma(p) && aligned(a.dy, a.dqkv)) return mma_attention_backward(qkv, a);
     const auto bytes = static_cast<size_t>(shared_elements(p.dim, 4, 2)) * sizeof(A);
     launch_for<attention_backward_kernel<T, false>>(qkv, tiles_of(qkv), kThreads, bytes, a);
     launch_for<attention_backward_kernel<T, true>>(qkv, tiles_of(qkv), kThreads, bytes, a);

@@ -214,6 +214,25 @@ __global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 4)
   Tile::store(mine, out, factors, y + p.out_at(index, 0), out_pitch, row, first, tokens, dim);
 }
 
+// delta = dy . y of each query: 8 lanes a query, 16 bytes at a time. Grid: blocks_for(8 queries).
+inline __global__ void delta_mma_kernel(const __grid_constant__ Packed<bf16> p, const bf16* y,
+                                        const bf16* dy, int64_t queries, float* delta) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int64_t base = (first_element() - lane) / 8; base < queries; base += element_stride() / 8) {
+    const int64_t query = base + lane / 8;
+    float sum = 0;
+    if (query < queries) {
+      const int64_t at = p.out_at(query / p.tokens, query % p.tokens);
+      for (int64_t c = lane % 8 * kChunk; c < p.dim; c += 8 * kChunk) {
+        const auto a = Vec<bf16, 8>::load(y + at + c), b = Vec<bf16, 8>::load(dy + at + c);
+        for (int k = 0; k < 8; ++k) sum += widen(a[k]) * widen(b[k]);
+      }
+    }
+    for (int distance = 4; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
+    if (query < queries && lane % 8 == 0) delta[query] = sum;
+  }
+}
+
 // Gradients = of 64 queries (`of_keys` false) or of 64 keys and values. Grid (tiles, B * H), block
 // 128, dynamic shared memory 6 tiles of 64 x kD bf16, for keys also 2 of lse and delta: 48 or 49
 // KiB for kD 64. D, pointers and scale as above.
@@ -365,7 +384,12 @@ inline void mma_attention(const Tensor& qkv, const Packed<bf16>& p, bf16* y, flo
   });
 }
 
-inline void mma_attention_backward(const Tensor& qkv, const AttentionGradient<bf16>& a) {
+// `delta` is a's, to be written.
+inline void mma_attention_backward(const Tensor& qkv, const AttentionGradient<bf16>& a,
+                                   const bf16* y, float* delta) {
+  const int64_t queries = qkv.dim(0) * qkv.dim(1) * qkv.dim(3);
+  launch_for<delta_mma_kernel>(qkv, blocks_for(8 * queries), kThreads, 0, a.p, y, a.dy, queries,
+                               delta);
   detail::with_head_tile(a.p.dim, [&](auto dim) {
     const dim3 tiles = detail::mma_tiles_of(qkv);
     launch_for<attention_backward_mma_kernel<dim(), false>>(

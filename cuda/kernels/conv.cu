@@ -3,6 +3,7 @@
 // groups), y (N, P, Q, Cout); the groups are the batch of the products.
 #include "cuda/kernels/conv_chunks.cuh"
 #include "cuda/kernels/gemm.cuh"
+#include "cuda/vendor/blas.h"
 #include "cuda/vendor/dnn.h"
 
 namespace facet {
@@ -181,8 +182,16 @@ void CudaBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const
 
 void CudaBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args,
                                          Tensor& dw) {
-  if (kernel_choice() == KernelChoice::vendor && vendor::conv2d_backward_weight(x, dy, args, dw))
-    return;
+  if (kernel_choice() == KernelChoice::vendor) {
+    // A product of two matrices, which cuBLASLt cuts into more parts than cuDNN does.
+    if (dw.dim(1) * dw.dim(2) == 1 && args.stride == 1 && args.padding == 0 && args.groups == 1) {
+      Tensor product = dw.reshape({dy.dim(3), x.dim(3)});
+      if (vendor::matmul(dy.reshape({dy.rows(), dy.dim(3)}), x.reshape({x.rows(), x.dim(3)}), {},
+                         {.trans_a = true}, product))
+        return;
+    }
+    if (vendor::conv2d_backward_weight(x, dy, args, dw)) return;
+  }
   const ConvShape s = conv_shape(x, dw, dy, args);
   dispatch_floating(x.dtype(), "conv2d_backward_weight", [&](auto tag) {
     using T = decltype(tag);

@@ -1,4 +1,5 @@
 // Reductions, arg max, top k and the search for NaNs. Sums are trees of fixed shape.
+#include "cuda/kernels/columns.cuh"
 #include "cuda/kernels/sort.cuh"
 #include "cuda/kernels/tensors.cuh"
 
@@ -91,17 +92,57 @@ struct CombineParts {
   }
 };
 
+// Sums over the rows of a matrix.
+template <typename T>
+struct ColumnSum {
+  using A = acc_t<T>;
+  const T* x;
+  int64_t cols;
+  template <int N>
+  __device__ int columns(int64_t) const {
+    return 0;
+  }
+  template <int N>
+  __device__ Vec<T, N> load(int64_t row, int64_t col) const {
+    return Vec<T, N>::load(x + row * cols + col);
+  }
+  template <int N>
+  __device__ void add(int, const Vec<T, N>& loaded, A (&s)[N], A (&)[N]) const {
+    for (int k = 0; k < N; ++k) s[k] += widen(loaded[k]);
+  }
+};
+template <typename T>
+struct FinishSum {
+  T* y;
+  double factor;
+  __device__ void operator()(int64_t c, double s, double) const {
+    y[c] = static_cast<T>(static_cast<acc_t<T>>(factor * s));
+  }
+};
+
 template <typename T, typename Op>
 void reduce_as(const Tensor& x, int64_t outer, int64_t n, int64_t inner, double factor_,
                Tensor& y) {
   using A = acc_t<T>;
+  const bool to_sums = y.dtype() != x.dtype();  // f32 of bf16
+  if constexpr (std::is_same_v<Op, SumOp<A>>)
+    if (outer == 1 && inner > 1 && kernel_choice() != KernelChoice::naive) {
+      const Tensor matrix = x.reshape({n, inner});
+      const bool wide = in_wide_columns(inner, x.data<T>());
+      const ColumnSum<T> sums{x.data<T>(), inner};
+      if (to_sums) return channel_sums(matrix, wide, sums, FinishSum<A>{y.data<A>(), factor_});
+      return channel_sums(matrix, wide, sums, FinishSum<T>{y.data<T>(), factor_});
+    }
   const int64_t parts = std::max<int64_t>(1, (n + kRowsAtOnce - 1) / kRowsAtOnce);
   const bool whole = parts == 1;
   const auto factor = static_cast<A>(factor_);
   Tensor part;
-  if (!whole) part = Tensor::empty({outer, parts, inner}, acc_dtype(x.dtype()), x.device());
-  A* const partial = whole ? nullptr : part.data<A>();
-  T* const out = whole ? y.data<T>() : nullptr;
+  if (!whole)
+    part = Tensor::empty({outer, parts, inner}, acc_dtype(x.dtype()), x.device());
+  else if (to_sums)
+    part = y;
+  A* const partial = part.defined() ? part.data<A>() : nullptr;
+  T* const out = partial ? nullptr : y.data<T>();
   const int64_t total = outer * parts * inner;
   if (inner == 1)
     launch_for<reduce_rows_kernel<T, Op>>(y, blocks_for_rows(total), kThreads, 0, x.data<T>(), n,
@@ -109,7 +150,10 @@ void reduce_as(const Tensor& x, int64_t outer, int64_t n, int64_t inner, double 
   else
     launch_for<reduce_columns_kernel<T, Op>>(y, blocks_for(total), kThreads, 0, x.data<T>(), n,
                                              inner, parts, total, factor, partial, out);
-  if (!whole)
+  if (whole) return;
+  if (to_sums)
+    map(y, outer * inner, CombineParts<A, SumOp<A>>{partial, y.data<A>(), parts, inner, factor});
+  else
     map(y, outer * inner, CombineParts<T, Op>{partial, y.data<T>(), parts, inner, factor});
 }
 

@@ -59,6 +59,8 @@ template <typename T>
 void run(Tensor& matrix, Tensor& values) {
   const auto n = static_cast<int>(matrix.dim(0));
   const Device device = matrix.device();
+  // cuSOLVER waits for the device, which would spoil its handle.
+  FACET_CHECK(!recording(device.index), "eigvalsh", "waits for the device, so it is not recorded");
   const DeviceGuard guard(device.index);
   auto& state = state_of<SolverState>(device.index);
   const std::lock_guard lock(state.mutex);

@@ -68,8 +68,8 @@ A combine_tree(const A* partials, int64_t n, int64_t stride) {
 }
 
 // Two passes: partial results of tiles (outer, tile of n, inner), then a tree over the tiles of n.
-template <typename Op, typename T, typename A = acc_t<T>>
-void reduce_tiles(const T* x, int64_t outer, int64_t n, int64_t inner, A factor, T* y) {
+template <typename Op, typename T, typename To, typename A = acc_t<T>>
+void reduce_tiles(const T* x, int64_t outer, int64_t n, int64_t inner, A factor, To* y) {
   const bool contiguous = inner == 1;
   const int64_t tile = contiguous ? 4 * kBlock : kRows;
   const int64_t tiles = std::max<int64_t>(1, (n + tile - 1) / tile);
@@ -98,7 +98,7 @@ void reduce_tiles(const T* x, int64_t outer, int64_t n, int64_t inner, A factor,
   for_each_row(outer, tiles * inner, [&](int64_t o) {
     const A* from = partials.data() + o * tiles * inner;
     for (int64_t j = 0; j < inner; ++j)
-      y[o * inner + j] = static_cast<T>(factor * combine_tree<Op>(from + j, tiles, inner));
+      y[o * inner + j] = static_cast<To>(factor * combine_tree<Op>(from + j, tiles, inner));
   });
 }
 
@@ -118,6 +118,8 @@ void CpuBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n, 
     using T = decltype(tag);
     using A = acc_t<T>;
     const T* from = x.data<T>();
+    if (y.dtype() != x.dtype())
+      return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1), y.data<A>());
     T* to = y.data<T>();
     switch (op) {
       case ReduceOp::sum: return reduce_tiles<Sum<A>>(from, outer, n, inner, A(1), to);
