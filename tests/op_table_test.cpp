@@ -1,6 +1,7 @@
 // Runs the table of operations, one test a row, and checks that the rows reach everything.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <set>
 
 #include "tests/op_runner.h"
@@ -115,6 +116,21 @@ TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
 }
 
 #if defined(FACET_CUDA)
+// Values that no row draws: a NaN wins, and of equals the first.
+TEST(OpTable, DevicesPoolNaNAndEquals) {
+  const double special[] = {std::nan(""), 1, -1, 1, -HUGE_VAL, -HUGE_VAL, 0};
+  std::vector<double> values;
+  for (int i = 0; i < 6 * 7 * 8; ++i) values.push_back(special[i * i / 3 % 31 % 7]);
+  const Tensor x = Tensor::from(values, {1, 6, 7, 8}).cast(DType::bf16);
+  const std::vector<double> want = ops::max_pool2d(x, {}).where.to_vector<double>();
+  const cuda::KernelChoice before = cuda::kernel_choice();
+  for (const auto choice : {cuda::KernelChoice::tuned, cuda::KernelChoice::naive}) {
+    cuda::set_kernel_choice(choice);
+    EXPECT_EQ(ops::max_pool2d(x.to(other_devices().at(0)), {}).where.to_vector<double>(), want);
+  }
+  cuda::set_kernel_choice(before);
+}
+
 // What no row of the table can say: element types that only move, and a gradient that autograd
 // never asks for.
 TEST(OpTable, DevicesMoveEveryElementType) {
