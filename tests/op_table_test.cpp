@@ -161,10 +161,12 @@ TEST(OpTable, DevicesMoveEveryElementType) {
       expect_same(sum, want);
     }
     cuda::set_kernel_choice(choice);
-    Tensor da = Tensor::empty_like(y), db = Tensor::empty_like(y);
-    y.backend().binary_backward(BinaryOp::add, y, y, y, da, db);
-    expect_same(da, x);
-    expect_same(db, x);
+    for (const Tensor& dy : {y, Tensor::full({8}, 2.0, from, device)}) {
+      Tensor da = Tensor::empty_like(dy), db = Tensor::empty_like(dy);
+      dy.backend().binary_backward(BinaryOp::add, dy, dy, dy, da, db);
+      expect_same(da, dy);
+      expect_same(db, dy);
+    }
   }
   // A long product of bf16 into f32.
   const Tensor a = Tensor::full({2, 600}, 1.5, DType::bf16, device);
