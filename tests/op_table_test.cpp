@@ -116,8 +116,8 @@ TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
 }
 
 #if defined(FACET_CUDA)
-// Values that no row draws: a NaN wins, and of equals the first.
-TEST(OpTable, DevicesPoolNaNAndEquals) {
+// Values that no row draws: a NaN wins a pool, and of equals the first.
+TEST(OpTable, DevicesSelectAmongNaNAndEquals) {
   const double special[] = {std::nan(""), 1, -1, 1, -HUGE_VAL, -HUGE_VAL, 0};
   std::vector<double> values;
   for (int i = 0; i < 6 * 7 * 8; ++i) values.push_back(special[i * i / 3 % 31 % 7]);
@@ -129,6 +129,14 @@ TEST(OpTable, DevicesPoolNaNAndEquals) {
     EXPECT_EQ(ops::max_pool2d(x.to(other_devices().at(0)), {}).where.to_vector<double>(), want);
   }
   cuda::set_kernel_choice(before);
+  const Tensor row =
+      Tensor::from<double>({std::nan(""), 1, -HUGE_VAL, 2}, {1, 4}).to(other_devices().at(0));
+  EXPECT_EQ(ops::topk(row, 4).indices.to_vector<double>(),
+            (std::vector<double>{3, 1, 2, 0}));  // NaNs come last
+  EXPECT_EQ(ops::argmax(row).to_vector<double>(), std::vector<double>{3});
+  EXPECT_EQ(ops::argmax(Tensor::full({1, 5}, std::nan(""), DType::bf16, row.device()))
+                .to_vector<double>(),
+            std::vector<double>{0});
 }
 
 // What no row of the table can say: element types that only move, and a gradient that autograd
