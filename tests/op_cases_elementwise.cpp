@@ -68,6 +68,10 @@ void add_binary(OpTable& table, const std::string& name, double low, double high
       {"middle", {7, 1, 5}, {7, 31, 5}, {7, 31, 5}},
       {"channels", {2, 3, 4, 7}, {7}, {2, 3, 4, 7}},
       {"both", {7, 1, 31}, {5, 1}, {7, 5, 31}},
+      {"same_vectors", {5, 16}, {5, 16}, {5, 16}},
+      {"row_vectors", {31, 64}, {64}, {31, 64}},
+      {"outer_vectors", {7, 1}, {1, 32}, {7, 32}},
+      {"both_vectors", {7, 1, 32}, {5, 1}, {7, 5, 32}},
       {"alternating", {2, 1, 3, 1, 5}, {1, 4, 1, 7, 1}, {2, 4, 3, 7, 5}},
   };
   for (const Kind& kind : kinds) {

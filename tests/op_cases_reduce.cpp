@@ -153,7 +153,8 @@ std::vector<int64_t> ranking(const double* row, int64_t cols) {
 }
 
 void add_selections(OpTable& table) {
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {7, 31}, {67, 1025}}) {
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 1}, {7, 31}, {9, 264}, {67, 1025}}) {
     const int64_t n = rows, c = cols;
     table.push_back({.name = fmt::format("argmax_{}_{}", n, c),
                      .inputs = {real({n, c})},
@@ -169,8 +170,8 @@ void add_selections(OpTable& table) {
                      .differentiable = false,
                      .errors = {FAILS("argmax", ops::argmax(Tensor::zeros({3, 0}))),
                                 FAILS("argmax", ops::argmax(Tensor::zeros({3}, DType::i64)))}});
-    for (const int64_t k : {int64_t{1}, (c + 1) / 2, c}) {
-      if (k == 1 && c == 1) continue;
+    for (const int64_t k : {int64_t{1}, int64_t{5}, (c + 1) / 2, c}) {
+      if (k > c || c == 1) continue;
       table.push_back({.name = fmt::format("topk_{}_{}_of_{}", n, k, c),
                        .inputs = {real({n, c})},
                        .run = [k](const VariableList& in) -> VariableList {

@@ -1,6 +1,7 @@
 // Runs the table of operations, one test a row, and checks that the rows reach everything.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <set>
 
 #include "tests/op_runner.h"
@@ -115,6 +116,29 @@ TEST(OpTable, ReachesEveryBackendMethodAndEveryLine) {
 }
 
 #if defined(FACET_CUDA)
+// Values that no row draws: a NaN wins a pool, and of equals the first.
+TEST(OpTable, DevicesSelectAmongNaNAndEquals) {
+  const double special[] = {std::nan(""), 1, -1, 1, -HUGE_VAL, -HUGE_VAL, 0};
+  std::vector<double> values;
+  for (int i = 0; i < 6 * 7 * 8; ++i) values.push_back(special[i * i / 3 % 31 % 7]);
+  const Tensor x = Tensor::from(values, {1, 6, 7, 8}).cast(DType::bf16);
+  const std::vector<double> want = ops::max_pool2d(x, {}).where.to_vector<double>();
+  const cuda::KernelChoice before = cuda::kernel_choice();
+  for (const auto choice : {cuda::KernelChoice::tuned, cuda::KernelChoice::naive}) {
+    cuda::set_kernel_choice(choice);
+    EXPECT_EQ(ops::max_pool2d(x.to(other_devices().at(0)), {}).where.to_vector<double>(), want);
+  }
+  cuda::set_kernel_choice(before);
+  const Tensor row =
+      Tensor::from<double>({std::nan(""), 1, -HUGE_VAL, 2}, {1, 4}).to(other_devices().at(0));
+  EXPECT_EQ(ops::topk(row, 4).indices.to_vector<double>(),
+            (std::vector<double>{3, 1, 2, 0}));  // NaNs come last
+  EXPECT_EQ(ops::argmax(row).to_vector<double>(), std::vector<double>{3});
+  EXPECT_EQ(ops::argmax(Tensor::full({1, 5}, std::nan(""), DType::bf16, row.device()))
+                .to_vector<double>(),
+            std::vector<double>{0});
+}
+
 // What no row of the table can say: element types that only move, and a gradient that autograd
 // never asks for.
 TEST(OpTable, DevicesMoveEveryElementType) {
@@ -145,10 +169,12 @@ TEST(OpTable, DevicesMoveEveryElementType) {
       expect_same(sum, want);
     }
     cuda::set_kernel_choice(choice);
-    Tensor da = Tensor::empty_like(y), db = Tensor::empty_like(y);
-    y.backend().binary_backward(BinaryOp::add, y, y, y, da, db);
-    expect_same(da, x);
-    expect_same(db, x);
+    for (const Tensor& dy : {y, Tensor::full({8}, 2.0, from, device)}) {
+      Tensor da = Tensor::empty_like(dy), db = Tensor::empty_like(dy);
+      dy.backend().binary_backward(BinaryOp::add, dy, dy, dy, da, db);
+      expect_same(da, dy);
+      expect_same(db, dy);
+    }
   }
   // A long product of bf16 into f32.
   const Tensor a = Tensor::full({2, 600}, 1.5, DType::bf16, device);

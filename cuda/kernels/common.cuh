@@ -44,6 +44,22 @@ __device__ __forceinline__ int64_t element_stride() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
+// n / d for 0 <= n < 2^31 by a multiplication (Granlund & Montgomery 1994, figure 4.1).
+struct Divisor {
+  unsigned d, factor, shift;
+  explicit Divisor(int64_t divisor) : d(static_cast<unsigned>(divisor)), shift(0) {
+    while ((uint64_t{1} << shift) < d) ++shift;
+    factor = static_cast<unsigned>((((uint64_t{1} << shift) - d) << 32) / d + 1);
+  }
+  // Also leaves the remainder.
+  __device__ int divide(int n, int& rest) const {
+    const unsigned quotient =
+        (__umulhi(static_cast<unsigned>(n), factor) + static_cast<unsigned>(n)) >> shift;
+    rest = n - static_cast<int>(quotient * d);
+    return static_cast<int>(quotient);
+  }
+};
+
 // out(i) for all i < n. Grid: blocks_for(n); block: kThreads. `Body` is a functor of values and
 // pointers, so that one kernel serves every elementwise operation.
 template <typename Body>

@@ -19,22 +19,6 @@ struct ConvShape {
   }
 };
 
-// n / d for 0 <= n < 2^31 by a multiplication (Granlund & Montgomery 1994, figure 4.1).
-struct Divisor {
-  unsigned d, factor, shift;
-  explicit Divisor(int64_t divisor) : d(static_cast<unsigned>(divisor)), shift(0) {
-    while ((uint64_t{1} << shift) < d) ++shift;
-    factor = static_cast<unsigned>((((uint64_t{1} << shift) - d) << 32) / d + 1);
-  }
-  // Also leaves the remainder.
-  __device__ int divide(int n, int& rest) const {
-    const unsigned quotient =
-        (__umulhi(static_cast<unsigned>(n), factor) + static_cast<unsigned>(n)) >> shift;
-    rest = n - static_cast<int>(quotient * d);
-    return static_cast<int>(quotient);
-  }
-};
-
 // An element (row, col) of an image, and an element (i, j) of the kernel with its first channel.
 struct Pixel {
   const bf16* image;

@@ -32,44 +32,84 @@ struct SameShape {
   }
 };
 
-// Where element i of the output finds a and b.
+// Where the N elements from element N i of the output on find theirs of a and b. N > 1: 32 bits
+// reach everything, and the innermost axis, counted in vectors, is whole vectors or one element
+// repeated.
+template <int N>
 struct Walk {
+  using Index = std::conditional_t<N == 1, int64_t, unsigned>;
   BroadcastPlan plan;
-  __device__ void operator()(int64_t i, int64_t& a, int64_t& b) const {
-    a = b = 0;
+
+  explicit Walk(const BroadcastPlan& in_elements) : plan(in_elements) {
+    plan.extent[plan.rank - 1] /= N;
+    plan.stride_a[plan.rank - 1] *= N;
+    plan.stride_b[plan.rank - 1] *= N;
+  }
+  template <typename T>
+  __device__ void load(int64_t at, const T* left, const T* right, Vec<T, N>& a,
+                       Vec<T, N>& b) const {
+    Index i = static_cast<Index>(at), from_a = 0, from_b = 0;
     for (int d = plan.rank - 1; d >= 0; --d) {
-      const int64_t index = d > 0 ? i % plan.extent[d] : i;
-      i /= plan.extent[d];
-      a += index * plan.stride_a[d];
-      b += index * plan.stride_b[d];
+      const Index rest = d > 0 ? i / static_cast<Index>(plan.extent[d]) : 0;
+      const Index index = i - rest * static_cast<Index>(plan.extent[d]);
+      from_a += index * static_cast<Index>(plan.stride_a[d]);
+      from_b += index * static_cast<Index>(plan.stride_b[d]);
+      i = rest;
     }
+    a = load(left + from_a, plan.stride_a[plan.rank - 1] == 0);
+    b = load(right + from_b, plan.stride_b[plan.rank - 1] == 0);
+  }
+  template <typename T>
+  __device__ static Vec<T, N> load(const T* from, bool repeated) {
+    if (!repeated) return Vec<T, N>::load(from);
+    Vec<T, N> all;
+    for (int k = 0; k < N; ++k) all[k] = *from;
+    return all;
   }
 };
-template <typename T, typename F>
+template <typename T, typename F, int N>
 struct Binary {
-  Walk walk;
+  Walk<N> walk;
   const T *left, *right;
   T* out;
   __device__ void operator()(int64_t i) const {
-    int64_t a, b;
-    walk(i, a, b);
-    out[i] = static_cast<T>(F::forward(widen(left[a]), widen(right[b])));
+    Vec<T, N> x, y;
+    walk.load(i, left, right, x, y);
+    for (int k = 0; k < N; ++k) x[k] = static_cast<T>(F::forward(widen(x[k]), widen(y[k])));
+    x.store(out + i * N);
   }
 };
 // da or db may be null.
-template <typename T, typename F>
+template <typename T, typename F, int N>
 struct BinaryBackward {
-  Walk walk;
+  Walk<N> walk;
   const T *left, *right, *dy;
   T *da, *db;
   __device__ void operator()(int64_t i) const {
-    int64_t a, b;
-    walk(i, a, b);
-    const auto x = widen(left[a]), y = widen(right[b]), grad = widen(dy[i]);
-    if (da) da[i] = static_cast<T>(grad * F::da(x, y));
-    if (db) db[i] = static_cast<T>(grad * F::db(x, y));
+    Vec<T, N> a, b, to_a, to_b;
+    walk.load(i, left, right, a, b);
+    const auto grad = Vec<T, N>::load(dy + i * N);
+    for (int k = 0; k < N; ++k) {
+      const auto x = widen(a[k]), y = widen(b[k]), g = widen(grad[k]);
+      to_a[k] = static_cast<T>(g * F::da(x, y));
+      to_b[k] = static_cast<T>(g * F::db(x, y));
+    }
+    if (da) to_a.store(da + i * N);
+    if (db) to_b.store(db + i * N);
   }
 };
+
+// Body over `out`, 16 bytes a thread where vectors fit, else an element, the naive twin.
+template <typename T, typename F, template <typename, typename, int> typename Body, typename... At>
+void map_broadcast(const BroadcastPlan& plan, const Tensor& out, At*... at) {
+  if constexpr (!std::is_same_v<T, double>) {
+    constexpr int kWidth = 16 / sizeof(T);
+    if (plan.extent[plan.rank - 1] % kWidth == 0 && aligned(at...) &&
+        out.numel() <= std::numeric_limits<int>::max() && kernel_choice() != KernelChoice::naive)
+      return map(out, out.numel() / kWidth, Body<T, F, kWidth>{Walk<kWidth>(plan), at...});
+  }
+  map(out, out.numel(), Body<T, F, 1>{Walk<1>(plan), at...});
+}
 
 template <typename A>
 struct Affine {
@@ -142,7 +182,7 @@ void CudaBackend::unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, c
 }
 
 void CudaBackend::binary(BinaryOp op, const Tensor& a, const Tensor& b, Tensor& out) {
-  const Walk walk{plan_broadcast(a.shape(), b.shape(), out.shape())};
+  const BroadcastPlan plan = plan_broadcast(a.shape(), b.shape(), out.shape());
   const bool same = a.shape() == out.shape() && b.shape() == out.shape();
   dispatch_floating(out.dtype(), "binary", [&](auto tag) {
     using T = decltype(tag);
@@ -152,8 +192,8 @@ void CudaBackend::binary(BinaryOp op, const Tensor& a, const Tensor& b, Tensor& 
     if (same)                                                                              \
       return zip(out, out.numel(), SameShape<functor::name>{}, out.data<T>(), a.data<T>(), \
                  b.data<T>());                                                             \
-    return map(out, out.numel(),                                                           \
-               Binary<T, functor::name>{walk, a.data<T>(), b.data<T>(), out.data<T>()});
+    return map_broadcast<T, functor::name, Binary>(plan, out, a.data<T>(), b.data<T>(),    \
+                                                   out.data<T>());
 #include "tensor/binary.def"
 #undef BINARY
     }
@@ -162,17 +202,16 @@ void CudaBackend::binary(BinaryOp op, const Tensor& a, const Tensor& b, Tensor& 
 
 void CudaBackend::binary_backward(BinaryOp op, const Tensor& a, const Tensor& b, const Tensor& dy,
                                   Tensor& da, Tensor& db) {
-  const Walk walk{plan_broadcast(a.shape(), b.shape(), dy.shape())};
+  const BroadcastPlan plan = plan_broadcast(a.shape(), b.shape(), dy.shape());
   dispatch_floating(dy.dtype(), "binary_backward", [&](auto tag) {
     using T = decltype(tag);
     T* const to_a = da.defined() ? da.data<T>() : nullptr;
     T* const to_b = db.defined() ? db.data<T>() : nullptr;
     switch (op) {
-#define BINARY(name, low, high, reference)                                                    \
-  case BinaryOp::name:                                                                        \
-    return map(dy, dy.numel(),                                                                \
-               BinaryBackward<T, functor::name>{walk, a.data<T>(), b.data<T>(), dy.data<T>(), \
-                                                to_a, to_b});
+#define BINARY(name, low, high, reference)                                                     \
+  case BinaryOp::name:                                                                         \
+    return map_broadcast<T, functor::name, BinaryBackward>(plan, dy, a.data<T>(), b.data<T>(), \
+                                                           dy.data<T>(), to_a, to_b);
 #include "tensor/binary.def"
 #undef BINARY
     }

@@ -2,6 +2,7 @@
 #include "cuda/kernels/columns.cuh"
 #include "cuda/kernels/sort.cuh"
 #include "cuda/kernels/tensors.cuh"
+#include "cuda/vec.cuh"
 
 namespace facet {
 
@@ -171,22 +172,6 @@ struct BestOf {
   }
 };
 
-// grid: rows in strides; block: kThreads. y (rows)
-template <typename T>
-__global__ void argmax_kernel(const T* x, int64_t rows, int64_t cols, int64_t* y) {
-  using A = acc_t<T>;
-  SHARED_ARRAY(Best<A>, scratch, 32);
-  const Best<A> nothing{-std::numeric_limits<A>::infinity(), std::numeric_limits<int64_t>::max()};
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    Best<A> best = nothing;
-    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
-      if (const A value = widen(x[row * cols + i]); value == value)
-        best = BestOf{}(best, Best<A>{value, i});
-    best = block_reduce(best, BestOf{}, nothing, scratch);
-    if (threadIdx.x == 0) y[row] = best.index < cols ? best.index : 0;
-  }
-}
-
 constexpr int kSorted = 2048;  // entries that a block sorts at once
 constexpr int64_t kMaxMerged = kSorted / 2;
 
@@ -223,6 +208,54 @@ __global__ void topk_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T
     }
     __syncthreads();
   }
+}
+
+constexpr int64_t kMaxRounds = 8;
+
+// The same for k <= kMaxRounds, one entry after the other: the best of those behind the last one;
+// NaNs come last. N neighbours at once; `values` may be null. Grid: rows in strides; block:
+// kThreads or a warp.
+template <int N, typename T>
+__global__ void topk_rounds_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T* values,
+                                   int64_t* indices) {
+  using A = acc_t<T>;
+  SHARED_ARRAY(Best<A>, scratch, 32);
+  const A lowest = -std::numeric_limits<A>::infinity();
+  const Best<A> nothing{lowest, std::numeric_limits<int64_t>::max()};
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* const from = x + row * cols;
+    Best<A> last{-lowest, -1};
+    for (int64_t j = row * k; j < (row + 1) * k; ++j) {
+      Best<A> best = nothing;
+      for (int64_t i = threadIdx.x * N; i < cols; i += blockDim.x * N) {
+        const auto some = Vec<T, N>::load(from + i);
+        for (int m = 0; m < N; ++m) {
+          const A value = widen(some[m]);
+          const Best<A> here =
+              value == value ? Best<A>{value, i + m} : Best<A>{lowest, cols + i + m};
+          if (BestFirst{}(last, here) && BestFirst{}(here, best)) best = here;
+        }
+      }
+      last = block_reduce(best, BestOf{}, nothing, scratch);
+      if (threadIdx.x == 0) {
+        indices[j] = last.index < cols ? last.index : last.index - cols;
+        if (values) values[j] = from[indices[j]];
+      }
+    }
+  }
+}
+template <typename T>
+void topk_rounds(const Tensor& x, int64_t k, T* values, int64_t* indices) {
+  const auto rounds = [&]<int N>(std::integral_constant<int, N>) {
+    const int threads = x.cols() <= kWarp * 8 * N ? kWarp : kThreads;  // 8 loads are soon there
+    launch_for<topk_rounds_kernel<N, T>>(x, blocks_for_rows(x.rows()), threads, 0, x.data<T>(),
+                                         x.rows(), x.cols(), k, values, indices);
+  };
+  constexpr int kWidth = 16 / sizeof(T);
+  if (x.cols() % kWidth == 0 && aligned(x.raw()))
+    rounds(std::integral_constant<int, kWidth>{});
+  else
+    rounds(std::integral_constant<int, 1>{});
 }
 
 // Any k, a thread a row, one entry after the other: the best of those behind the last one in the
@@ -281,20 +314,20 @@ void CudaBackend::reduce(ReduceOp op, const Tensor& x, int64_t outer, int64_t n,
 void CudaBackend::argmax(const Tensor& x, Tensor& y) {
   dispatch_floating(x.dtype(), "argmax", [&](auto tag) {
     using T = decltype(tag);
-    launch_for<argmax_kernel<T>>(y, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(), x.rows(),
-                                 x.cols(), y.data<int64_t>());
+    topk_rounds<T>(x, 1, nullptr, y.data<int64_t>());
   });
 }
 
 void CudaBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indices) {
   dispatch_floating(x.dtype(), "topk", [&](auto tag) {
     using T = decltype(tag);
-    if (k <= kMaxMerged && kernel_choice() != KernelChoice::naive)
-      launch_for<topk_kernel<T>>(values, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(),
-                                 x.rows(), x.cols(), k, values.data<T>(), indices.data<int64_t>());
-    else
-      map(values, x.rows(),
-          NaiveTopK<T>{x.data<T>(), x.cols(), k, values.data<T>(), indices.data<int64_t>()});
+    T* const best = values.data<T>();
+    int64_t* const at = indices.data<int64_t>();
+    if (k > kMaxMerged || kernel_choice() == KernelChoice::naive)
+      return map(values, x.rows(), NaiveTopK<T>{x.data<T>(), x.cols(), k, best, at});
+    if (k <= kMaxRounds) return topk_rounds<T>(x, k, best, at);
+    launch_for<topk_kernel<T>>(values, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(),
+                               x.rows(), x.cols(), k, best, at);
   });
 }
 
