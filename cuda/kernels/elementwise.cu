@@ -1,5 +1,5 @@
 // Elementwise operations: the functors of tensor/functors.h, one instantiation of zip_kernel each,
-// or of map_kernel where they broadcast.
+// or of map_kernel where they may broadcast.
 #include "cuda/vec.cuh"
 #include "tensor/broadcast.h"
 #include "tensor/functors.h"
@@ -24,14 +24,6 @@ struct UnaryBackward {
     return dy * F::derivative(x, y);
   }
 };
-template <typename F>
-struct SameShape {
-  template <typename A>
-  __device__ A operator()(A a, A b) const {
-    return F::forward(a, b);
-  }
-};
-
 // Where the N elements from element N i of the output on find theirs of a and b. N > 1: 32 bits
 // reach everything, and the innermost axis, counted in vectors, is whole vectors or one element
 // repeated.
@@ -183,16 +175,12 @@ void CudaBackend::unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, c
 
 void CudaBackend::binary(BinaryOp op, const Tensor& a, const Tensor& b, Tensor& out) {
   const BroadcastPlan plan = plan_broadcast(a.shape(), b.shape(), out.shape());
-  const bool same = a.shape() == out.shape() && b.shape() == out.shape();
   dispatch_floating(out.dtype(), "binary", [&](auto tag) {
     using T = decltype(tag);
     switch (op) {
-#define BINARY(name, low, high, reference)                                                 \
-  case BinaryOp::name:                                                                     \
-    if (same)                                                                              \
-      return zip(out, out.numel(), SameShape<functor::name>{}, out.data<T>(), a.data<T>(), \
-                 b.data<T>());                                                             \
-    return map_broadcast<T, functor::name, Binary>(plan, out, a.data<T>(), b.data<T>(),    \
+#define BINARY(name, low, high, reference)                                              \
+  case BinaryOp::name:                                                                  \
+    return map_broadcast<T, functor::name, Binary>(plan, out, a.data<T>(), b.data<T>(), \
                                                    out.data<T>());
 #include "tensor/binary.def"
 #undef BINARY

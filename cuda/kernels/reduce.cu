@@ -212,9 +212,9 @@ __global__ void topk_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T
 
 constexpr int64_t kMaxRounds = 8;
 
-// The same for k <= kMaxRounds, one entry after the other: the best of those behind the last one;
-// NaNs come last. N neighbours at once; `values` may be null. Grid: rows in strides; block:
-// kThreads or a warp.
+// One entry after the other: the best of those behind the last one; NaNs come last. N neighbours at
+// once, or 1, the naive twin; `values` may be null. Grid: rows in strides; block: kThreads or a
+// warp.
 template <int N, typename T>
 __global__ void topk_rounds_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T* values,
                                    int64_t* indices) {
@@ -247,41 +247,17 @@ __global__ void topk_rounds_kernel(const T* x, int64_t rows, int64_t cols, int64
 template <typename T>
 void topk_rounds(const Tensor& x, int64_t k, T* values, int64_t* indices) {
   const auto rounds = [&]<int N>(std::integral_constant<int, N>) {
-    const int threads = x.cols() <= kWarp * 8 * N ? kWarp : kThreads;  // 8 loads are soon there
+    // A warp's 8 loads are soon there; many rounds are naive.
+    const int threads = x.cols() <= kWarp * 8 * N || k > kMaxRounds ? kWarp : kThreads;
     launch_for<topk_rounds_kernel<N, T>>(x, blocks_for_rows(x.rows()), threads, 0, x.data<T>(),
                                          x.rows(), x.cols(), k, values, indices);
   };
   constexpr int kWidth = 16 / sizeof(T);
-  if (x.cols() % kWidth == 0 && aligned(x.raw()))
+  if (x.cols() % kWidth == 0 && aligned(x.raw()) && kernel_choice() != KernelChoice::naive)
     rounds(std::integral_constant<int, kWidth>{});
   else
     rounds(std::integral_constant<int, 1>{});
 }
-
-// Any k, a thread a row, one entry after the other: the best of those behind the last one in the
-// order. The naive twin.
-template <typename T>
-struct NaiveTopK {
-  const T* x;
-  int64_t cols, k;
-  T* values;
-  int64_t* indices;
-  __device__ void operator()(int64_t row) const {
-    using A = acc_t<T>;
-    Best<A> last{std::numeric_limits<A>::infinity(), -1};
-    for (int64_t j = 0; j < k; ++j) {
-      Best<A> best{-std::numeric_limits<A>::infinity(), std::numeric_limits<int64_t>::max()};
-      for (int64_t i = 0; i < cols; ++i) {
-        const A value = widen(x[row * cols + i]);
-        if (value < last.value || (value == last.value && i > last.index))
-          best = BestOf{}(best, Best<A>{value, i});
-      }
-      last = best;
-      values[row * k + j] = static_cast<T>(last.value);
-      indices[row * k + j] = last.index;
-    }
-  }
-};
 
 // bad[tensor] = 1 where it holds a value that is not finite: x - x is 0 for finite x alone.
 template <typename T>
@@ -323,9 +299,8 @@ void CudaBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indic
     using T = decltype(tag);
     T* const best = values.data<T>();
     int64_t* const at = indices.data<int64_t>();
-    if (k > kMaxMerged || kernel_choice() == KernelChoice::naive)
-      return map(values, x.rows(), NaiveTopK<T>{x.data<T>(), x.cols(), k, best, at});
-    if (k <= kMaxRounds) return topk_rounds<T>(x, k, best, at);
+    if (k <= kMaxRounds || k > kMaxMerged || kernel_choice() == KernelChoice::naive)
+      return topk_rounds<T>(x, k, best, at);
     launch_for<topk_kernel<T>>(values, blocks_for_rows(x.rows()), kThreads, 0, x.data<T>(),
                                x.rows(), x.cols(), k, best, at);
   });
