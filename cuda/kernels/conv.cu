@@ -5,6 +5,7 @@
 #include "cuda/kernels/gemm.cuh"
 #include "cuda/vendor/blas.h"
 #include "cuda/vendor/dnn.h"
+#include "tensor/ops.h"
 
 namespace facet {
 
@@ -123,6 +124,28 @@ struct GradientRows {
   }
 };
 
+// A pixel's channels and zeros behind them, up to kChunk.
+struct FillUp {
+  const bf16* from;
+  bf16* to;
+  int channels;
+  __device__ void operator()(int64_t pixel) const {
+    Vec<bf16, kChunk> all;
+    for (int c = 0; c < kChunk; ++c) all[c] = c < channels ? from[pixel * channels + c] : bf16(0.f);
+    all.store(to + pixel * kChunk);
+  }
+};
+Tensor filled_up(const Tensor& t) {
+  Tensor full = Tensor::empty({t.dim(0), t.dim(1), t.dim(2), kChunk}, t.dtype(), t.device());
+  map(t, t.rows(), FillUp{t.data<bf16>(), full.data<bf16>(), static_cast<int>(t.dim(3))});
+  return full;
+}
+// Few channels, as pictures have: filled up to kChunk they go through tensor cores, where cuDNN has
+// no engine for the weights' gradient and a slow one for the rest.
+bool has_few_channels(const Tensor& x, const ConvArgs& args) {
+  return x.dtype() == DType::bf16 && x.dim(3) < kChunk && args.groups == 1 &&
+         kernel_choice() != KernelChoice::naive;
+}
 // An epilogue that cuDNN does not take, on the convolution that it does.
 template <typename T>
 struct Finish {
@@ -182,7 +205,12 @@ void CudaBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const
 
 void CudaBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args,
                                          Tensor& dw) {
-  if (kernel_choice() == KernelChoice::vendor) {
+  if (has_few_channels(x, args) && dw.dtype() == DType::f32) {
+    Tensor full = Tensor::empty({dw.dim(0), dw.dim(1), dw.dim(2), kChunk}, DType::f32, dw.device());
+    conv2d_backward_weight(filled_up(x), dy, args, full);
+    return dw.copy_(ops::narrow(full, 3, 0, dw.dim(3)));
+  }
+  if (kernel_choice() == KernelChoice::vendor && x.dim(3) != kChunk) {
     // A product of two matrices, which cuBLASLt cuts into more parts than cuDNN does.
     if (dw.dim(1) * dw.dim(2) == 1 && args.stride == 1 && args.padding == 0 && args.groups == 1) {
       Tensor product = dw.reshape({dy.dim(3), x.dim(3)});

@@ -1,5 +1,4 @@
-// Layer normalisation of rows x C, fused with the residual add before it. Bound by memory: a row is
-// read once from memory and twice more from the caches.
+// Layer normalisation of rows x C, fused with the residual add before it. Bound by memory.
 #include "cuda/kernels/columns.cuh"
 
 namespace facet {
@@ -18,7 +17,7 @@ struct Rows {
   acc_t<T>*mean, *rstd;
 };
 
-// The naive twin: a thread a row.
+// The naive twin, and for rows of other widths: a thread a row.
 template <typename T>
 struct NaiveLayerNorm {
   Rows<T> a;
@@ -107,37 +106,6 @@ __global__ void layer_norm_wide_kernel(const __grid_constant__ Rows<T> a) {
   }
 }
 
-// Rows in strides, a block each; grid blocks_for_rows, block up to 256.
-template <typename T>
-__global__ void layer_norm_kernel(const __grid_constant__ Rows<T> a) {
-  using A = acc_t<T>;
-  SHARED_ARRAY(A, scratch, 32);
-  const A share = A(1) / static_cast<A>(a.cols);
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
-    const T* x = a.x + row * a.cols;
-    if (a.residual) {
-      const T* const other = a.residual + row * a.cols;
-      T* const to = a.sum + row * a.cols;
-      // Each thread reads again only what it wrote itself.
-      for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x)
-        to[i] = static_cast<T>(widen(x[i]) + widen(other[i]));
-      x = to;
-    }
-    A m = 0, v = 0;
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x) m += widen(x[i]);
-    m = block_sum(m, scratch) * share;
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x)
-      v += (widen(x[i]) - m) * (widen(x[i]) - m);
-    const A r = A(1) / std::sqrt(block_sum(v, scratch) * share + a.eps);
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x)
-      a.y[row * a.cols + i] = static_cast<T>((widen(x[i]) - m) * r * a.gamma[i] + a.beta[i]);
-    if (threadIdx.x == 0) {
-      a.mean[row] = m;
-      a.rstd[row] = r;
-    }
-  }
-}
-
 template <typename T>
 struct Gradients {
   const T *x, *dy;
@@ -173,23 +141,6 @@ struct NaiveLayerNormBackward {
     for (int64_t i = 0; i < a.cols; ++i) a.store(row, i, plain, along);
   }
 };
-
-template <typename T>
-__global__ void layer_norm_backward_kernel(const __grid_constant__ Gradients<T> a) {
-  using A = acc_t<T>;
-  SHARED_ARRAY(A, scratch, 32);
-  const A share = A(1) / static_cast<A>(a.cols);
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
-    A plain = 0, along = 0;
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x) {
-      plain += a.scaled(row, i);
-      along += a.scaled(row, i) * a.normal(row, i);
-    }
-    plain = block_sum(plain, scratch) * share;
-    along = block_sum(along, scratch) * share;
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x) a.store(row, i, plain, along);
-  }
-}
 
 // The same, a warp a row, and in the same pass the block's share of d beta and d gamma:
 // sums (grid, 2, C). Grid: up to enough_blocks(), block kThreads.
@@ -284,11 +235,6 @@ struct FinishParameters {
   }
 };
 
-int threads_for(int64_t cols) {
-  return static_cast<int>(std::clamp<int64_t>((cols + kWarp - 1) / kWarp, 1, kThreads / kWarp)) *
-         kWarp;
-}
-
 template <typename... T>
 bool is_wide(int64_t cols, const T*... at) {
   return cols <= kMostWide && in_wide_columns(cols, at...);
@@ -313,12 +259,11 @@ void CudaBackend::layer_norm(const Tensor& x, const Tensor& residual, const Tens
                        y.data<T>(),
                        mean.data<A>(),
                        rstd.data<A>()};
-    if (kernel_choice() == KernelChoice::naive) return map(x, x.rows(), NaiveLayerNorm<T>{rows});
     if constexpr (!std::is_same_v<T, double>)
       if (is_wide(x.cols(), rows.x, rows.residual, rows.gamma, rows.beta, rows.sum, rows.y))
         return launch_for<layer_norm_wide_kernel<T>>(x, blocks_for(x.rows() * kWarp), kThreads, 0,
                                                      rows);
-    launch_for<layer_norm_kernel<T>>(x, blocks_for_rows(x.rows()), threads_for(x.cols()), 0, rows);
+    map(x, x.rows(), NaiveLayerNorm<T>{rows});
   });
 }
 
@@ -345,11 +290,7 @@ void CudaBackend::layer_norm_backward(const Tensor& x, const Tensor& dy, const T
                                      : run.template operator()<kPieces>();
         return finish_sums(sums, finish);
       }
-    if (kernel_choice() == KernelChoice::naive)
-      map(x, x.rows(), NaiveLayerNormBackward<T>{a});
-    else
-      launch_for<layer_norm_backward_kernel<T>>(x, blocks_for_rows(x.rows()), threads_for(x.cols()),
-                                                0, a);
+    map(x, x.rows(), NaiveLayerNormBackward<T>{a});
     channel_sums(x, in_wide_columns(x.cols(), a.x, a.dy), ParameterSums<T>{a}, finish);
   });
 }
