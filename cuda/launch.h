@@ -81,11 +81,15 @@ void launch(void (*)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
     // All that the device has: 163 KiB on sm_80, 227 KiB on sm_90.
     static thread_local int allowed_on = -1;
     int device = 0, most = 0;
+    cudaFuncAttributes own{};
     check(cudaGetDevice(&device), "cudaGetDevice");
     if (device != allowed_on) {
       check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
             "cudaDeviceGetAttribute");
-      check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+      check(cudaFuncGetAttributes(&own, reinterpret_cast<const void*>(Kernel)),
+            "cudaFuncGetAttributes");
+      check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 most - static_cast<int>(own.sharedSizeBytes)),
             "cudaFuncSetAttribute");
       allowed_on = device;
     }

@@ -1,5 +1,7 @@
 // Passes over the columns of rows x C: sums, two at a time, by a tree that depends on the shape
-// alone, and maps that keep what belongs to their columns in registers.
+// alone, and maps that keep what belongs to their columns in registers. On an H200 many threads
+// with a row each move more bytes than fewer threads with several rows in flight
+// (docs/benchmarks/gpu.md), so a multiprocessor is asked to hold four blocks.
 #pragma once
 
 #include "cuda/kernels/common.cuh"
@@ -7,24 +9,25 @@
 
 namespace facet::cuda {
 
-constexpr int kWide = 8;  // neighbouring columns of a thread where they can be moved together
-constexpr int kRowsInFlight = 4;
+constexpr int kWide = 8;        // neighbouring columns of a thread where they can be moved together
+constexpr int kBlocksEach = 4;  // of a multiprocessor
 
 // How blocks cover rows x C with N columns a thread: `lanes` threads side by side, the rest of a
 // block on the next rows. Grid (parts of the columns, parts of the rows).
 struct Cover {
   int lanes;
   dim3 grid;
+  // `rows_each`: the least that a thread is worth starting for.
+  Cover(int64_t rows, int64_t cols, int n, int64_t rows_each, int64_t blocks) {
+    const int64_t vectors = (cols + n - 1) / n, across_block = std::min<int64_t>(vectors, kThreads);
+    const int64_t across = (vectors + across_block - 1) / across_block;
+    const int64_t at_once = kThreads / across_block * rows_each;
+    const int64_t down = std::clamp<int64_t>((rows + at_once - 1) / at_once, 1,
+                                             std::max<int64_t>(blocks / across, 1));
+    lanes = static_cast<int>(across_block);
+    grid = dim3(static_cast<unsigned>(across), static_cast<unsigned>(down));
+  }
 };
-// `rows_each`: the least that a thread is worth starting for.
-inline Cover cover(int64_t rows, int64_t cols, int n, int64_t rows_each, int64_t blocks) {
-  const int64_t vectors = (cols + n - 1) / n, lanes = std::min<int64_t>(vectors, kThreads);
-  const int64_t across = (vectors + lanes - 1) / lanes, at_once = kThreads / lanes * rows_each;
-  const int64_t down =
-      std::clamp<int64_t>((rows + at_once - 1) / at_once, 1, std::max<int64_t>(blocks / across, 1));
-  return {static_cast<int>(lanes),
-          dim3(static_cast<unsigned>(across), static_cast<unsigned>(down))};
-}
 // Where a thread of a Cover works.
 template <int N>
 struct Place {
@@ -40,11 +43,12 @@ struct Place {
   }
 };
 
-// sums (grid.y, 2, C) of what term.add makes of what term.load reads of N columns, over the rows of
-// a part. Some rows are loaded before the first is added. Block kThreads.
+// sums (grid.y, 2, C) of term.add<N>(columns, row, col, s, q) over the rows of a part. Block
+// kThreads.
 template <int N, typename Term>
-__global__ void channel_sums_kernel(const __grid_constant__ Term term, int64_t rows, int64_t cols,
-                                    int lanes, double* sums) {
+__global__ void __launch_bounds__(kThreads, kBlocksEach)
+    channel_sums_kernel(const __grid_constant__ Term term, int64_t rows, int64_t cols, int lanes,
+                        double* sums) {
   using A = typename Term::A;
   SHARED_ARRAY(A, partial, 2 * N * kThreads);
   const Place<N> place(cols, lanes);
@@ -53,14 +57,8 @@ __global__ void channel_sums_kernel(const __grid_constant__ Term term, int64_t r
   A s[N] = {}, q[N] = {};
   if (!place.idle) {
     const auto columns = term.template columns<N>(place.col);
-    const int64_t step = place.at_once;
-    for (int64_t row = begin + place.row; row < end; row += kRowsInFlight * step) {
-      decltype(term.template load<N>(row, place.col)) loaded[kRowsInFlight];
-      for (int r = 0; r < kRowsInFlight; ++r)
-        if (row + r * step < end) loaded[r] = term.template load<N>(row + r * step, place.col);
-      for (int r = 0; r < kRowsInFlight; ++r)
-        if (row + r * step < end) term.template add<N>(columns, loaded[r], s, q);
-    }
+    for (int64_t row = begin + place.row; row < end; row += place.at_once)
+      term.template add<N>(columns, row, place.col, s, q);
   }
   for (int k = 0; k < N; ++k) {
     partial[threadIdx.x * N + k] = s[k];
@@ -111,9 +109,9 @@ bool in_wide_columns(int64_t cols, const T*... at) {
 // Both sums of each column, finished.
 template <typename Term, typename Finish>
 void channel_sums(const Tensor& x, bool wide, Term term, Finish finish) {
-  constexpr int64_t kRowsEach = 8, kBlocks = 4;
+  constexpr int64_t kRowsEach = 8, kRounds = 2;
   const int64_t rows = x.rows(), cols = x.cols();
-  const Cover c = cover(rows, cols, wide ? kWide : 1, kRowsEach, kBlocks * enough_blocks());
+  const Cover c(rows, cols, wide ? kWide : 1, kRowsEach, kRounds * enough_blocks());
   Tensor sums = Tensor::empty({static_cast<int64_t>(c.grid.y), 2, cols}, DType::f64, x.device());
   const auto run = [&]<int N>() {
     launch_for<channel_sums_kernel<N, Term>>(x, c.grid, kThreads, 0, term, rows, cols, c.lanes,
@@ -128,27 +126,20 @@ void channel_sums(const Tensor& x, bool wide, Term term, Finish finish) {
   finish_sums(sums, finish);
 }
 
-// body.store(columns, loaded, row, col) for all rows and every kWide columns, where `loaded` is
-// what body.load read for them, again some rows at a time. Block kThreads.
+// body(columns, row, col) for all rows and every kWide columns. Block kThreads.
 template <typename Body>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocksEach)
     map_columns_kernel(const __grid_constant__ Body body, int64_t rows, int64_t cols, int lanes) {
   const Place<kWide> place(cols, lanes);
   if (place.idle) return;
   const auto columns = body.columns(place.col);
-  const int64_t step = gridDim.y * place.at_once;
   for (int64_t row = blockIdx.y * place.at_once + place.row; row < rows;
-       row += kRowsInFlight * step) {
-    decltype(body.load(row, place.col)) loaded[kRowsInFlight];
-    for (int r = 0; r < kRowsInFlight; ++r)
-      if (row + r * step < rows) loaded[r] = body.load(row + r * step, place.col);
-    for (int r = 0; r < kRowsInFlight; ++r)
-      if (row + r * step < rows) body.store(columns, loaded[r], row + r * step, place.col);
-  }
+       row += gridDim.y * place.at_once)
+    body(columns, row, place.col);
 }
 template <typename Body>
 void map_columns(const Tensor& x, Body body) {
-  const Cover c = cover(x.rows(), x.cols(), kWide, kRowsInFlight, kMaxBlocks);
+  const Cover c(x.rows(), x.cols(), kWide, 1, kMaxBlocks);
   launch_for<map_columns_kernel<Body>>(x, c.grid, kThreads, 0, body, x.rows(), x.cols(), c.lanes);
 }
 

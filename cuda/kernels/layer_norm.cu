@@ -208,21 +208,12 @@ struct ParameterSums {
     return 0;
   }
   template <int N>
-  struct Loaded {
-    Vec<T, N> x, dy;
-    A mean, rstd;
-  };
-  template <int N>
-  __device__ Loaded<N> load(int64_t row, int64_t col) const {
+  __device__ void add(int, int64_t row, int64_t col, A (&shift)[N], A (&scale)[N]) const {
     const int64_t i = row * a.cols + col;
-    return {Vec<T, N>::load(a.x + i), Vec<T, N>::load(a.dy + i), a.mean[row], a.rstd[row]};
-  }
-  template <int N>
-  __device__ void add(int, const Loaded<N>& loaded, A (&shift)[N], A (&scale)[N]) const {
+    const auto x = Vec<T, N>::load(a.x + i), dy = Vec<T, N>::load(a.dy + i);
     for (int k = 0; k < N; ++k) {
-      const A g = widen(loaded.dy[k]);
-      shift[k] += g;
-      scale[k] += g * (widen(loaded.x[k]) - loaded.mean) * loaded.rstd;
+      shift[k] += widen(dy[k]);
+      scale[k] += widen(dy[k]) * (widen(x[k]) - a.mean[row]) * a.rstd[row];
     }
   }
 };

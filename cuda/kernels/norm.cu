@@ -25,12 +25,9 @@ struct Moments {  // of x - shift
     return Vec<T, N>::load(shift + col);
   }
   template <int N>
-  __device__ Vec<T, N> load(int64_t row, int64_t col) const {
-    return Vec<T, N>::load(x + row * cols + col);
-  }
-  template <int N>
-  __device__ void add(const Vec<T, N>& origin, const Vec<T, N>& values, A (&s)[N],
+  __device__ void add(const Vec<T, N>& origin, int64_t row, int64_t col, A (&s)[N],
                       A (&q)[N]) const {
+    const auto values = Vec<T, N>::load(x + row * cols + col);
     for (int k = 0; k < N; ++k) {
       const A d = widen(values[k]) - widen(origin[k]);
       s[k] += d;
@@ -50,23 +47,15 @@ struct GradientSums {  // of g and g (x - mean), where g is dy behind the ReLU
     return Vec<A, N>::load(mean + col);
   }
   template <int N>
-  struct Loaded {
-    Vec<T, N> x, dy;
-    unsigned bits;
-  };
-  template <int N>
-  __device__ Loaded<N> load(int64_t row, int64_t col) const {
-    const int64_t i = row * cols + col;
-    return {Vec<T, N>::load(x + i), Vec<T, N>::load(dy + i),
-            mask ? static_cast<unsigned>(mask[i / 8]) >> i % 8 : ~0u};
-  }
-  template <int N>
-  __device__ void add(const Vec<A, N>& origin, const Loaded<N>& loaded, A (&s)[N],
+  __device__ void add(const Vec<A, N>& origin, int64_t row, int64_t col, A (&s)[N],
                       A (&q)[N]) const {
+    const int64_t i = row * cols + col;
+    const auto values = Vec<T, N>::load(x + i), gradients = Vec<T, N>::load(dy + i);
+    const unsigned bits = mask ? static_cast<unsigned>(mask[i / 8]) >> i % 8 : ~0u;
     for (int k = 0; k < N; ++k) {
-      const A g = loaded.bits >> k & 1 ? widen(loaded.dy[k]) : A(0);
+      const A g = bits >> k & 1 ? widen(gradients[k]) : A(0);
       s[k] += g;
-      q[k] += g * (widen(loaded.x[k]) - origin[k]);
+      q[k] += g * (widen(values[k]) - origin[k]);
     }
   }
 };
@@ -145,27 +134,20 @@ struct Normalize {
   struct Columns {
     Vec<A, kWide> mean, scale, beta;
   };
-  struct Loaded {
-    Values x, residual;
-  };
   __device__ Columns columns(int64_t col) const {
     return {Vec<A, kWide>::load(mean + col), Vec<A, kWide>::load(scale + col),
             Vec<A, kWide>::load(beta + col)};
   }
-  __device__ Loaded load(int64_t row, int64_t col) const {
+  __device__ void operator()(const Columns& c, int64_t row, int64_t col) const {
     const int64_t i = row * cols + col;
-    Loaded loaded;
-    loaded.x = Values::load(x + i);
-    if (residual) loaded.residual = Values::load(residual + i);
-    return loaded;
-  }
-  __device__ void store(const Columns& c, const Loaded& loaded, int64_t row, int64_t col) const {
-    const int64_t i = row * cols + col;
+    const Values values = Values::load(x + i);
+    Values other;
+    if (residual) other = Values::load(residual + i);
     Values out;
     unsigned bits = 0;
     for (int k = 0; k < kWide; ++k) {
-      A value = (widen(loaded.x[k]) - c.mean[k]) * c.scale[k] + c.beta[k];
-      if (residual) value += widen(loaded.residual[k]);
+      A value = (widen(values[k]) - c.mean[k]) * c.scale[k] + c.beta[k];
+      if (residual) value += widen(other[k]);
       const bool passes = value > A(0);
       bits |= static_cast<unsigned>(passes) << k;
       if (mask && !passes && value == value) value = 0;  // a NaN stays one
@@ -220,27 +202,20 @@ struct InputGradientColumns {
   struct Columns {
     Vec<A, kWide> mean, scale, slope, offset;
   };
-  struct Loaded {
-    Values x, dy;
-    uint8_t bits;
-  };
   __device__ Columns columns(int64_t col) const {
     const A* const f = a.factors + col;
     return {Vec<A, kWide>::load(a.mean + col), Vec<A, kWide>::load(f),
             Vec<A, kWide>::load(f + a.cols), Vec<A, kWide>::load(f + 2 * a.cols)};
   }
-  __device__ Loaded load(int64_t row, int64_t col) const {
+  __device__ void operator()(const Columns& c, int64_t row, int64_t col) const {
     const int64_t i = row * a.cols + col;
-    return {Values::load(a.x + i), Values::load(a.dy + i),
-            a.mask ? a.mask[i / 8] : static_cast<uint8_t>(0xff)};
-  }
-  __device__ void store(const Columns& c, const Loaded& loaded, int64_t row, int64_t col) const {
-    const int64_t i = row * a.cols + col;
+    const Values x = Values::load(a.x + i), dy = Values::load(a.dy + i);
+    const unsigned bits = a.mask ? a.mask[i / 8] : 0xffu;
     Values dx, dresidual;
     for (int k = 0; k < kWide; ++k) {
-      const A g = loaded.bits >> k & 1 ? widen(loaded.dy[k]) : A(0);
+      const A g = bits >> k & 1 ? widen(dy[k]) : A(0);
       dresidual[k] = static_cast<T>(g);
-      const A d = widen(loaded.x[k]) - c.mean[k];
+      const A d = widen(x[k]) - c.mean[k];
       dx[k] = static_cast<T>(c.scale[k] * g - d * c.slope[k] - c.offset[k]);
     }
     if (a.dresidual) dresidual.store(a.dresidual + i);

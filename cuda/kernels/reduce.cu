@@ -104,12 +104,9 @@ struct ColumnSum {
     return 0;
   }
   template <int N>
-  __device__ Vec<T, N> load(int64_t row, int64_t col) const {
-    return Vec<T, N>::load(x + row * cols + col);
-  }
-  template <int N>
-  __device__ void add(int, const Vec<T, N>& loaded, A (&s)[N], A (&)[N]) const {
-    for (int k = 0; k < N; ++k) s[k] += widen(loaded[k]);
+  __device__ void add(int, int64_t row, int64_t col, A (&s)[N], A (&)[N]) const {
+    const auto values = Vec<T, N>::load(x + row * cols + col);
+    for (int k = 0; k < N; ++k) s[k] += widen(values[k]);
   }
 };
 template <typename T>
