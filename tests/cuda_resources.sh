@@ -33,7 +33,7 @@ measure() {
           sub(/^[^<]*<?/, "", rest)
           # The functor of map_kernel and its like says what is computed.
           inner = ""
-          if (name ~ /(map|zip|tensors|tensor_sums|channel_sums|tiled_gemm|mma_gemm)_kernel$/ &&
+          if (name ~ /(map|map_columns|zip|tensors|tensor_sums|channel_sums|finish_sums|tiled_gemm|mma_gemm)_kernel$/ &&
               match(rest, /[A-Za-z]+(<|>|,)/)) {
             split(rest, words, /[<>, ]+/)
             for (i = 1; i in words; ++i) {

@@ -214,22 +214,26 @@ __global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 4)
   Tile::store(mine, out, factors, y + p.out_at(index, 0), out_pitch, row, first, tokens, dim);
 }
 
-// delta = dy . y of each query: 8 lanes a query, 16 bytes at a time. Grid: blocks_for(8 queries).
-inline __global__ void delta_mma_kernel(const __grid_constant__ Packed<bf16> p, const bf16* y,
-                                        const bf16* dy, int64_t queries, float* delta) {
+// delta = dy . y of each query: kLanes lanes a query, 16 bytes at a time. Grid:
+// blocks_for(kLanes queries).
+template <int kLanes>
+__global__ void delta_mma_kernel(const __grid_constant__ Packed<bf16> p, const bf16* y,
+                                 const bf16* dy, int64_t queries, float* delta) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int64_t base = (first_element() - lane) / 8; base < queries; base += element_stride() / 8) {
-    const int64_t query = base + lane / 8;
+  for (int64_t base = (first_element() - lane) / kLanes; base < queries;
+       base += element_stride() / kLanes) {
+    const int64_t query = base + lane / kLanes;
     float sum = 0;
     if (query < queries) {
       const int64_t at = p.out_at(query / p.tokens, query % p.tokens);
-      for (int64_t c = lane % 8 * kChunk; c < p.dim; c += 8 * kChunk) {
-        const auto a = Vec<bf16, 8>::load(y + at + c), b = Vec<bf16, 8>::load(dy + at + c);
-        for (int k = 0; k < 8; ++k) sum += widen(a[k]) * widen(b[k]);
+      for (int64_t c = lane % kLanes * kChunk; c < p.dim; c += kLanes * kChunk) {
+        const auto a = Vec<bf16, kChunk>::load(y + at + c),
+                   b = Vec<bf16, kChunk>::load(dy + at + c);
+        for (int k = 0; k < kChunk; ++k) sum += widen(a[k]) * widen(b[k]);
       }
     }
-    for (int distance = 4; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
-    if (query < queries && lane % 8 == 0) delta[query] = sum;
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
+    if (query < queries && lane % kLanes == 0) delta[query] = sum;
   }
 }
 
@@ -388,8 +392,8 @@ inline void mma_attention(const Tensor& qkv, const Packed<bf16>& p, bf16* y, flo
 inline void mma_attention_backward(const Tensor& qkv, const AttentionGradient<bf16>& a,
                                    const bf16* y, float* delta) {
   const int64_t queries = qkv.dim(0) * qkv.dim(1) * qkv.dim(3);
-  launch_for<delta_mma_kernel>(qkv, blocks_for(8 * queries), kThreads, 0, a.p, y, a.dy, queries,
-                               delta);
+  launch_for<delta_mma_kernel<8>>(qkv, blocks_for(8 * queries), kThreads, 0, a.p, y, a.dy, queries,
+                                  delta);
   detail::with_head_tile(a.p.dim, [&](auto dim) {
     const dim3 tiles = detail::mma_tiles_of(qkv);
     launch_for<attention_backward_mma_kernel<dim(), false>>(
