@@ -175,10 +175,13 @@ class Staging {
   void copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
     const std::lock_guard lock(mutex_);
     const auto is_free = [&](const Slot& s) {
-      return s.size >= bytes && cudaEventQuery(s.done) == cudaSuccess;
+      if (s.size < bytes) return false;
+      const cudaError_t code = cudaEventQuery(s.done);
+      // No error of the launches that follow.
+      if (code == cudaErrorNotReady) static_cast<void>(cudaGetLastError());
+      return code == cudaSuccess;
     };
     auto slot = std::find_if(slots_.begin(), slots_.end(), is_free);
-    static_cast<void>(cudaGetLastError());  // "not ready" is no error of the launches that follow
     if (slot == slots_.end()) {
       Slot fresh{.size = rounded(bytes)};
       check(cudaMallocHost(&fresh.memory, fresh.size), "cudaMallocHost");

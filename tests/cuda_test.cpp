@@ -190,6 +190,10 @@ TEST_F(CudaTest, WhatWaitsCannotBeRecorded) {
   test::expect_parts(test::error_of<Error>([&] { graph.record([&] { x.to_vector<float>(); }); }),
                      {"[copy]"});
   EXPECT_FALSE(graph.recorded());
+  const Tensor matrix = Tensor::full({2, 2}, 1.0, DType::f32, kCuda);
+  test::expect_parts(test::error_of<Error>([&] { graph.record([&] { ops::eigvalsh(matrix); }); }),
+                     {"[eigvalsh]", "not recorded"});
+  EXPECT_NEAR(ops::eigvalsh(matrix).to_vector<float>()[1], 2.0, 1e-5);
   EXPECT_EQ(ops::affine(2.0, x, 0.0).to_vector<float>(), std::vector<float>(2, 2.0f));
 }
 

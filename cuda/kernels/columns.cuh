@@ -109,9 +109,10 @@ bool in_wide_columns(int64_t cols, const T*... at) {
 // Both sums of each column, finished.
 template <typename Term, typename Finish>
 void channel_sums(const Tensor& x, bool wide, Term term, Finish finish) {
-  constexpr int64_t kRowsEach = 8, kRounds = 2;
+  constexpr int64_t kRowsEach = 8;
   const int64_t rows = x.rows(), cols = x.cols();
-  const Cover c(rows, cols, wide ? kWide : 1, kRowsEach, kRounds * enough_blocks());
+  const Cover c(rows, cols, wide ? kWide : 1, kRowsEach,
+                kBlocksEach / 2 * enough_blocks());  // which are two a multiprocessor
   Tensor sums = Tensor::empty({static_cast<int64_t>(c.grid.y), 2, cols}, DType::f64, x.device());
   const auto run = [&]<int N>() {
     launch_for<channel_sums_kernel<N, Term>>(x, c.grid, kThreads, 0, term, rows, cols, c.lanes,

@@ -17,29 +17,42 @@ struct Rows {
   acc_t<T>*mean, *rstd;
 };
 
-// The naive twin, and for rows of other widths: a thread a row.
+__device__ __forceinline__ int64_t first_row() {
+  return first_element() / kWarp;
+}
+__device__ __forceinline__ int64_t row_stride() {
+  return element_stride() / kWarp;
+}
+
+// The naive twin, and for rows of other widths: a warp a row, an element a lane. Grid:
+// blocks_for(rows * 32), block kThreads.
 template <typename T>
-struct NaiveLayerNorm {
-  Rows<T> a;
-  __device__ void operator()(int64_t row) const {
-    using A = acc_t<T>;
+__global__ void layer_norm_kernel(const __grid_constant__ Rows<T> a) {
+  using A = acc_t<T>;
+  const int64_t lane = threadIdx.x % kWarp;
+  const A share = A(1) / static_cast<A>(a.cols);
+  for (int64_t row = first_row(); row < a.rows; row += row_stride()) {
     const T* x = a.x + row * a.cols;
     if (a.residual) {
-      for (int64_t i = 0; i < a.cols; ++i)
-        a.sum[row * a.cols + i] = static_cast<T>(widen(x[i]) + widen(a.residual[row * a.cols + i]));
-      x = a.sum + row * a.cols;
+      T* const to = a.sum + row * a.cols;
+      // Each lane reads again only what it wrote itself.
+      for (int64_t i = lane; i < a.cols; i += kWarp)
+        to[i] = static_cast<T>(widen(x[i]) + widen(a.residual[row * a.cols + i]));
+      x = to;
     }
     A m = 0, v = 0;
-    for (int64_t i = 0; i < a.cols; ++i) m += widen(x[i]);
-    m /= static_cast<A>(a.cols);
-    for (int64_t i = 0; i < a.cols; ++i) v += (widen(x[i]) - m) * (widen(x[i]) - m);
-    const A r = A(1) / std::sqrt(v / static_cast<A>(a.cols) + a.eps);
-    for (int64_t i = 0; i < a.cols; ++i)
+    for (int64_t i = lane; i < a.cols; i += kWarp) m += widen(x[i]);
+    m = warp_reduce(m, Add{}) * share;
+    for (int64_t i = lane; i < a.cols; i += kWarp) v += (widen(x[i]) - m) * (widen(x[i]) - m);
+    const A r = A(1) / std::sqrt(warp_reduce(v, Add{}) * share + a.eps);
+    for (int64_t i = lane; i < a.cols; i += kWarp)
       a.y[row * a.cols + i] = static_cast<T>((widen(x[i]) - m) * r * a.gamma[i] + a.beta[i]);
-    a.mean[row] = m;
-    a.rstd[row] = r;
+    if (lane == 0) {
+      a.mean[row] = m;
+      a.rstd[row] = r;
+    }
   }
-};
+}
 
 // ---- a warp a row, which stays in its registers: read once from memory. For rows of up to
 // kMostWide columns that are moved kWide at a time.
@@ -57,13 +70,6 @@ __device__ __forceinline__ void for_pieces(int64_t cols, F f) {
     if (col < cols) f(piece, col);
   }
 }
-__device__ __forceinline__ int64_t first_row() {
-  return first_element() / kWarp;
-}
-__device__ __forceinline__ int64_t row_stride() {
-  return element_stride() / kWarp;
-}
-
 // Grid: blocks_for(rows * 32), block kThreads.
 template <typename T>
 __global__ void layer_norm_wide_kernel(const __grid_constant__ Rows<T> a) {
@@ -127,22 +133,23 @@ struct Gradients {
 };
 
 template <typename T>
-struct NaiveLayerNormBackward {
-  Gradients<T> a;
-  __device__ void operator()(int64_t row) const {
-    using A = acc_t<T>;
+__global__ void layer_norm_backward_kernel(const __grid_constant__ Gradients<T> a) {
+  using A = acc_t<T>;
+  const int64_t lane = threadIdx.x % kWarp;
+  const A share = A(1) / static_cast<A>(a.cols);
+  for (int64_t row = first_row(); row < a.rows; row += row_stride()) {
     A plain = 0, along = 0;
-    for (int64_t i = 0; i < a.cols; ++i) {
+    for (int64_t i = lane; i < a.cols; i += kWarp) {
       plain += a.scaled(row, i);
       along += a.scaled(row, i) * a.normal(row, i);
     }
-    plain /= static_cast<A>(a.cols);
-    along /= static_cast<A>(a.cols);
-    for (int64_t i = 0; i < a.cols; ++i) a.store(row, i, plain, along);
+    plain = warp_reduce(plain, Add{}) * share;
+    along = warp_reduce(along, Add{}) * share;
+    for (int64_t i = lane; i < a.cols; i += kWarp) a.store(row, i, plain, along);
   }
-};
+}
 
-// The same, a warp a row, and in the same pass the block's share of d beta and d gamma:
+// The same in registers, and in the same pass the block's share of d beta and d gamma:
 // sums (grid, 2, C). Grid: up to enough_blocks(), block kThreads.
 template <typename T, int Pieces>
 __global__ void __launch_bounds__(kThreads, Pieces > 3 ? 1 : 2)
@@ -254,7 +261,7 @@ void CudaBackend::layer_norm(const Tensor& x, const Tensor& residual, const Tens
       if (is_wide(x.cols(), rows.x, rows.residual, rows.gamma, rows.beta, rows.sum, rows.y))
         return launch_for<layer_norm_wide_kernel<T>>(x, blocks_for(x.rows() * kWarp), kThreads, 0,
                                                      rows);
-    map(x, x.rows(), NaiveLayerNorm<T>{rows});
+    launch_for<layer_norm_kernel<T>>(x, blocks_for(x.rows() * kWarp), kThreads, 0, rows);
   });
 }
 
@@ -281,7 +288,7 @@ void CudaBackend::layer_norm_backward(const Tensor& x, const Tensor& dy, const T
                                      : run.template operator()<kPieces>();
         return finish_sums(sums, finish);
       }
-    map(x, x.rows(), NaiveLayerNormBackward<T>{a});
+    launch_for<layer_norm_backward_kernel<T>>(x, blocks_for(x.rows() * kWarp), kThreads, 0, a);
     channel_sums(x, in_wide_columns(x.cols(), a.x, a.dy), ParameterSums<T>{a}, finish);
   });
 }

@@ -381,7 +381,7 @@ bool conv2d_backward_input(const Tensor& dy, const Tensor& w, const ConvArgs& ar
   return run({kBackwardInput, dx, w, dy, args, {}});
 }
 bool conv2d_backward_weight(const Tensor& x, const Tensor& dy, const ConvArgs& args, Tensor& dw) {
-  // f32 sums of bf16 in channels that are no vectors of 16 bytes: cuDNN 9.19 takes them and gives
+  // f32 sums of bf16 in channels that are no vectors of 16 bytes: cuDNN 9 takes them and gives
   // wrong numbers (12 to 8 channels, on an H200).
   if (dw.dtype() != x.dtype() && (x.dim(3) % 8 != 0 || dy.dim(3) % 8 != 0)) return false;
   return run({kBackwardWeight, x, dw, dy, args, {}});
