@@ -34,10 +34,10 @@ auto about(const std::string& file, const Work& work) {
   } catch (const DeviceError&) {
     throw;
   } catch (const NonFiniteError& e) {
-    throw NonFiniteError(fmt::format("{}: {}", file, e.what()));
+    throw NonFiniteError("{}: {}", file, e.what());
   } catch (const Error& e) {
     if (e.exit_code() != ExitCode::failure) throw;
-    throw FileError(fmt::format("{}: {}", file, e.what()));
+    throw FileError("{}: {}", file, e.what());
   }
 }
 
@@ -46,5 +46,9 @@ struct Command {
   void (*run)(const Arguments&);
   const char* help;
 };
+// The command of a program that the first argument names; without one, or for --help, what there
+// is.
+void run_one_of(const std::string& program, const std::string& operands,
+                const std::vector<Command>& commands, const Arguments& arguments);
 
 }  // namespace facet

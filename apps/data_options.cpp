@@ -40,18 +40,16 @@ OnBadSample ReadingOptions::policy() const {
                                          : OnBadSample::fail;
 }
 
-void remember_classes(const Dataset& dataset, std::map<std::string, std::string>& metadata) {
+void remember_classes(const Dataset& dataset, Metadata& metadata) {
   metadata[kClasses] = class_list(dataset);
   metadata[kClassesHash] = sha256(class_list(dataset));
 }
 
-void require_same_classes(const std::map<std::string, std::string>& metadata,
-                          const std::string& network, const Dataset& dataset) {
-  const auto hash = metadata.find(kClassesHash);
-  if (hash == metadata.end() || hash->second == sha256(class_list(dataset))) return;
-  const auto list = metadata.find(kClasses);
-  const std::vector<std::string> known =
-      list == metadata.end() ? std::vector<std::string>() : parse_lines(list->second, network);
+void require_same_classes(const Metadata& metadata, const std::string& network,
+                          const Dataset& dataset) {
+  const std::string hash = value_of(metadata, kClassesHash);
+  if (hash.empty() || hash == sha256(class_list(dataset))) return;
+  const std::vector<std::string> known = parse_lines(value_of(metadata, kClasses), network);
   size_t first = 0;
   while (first < known.size() && first < dataset.classes().size() &&
          known[first] == dataset.classes()[first])
@@ -59,9 +57,9 @@ void require_same_classes(const std::map<std::string, std::string>& metadata,
   const auto at = [&](const std::vector<std::string>& names) {
     return first < names.size() ? "'" + names[first] + "'" : std::string("none");
   };
-  throw FileError(fmt::format("{} knows {} classes, {} has {}: class {} is {} there and {} here",
-                              network, known.size(), dataset.name(), dataset.num_classes(), first,
-                              at(known), at(dataset.classes())));
+  throw FileError("{} knows {} classes, {} has {}: class {} is {} there and {} here", network,
+                  known.size(), dataset.name(), dataset.num_classes(), first, at(known),
+                  at(dataset.classes()));
 }
 
 }  // namespace facet

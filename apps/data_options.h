@@ -5,6 +5,7 @@
 
 #include "apps/options.h"
 #include "data/loader.h"
+#include "tensor/serialize.h"
 
 namespace facet {
 
@@ -24,9 +25,9 @@ inline int64_t max_bad_samples(int64_t samples) {
 }
 
 // The classes of a dataset in the metadata of a network whose classifier knows them.
-void remember_classes(const Dataset& dataset, std::map<std::string, std::string>& metadata);
+void remember_classes(const Dataset& dataset, Metadata& metadata);
 // A FileError where a network remembers other classes than the dataset has, or in another order.
-void require_same_classes(const std::map<std::string, std::string>& metadata,
-                          const std::string& network, const Dataset& dataset);
+void require_same_classes(const Metadata& metadata, const std::string& network,
+                          const Dataset& dataset);
 
 }  // namespace facet

@@ -1,7 +1,5 @@
 #include "apps/evaluate.h"
 
-#include <cstring>
-
 #include "apps/data_options.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
@@ -44,8 +42,8 @@ Features collect(const DatasetPtr& dataset, const Pipeline& pipeline, int64_t wo
     stop_if_interrupted("stopped while evaluating");
   }
   if (count_bad > max_bad_samples(dataset->size()))
-    throw FileError(fmt::format("{}: {} of {} samples cannot be decoded", dataset->name(),
-                                count_bad, dataset->size()));
+    throw FileError("{}: {} of {} samples cannot be decoded", dataset->name(), count_bad,
+                    dataset->size());
   return {ops::concat(parts), ops::concat(labels).to(parts[0].device()), count_bad};
 }
 
@@ -65,6 +63,11 @@ Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pip
               .value());
     return parts.size() == 1 ? parts[0] : ops::concat(parts);
   });
+}
+
+Features extract_features(const TrainedNetwork& network, const DatasetPtr& dataset,
+                          int64_t workers) {
+  return extract_features(*network.encoder, dataset, evaluation_pipeline(network), workers);
 }
 
 Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device, bool omit) {
@@ -161,6 +164,13 @@ double mean_of(const Tensor& matrix) {
   return ops::reduce(ReduceOp::mean, matrix.flatten()).item();
 }
 
+Json rows_of(const Tensor& matrix) {
+  Json rows = Json::array();
+  for (int64_t i = 0; i < matrix.dim(0); ++i)
+    rows.push_back(matrix.narrow(i, 1).to_vector<double>());
+  return rows;
+}
+
 Normalization normalization_for(const std::string& dataset, const std::string& method) {
   if (is_grey(dataset)) return kFashionMnistNormalization;
   if (dataset.starts_with("cifar100")) return kCifar100Normalization;
@@ -175,13 +185,10 @@ bool is_grey(const std::string& dataset) {
 }
 
 Pipeline evaluation_pipeline(const TrainedNetwork& network) {
-  const auto value = [&](const char* key) {
-    const auto found = network.metadata.find(key);
-    return found == network.metadata.end() ? std::string() : found->second;
-  };
-  const std::string size = value("facet.image_size");
+  const std::string size = value_of(network.metadata, "facet.image_size");
   return eval_pipeline(static_cast<int>(size.empty() ? kDefaultImageSize : std::stol(size)),
-                       normalization_for(value("facet.data"), value("facet.method")));
+                       normalization_for(value_of(network.metadata, "facet.data"),
+                                         value_of(network.metadata, "facet.method")));
 }
 
 }  // namespace facet

@@ -27,6 +27,9 @@ struct Features {
 // `omit`: samples that cannot be decoded are left out and counted, with a warning each.
 Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pipeline& pipeline,
                           int64_t workers, bool omit = false);
+// Of a network as it was shown pictures (evaluation_pipeline()).
+Features extract_features(const TrainedNetwork& network, const DatasetPtr& dataset,
+                          int64_t workers);
 // The pictures themselves, as rows of normalised pixels.
 Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device = {},
                     bool omit = false);
@@ -55,6 +58,7 @@ struct SimilarityOptions {
 Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const DatasetPtr& dataset,
                         const SimilarityOptions& options = {});
 double mean_of(const Tensor& matrix);
+Json rows_of(const Tensor& matrix);
 
 // The statistics a dataset is normalised with: its own where they are known, else ImageNet's (in
 // SwAV with its authors' .228 for the deviation of red).

@@ -53,9 +53,8 @@ void run(const Arguments& arguments) {
     if (word == command.name) return command.run(Arguments(arguments.begin() + 1, arguments.end()));
     names.push_back(command.name);
   }
-  throw UsageError(fmt::format("unknown {} '{}'{} (facet --help lists all)",
-                               word.starts_with("-") ? "option" : "command", word,
-                               did_you_mean(word, names)));
+  throw UsageError("unknown {} '{}'{} (facet --help lists all)",
+                   word.starts_with("-") ? "option" : "command", word, did_you_mean(word, names));
 }
 
 int guarded(const Arguments& arguments) {

@@ -7,6 +7,7 @@
 #include "nn/resnet.h"
 #include "nn/vit.h"
 #include "ssl/mae.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -188,14 +189,14 @@ void mae_vit_base(Check& check) {
                   kGradient);
 }
 
-const std::map<std::string, void (*)(Check&)>& networks() {
-  static const std::map<std::string, void (*)(Check&)> all = {{"resnet50", resnet50_eval},
-                                                              {"resnet50_train", resnet50_train},
-                                                              {"vit_base", vit_base},
-                                                              {"dino_vit_base", dino_vit_base},
-                                                              {"mae_vit_base", mae_vit_base}};
-  return all;
-}
+constexpr struct {
+  const char* name;
+  void (*check)(Check&);
+} kNetworks[] = {{"dino_vit_base", dino_vit_base},
+                 {"mae_vit_base", mae_vit_base},
+                 {"resnet50", resnet50_eval},
+                 {"resnet50_train", resnet50_train},
+                 {"vit_base", vit_base}};
 
 }  // namespace
 
@@ -204,20 +205,18 @@ bool GoldenValue::pass() const {
 }
 
 const std::vector<std::string>& golden_networks() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> list;
-    for (const auto& [name, check] : networks()) list.push_back(name);
-    return list;
-  }();
+  static const std::vector<std::string> names = names_of(kNetworks);
   return names;
 }
 
 std::vector<GoldenValue> golden_values(const std::string& network, Device device, DType dtype) {
-  const auto found = networks().find(network);
-  if (found == networks().end()) throw UsageError("unknown network " + network);
-  Check check(device, dtype);
-  found->second(check);
-  return std::move(check.values);
+  Check values(device, dtype);
+  for (const auto& [name, check] : kNetworks)
+    if (network == name) {
+      check(values);
+      return std::move(values.values);
+    }
+  throw UsageError("unknown network " + network);
 }
 
 }  // namespace facet

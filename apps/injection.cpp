@@ -1,12 +1,11 @@
 // Controlled Label Injection and fine-tuning as whole runs.
-#include <charconv>
-
 #include "apps/evaluate.h"
 #include "apps/training_run.h"
 #include "metrics/linear_probe.h"
 #include "nn/init.h"
 #include "ssl/label_injection.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -45,10 +44,8 @@ const Words<SkippedStep> kSkipped{{{"skip", SkippedStep::skip},
 
 int64_t parse_cycle(const std::string& text) {
   if (text == "inf") return 0;
-  int64_t cycle = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), cycle);
-  if (error != std::errc() || end != text.data() + text.size() || cycle < 1)
-    throw UsageError(fmt::format("--cycle: expected 1, 2, ... or inf, got '{}'", text));
+  const int64_t cycle = to_number<int64_t>(text).value_or(0);
+  if (cycle < 1) throw UsageError("--cycle: expected 1, 2, ... or inf, got '{}'", text);
   return cycle;
 }
 
@@ -118,9 +115,9 @@ void check(const InjectOptions& options, const Dataset& dataset) {
   if (!dataset.multi_label()) return;
   if (options.labels.mixup > 0 || options.labels.cutmix > 0 || options.head == "centroids")
     throw UsageError(
-        fmt::format("--data {}: pictures with several labels take neither --mixup and --cutmix nor "
-                    "--head centroids",
-                    options.run.data));
+        "--data {}: pictures with several labels take neither --mixup and --cutmix nor "
+        "--head centroids",
+        options.run.data);
 }
 
 }  // namespace
@@ -143,14 +140,10 @@ void InjectOptions::add_to(Options& options) {
   options.choice("--clip-groups", clip_groups, {"stepped", "all"},
                  "--clip-grad's norm: of what steps, or of all, so that the backbone's gradient is "
                  "computed at every step of a finite T");
-  add_shared(options);
+  add_finetuning_to(options);
 }
 
 void InjectOptions::add_finetuning_to(Options& options) {
-  add_shared(options);
-}
-
-void InjectOptions::add_shared(Options& options) {
   options.add("--from", from, "The run or .safetensors file to start from");
   options.choice("--head", head, {"centroids", "probe", "random"}, "Classifier to start with");
   options.flag("--head-unit-features", unit_features, "Centroids of features of length 1");

@@ -44,7 +44,6 @@ std::string format_seconds(double seconds) {
 Progress::Progress(std::string title, int64_t first_step, int64_t total_steps,
                    ProgressOptions options)
     : title_(std::move(title)),
-      first_step_(first_step),
       total_steps_(total_steps),
       options_(options),
       last_step_(first_step) {}

@@ -58,7 +58,7 @@ class Progress {
   std::string line(const Status& status, bool bar) const;
 
   std::string title_;
-  int64_t first_step_, total_steps_;
+  int64_t total_steps_;
   ProgressOptions options_;
   Stopwatch clock_;
   double last_shown_ = -1e9;

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "apps/log.h"
 #include "tensor/check.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 #if defined(FACET_CUDA)
 #include "cuda/runtime.h"
 #endif
@@ -99,29 +99,26 @@ double peak_memory_mib() {
 std::vector<Device> use_devices(const std::string& name) {
   if (name == "cpu") return {Device{}};
   std::vector<Device> devices;
-  std::istringstream numbers(name.starts_with("cuda:") ? name.substr(5) : "0");
-  bool valid = (name == "cuda" || name.starts_with("cuda:")) && !name.ends_with(',');
-  for (std::string number; std::getline(numbers, number, ',');) {
-    int index = 0;
-    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
-    valid &= error == std::errc() && end == number.data() + number.size();
-    devices.push_back({DeviceType::cuda, index});
+  bool valid = name == "cuda" || name.starts_with("cuda:");
+  for (const std::string& word : split_list(name.starts_with("cuda:") ? name.substr(5) : "0")) {
+    const auto index = to_number<int>(word);
+    valid &= index.has_value();
+    devices.push_back({DeviceType::cuda, index.value_or(0)});
   }
   if (!valid || devices.empty())
-    throw UsageError(fmt::format(
-        "--device: expected cpu, cuda, cuda:N or, to pretrain on several, cuda:0,1,...; "
-        "got '{}'",
-        name));
+    throw UsageError(
+        "--device: expected cpu, cuda, cuda:N or, to pretrain on several, cuda:0,1,...; got '{}'",
+        name);
 #if defined(FACET_CUDA)
   cuda::install();
   for (size_t i = 0; i < devices.size(); ++i) {
     const int index = devices[i].index;
     if (index < 0 || index >= cuda::device_count())
-      throw UsageError(fmt::format("--device: there is no cuda:{}, only cuda:0 to cuda:{}", index,
-                                   cuda::device_count() - 1));
+      throw UsageError("--device: there is no cuda:{}, only cuda:0 to cuda:{}", index,
+                       cuda::device_count() - 1);
     if (std::find(devices.begin(), devices.begin() + static_cast<std::ptrdiff_t>(i), devices[i]) !=
         devices.begin() + static_cast<std::ptrdiff_t>(i))
-      throw UsageError(fmt::format("--device: cuda:{} is named twice", index));
+      throw UsageError("--device: cuda:{} is named twice", index);
     log_info("cuda:{} is {}", index, cuda::device_description(index));
   }
   return devices;
@@ -132,7 +129,7 @@ std::vector<Device> use_devices(const std::string& name) {
 
 Device use_device(const std::string& name) {
   if (name.find(',') != std::string::npos)
-    throw UsageError(fmt::format("--device: expected one device, got '{}'", name));
+    throw UsageError("--device: expected one device, got '{}'", name);
   return use_devices(name).front();
 }
 

@@ -3,8 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cstring>
 #include <functional>
 
 #include "apps/options.h"
@@ -47,8 +45,8 @@ void expect_shares(std::initializer_list<std::pair<const char*, double>> options
 MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64_t seed) {
   // As many whole batches as there are samples: more would hold samples twice.
   if (method.norm_splits % run.ranks != 0)
-    throw UsageError(fmt::format("--norm-splits: expected a multiple of the {} devices, got {}",
-                                 run.ranks, method.norm_splits));
+    throw UsageError("--norm-splits: expected a multiple of the {} devices, got {}", run.ranks,
+                     method.norm_splits);
   const int64_t fitting = std::min(kLargestQueue, run.samples) / run.batch_size * run.batch_size;
   return {.temperature = method.resolved_temperature(),
           .queue = method.queue >= 0 ? method.queue : std::max(fitting, run.batch_size),
@@ -76,10 +74,8 @@ SwavOptions swav_options(const MethodOptions& method) {
 
 std::unique_ptr<Objective> make_mae(const MethodOptions& method, const NetworkOptions& network) {
   if (!network.is_vit())
-    throw UsageError(
-        fmt::format("--method mae trains vision transformers: expected --arch {}, "
-                    "got {}",
-                    fmt::join(vit_names(), ", "), network.arch));
+    throw UsageError("--method mae trains vision transformers: expected --arch {}, got {}",
+                     fmt::join(vit_names(), ", "), network.arch);
   VitOptions vit = std::get<VitOptions>(network.resolve());
   vit.position = VitOptions::Position::sincos;
   vit.init = VitOptions::Init::xavier;
@@ -99,27 +95,24 @@ std::optional<PipelineStep> policy_of(const std::string& text) {
   if (text == "none") return std::nullopt;
   if (text == "original") return auto_augment();
   const auto fail = [&] {
-    return UsageError(fmt::format(
-        "--aa: expected none, original or one like rand-m9-mstd0.5-inc1, got '{}'", text));
+    return UsageError("--aa: expected none, original or one like rand-m9-mstd0.5-inc1, got '{}'",
+                      text);
   };
   if (!text.starts_with("rand-")) throw fail();
   double magnitude = 9, deviation = 0, layers = 2;
   bool increasing = false;
-  for (size_t at = 5; at <= text.size();) {
-    const size_t end = std::min(text.find('-', at), text.size());
-    const std::string part = text.substr(at, end - at);
-    const auto number = [&](const char* key, double& value) {
-      if (!part.starts_with(key)) return false;
-      const char* const first = part.data() + std::strlen(key);
-      const auto [stop, error] = std::from_chars(first, part.data() + part.size(), value);
-      return error == std::errc() && stop == part.data() + part.size();
+  for (const std::string& part : split_list(text.substr(5), '-')) {
+    const auto number = [&](const std::string& key, double& value) {
+      const auto found =
+          part.starts_with(key) ? to_number<double>(part.substr(key.size())) : std::nullopt;
+      value = found.value_or(value);
+      return found.has_value();
     };
     double inc = 0;
     if (number("inc", inc) && inc == 1)
       increasing = true;
     else if (!number("mstd", deviation) && !number("m", magnitude) && !number("n", layers))
       throw fail();
-    at = end + 1;
   }
   if (!increasing || magnitude < 0 || magnitude > 10 || layers < 1 || deviation < 0) throw fail();
   return rand_augment(magnitude, deviation, static_cast<int>(layers));
@@ -153,12 +146,11 @@ MixedTraining LabelTraining::mixed(int64_t batch_size, uint64_t seed) const {
                  {"--smoothing", smoothing},
                  {"--cutout", cutout}});
   if (!(mixup >= 0) || !(cutmix >= 0))
-    throw UsageError(
-        fmt::format("--mixup and --cutmix: expected at least 0, got {} and {}", mixup, cutmix));
+    throw UsageError("--mixup and --cutmix: expected at least 0, got {} and {}", mixup, cutmix);
   const bool mixes = mixup > 0 || cutmix > 0;
   if (mixes && batch_size % 2 != 0)
-    throw UsageError(fmt::format(
-        "--mixup and --cutmix pair images: expected an even --batch-size, got {}", batch_size));
+    throw UsageError("--mixup and --cutmix pair images: expected an even --batch-size, got {}",
+                     batch_size);
   return {.mix = {.mixup = mixup,
                   .cutmix = cutmix,
                   .probability = mixes ? mix_probability : 0.0,
@@ -241,9 +233,9 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
                                           uint64_t seed) {
   if (!(method.temperature >= 0) || !(method.swav.epsilon > 0) || method.projection_dim < 1)
     throw UsageError(
-        fmt::format("--temperature, --epsilon and --projection-dim: expected positive numbers, got "
-                    "{}, {} and {}",
-                    method.temperature, method.swav.epsilon, method.projection_dim));
+        "--temperature, --epsilon and --projection-dim: expected positive numbers, got {}, {} and "
+        "{}",
+        method.temperature, method.swav.epsilon, method.projection_dim);
   expect_shares(
       {{"--key-momentum", method.key_momentum}, {"--momentum-teacher", method.dino.momentum}});
   const auto encoder = [&] { return make_encoder(network.resolve()); };
@@ -274,8 +266,8 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
     objective = std::move(supervised);
   }
   if (run.batch_size % run.ranks != 0)
-    throw UsageError(fmt::format("--batch-size: expected a multiple of the {} devices, got {}",
-                                 run.ranks, run.batch_size));
+    throw UsageError("--batch-size: expected a multiple of the {} devices, got {}", run.ranks,
+                     run.batch_size);
   initialize(*objective, seed);
   objective->begin(seed);
   objective->check_batch(run.batch_size);
@@ -298,9 +290,9 @@ std::vector<Pipeline> crops_of(const MethodOptions& method, const NetworkOptions
                                  ? method.local_size
                                  : std::max(size * 3 / 7 / patch, int64_t{1}) * patch;
   if (local_size > size || local_size % patch != 0)
-    throw UsageError(fmt::format(
-        "--local-size: expected at most --image-size {}{}, got {}", size,
-        patch > 1 ? fmt::format(" and whole patches of {}", patch) : std::string(), local_size));
+    throw UsageError("--local-size: expected at most --image-size {}{}, got {}", size,
+                     patch > 1 ? fmt::format(" and whole patches of {}", patch) : std::string(),
+                     local_size);
   const Pipeline view = local(static_cast<int>(local_size));
   views.insert(views.end(), static_cast<size_t>(count), view);
   return views;

@@ -1,6 +1,5 @@
 #include "apps/model.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -21,10 +20,9 @@ ResNetOptions resnet_of(const Shapes& shapes, const std::vector<int64_t>& first,
                         const Metadata& metadata) {
   ResNetOptions options;
   options.width = first[0];
-  const auto stem = metadata.find(kStem);
-  options.stem = first[2] == 7                                        ? Stem::imagenet
-                 : stem != metadata.end() && stem->second == "padded" ? Stem::padded
-                                                                      : Stem::small;
+  options.stem = first[2] == 7                           ? Stem::imagenet
+                 : value_of(metadata, kStem) == "padded" ? Stem::padded
+                                                         : Stem::small;
   options.channels = first[1];
   const bool bottleneck = shapes.contains("layer1.0.conv3.weight");
   const bool deep = shapes.contains("layer1.2.conv1.weight");
@@ -36,13 +34,12 @@ VitOptions vit_of(const Shapes& shapes, const std::vector<int64_t>& patches,
                   const Metadata& metadata, const std::string& file) {
   const auto position = shapes.find("pos_embed");
   if (position == shapes.end() || position->second.size() != 3)
-    throw FileError(fmt::format("{}: no ViT: expected a tensor pos_embed of three axes", file));
+    throw FileError("{}: no ViT: expected a tensor pos_embed of three axes", file);
   const int64_t places = position->second[1];
   const auto grid = std::llround(std::sqrt(static_cast<double>(places - 1)));
   if (grid < 1 || grid * grid != places - 1)
-    throw FileError(
-        fmt::format("{}: expected a pos_embed of a class token and a square of patches, got ({})",
-                    file, fmt::join(position->second, ", ")));
+    throw FileError("{}: expected a pos_embed of a class token and a square of patches, got ({})",
+                    file, fmt::join(position->second, ", "));
   VitOptions options;
   options.width = patches[0];
   options.patch = patches[2];
@@ -52,11 +49,10 @@ VitOptions vit_of(const Shapes& shapes, const std::vector<int64_t>& patches,
   options.arch = options.width >= 768   ? "vit_base"
                  : options.width >= 384 ? "vit_small"
                                         : "vit_tiny";
-  if (const auto heads = metadata.find("facet.heads"); heads != metadata.end()) {
-    options.heads = std::strtol(heads->second.c_str(), nullptr, 10);
+  if (const std::string heads = value_of(metadata, "facet.heads"); !heads.empty()) {
+    options.heads = std::strtol(heads.c_str(), nullptr, 10);
     if (options.heads < 1)
-      throw FileError(fmt::format("{}: expected a number of heads as facet.heads, got '{}'", file,
-                                  heads->second));
+      throw FileError("{}: expected a number of heads as facet.heads, got '{}'", file, heads);
   }
   if (shapes.contains("fc_norm.weight")) options.pool = VitOptions::Pool::mean;
   return options;
@@ -79,9 +75,9 @@ std::string architecture_name(const Architecture& architecture) {
   return std::visit([](const auto& options) { return options.arch; }, architecture);
 }
 
-int64_t attention_heads(const Encoder& encoder) {
+int attention_heads(const Encoder& encoder) {
   const auto* const vit = dynamic_cast<const Vit*>(&encoder);
-  return vit ? vit->options().heads : 0;
+  return vit ? static_cast<int>(vit->options().heads) : 0;
 }
 
 std::string head_name(const Encoder& encoder) {
@@ -111,9 +107,8 @@ int64_t NetworkOptions::patch() const {
 Architecture NetworkOptions::resolve() const {
   if (width < 0 || depth < 0 || heads < 0 || patch_size < 0)
     throw UsageError(
-        fmt::format("--width, --depth, --heads and --patch-size: expected at least 0, got {}, {}, "
-                    "{} and {}",
-                    width, depth, heads, patch_size));
+        "--width, --depth, --heads and --patch-size: expected at least 0, got {}, {}, {} and {}",
+        width, depth, heads, patch_size);
   need(image_size >= 8, "--image-size", "at least 8", image_size);
   if (is_vit()) {
     const VitOptions options{
@@ -128,8 +123,8 @@ Architecture NetworkOptions::resolve() const {
     return resolved(options);
   }
   if (patch_size > 0 || depth > 0 || heads > 0 || drop_path > 0)
-    throw UsageError(fmt::format(
-        "--patch-size, --depth, --heads and --drop-path are a ViT's: {} has none", arch));
+    throw UsageError("--patch-size, --depth, --heads and --drop-path are a ViT's: {} has none",
+                     arch);
   const bool small = stem == "small" || (stem == "auto" && image_size <= kSmallImage);
   return ResNetOptions{.arch = arch,
                        .stem = stem == "padded" ? Stem::padded
@@ -144,12 +139,11 @@ Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,
   const auto patches = shapes.find("patch_embed.proj.weight");
   const bool is_resnet = conv1 != shapes.end() && conv1->second.size() == 4;
   if (!is_resnet && (patches == shapes.end() || patches->second.size() != 4))
-    throw FileError(fmt::format(
-        "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight",
-        file));
-  if (arch != "auto" && arch.starts_with("vit") == is_resnet)
     throw FileError(
-        fmt::format("{}: expected {}, got a {}", file, arch, is_resnet ? "ResNet" : "ViT"));
+        "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight",
+        file);
+  if (arch != "auto" && arch.starts_with("vit") == is_resnet)
+    throw FileError("{}: expected {}, got a {}", file, arch, is_resnet ? "ResNet" : "ViT");
   if (is_resnet) {
     ResNetOptions options = resnet_of(shapes, conv1->second, metadata);
     if (arch != "auto") options.arch = arch;
@@ -163,12 +157,8 @@ Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,
   try {
     return resolved(options);
   } catch (const UsageError& e) {
-    throw FileError(fmt::format("{}: {}", file, e.what()));
+    throw FileError("{}: {}", file, e.what());
   }
-}
-
-int TrainedNetwork::heads() const {
-  return static_cast<int>(attention_heads(*encoder));
 }
 
 TrainedNetwork load_network(const fs::path& path, Device device, const std::string& arch) {
@@ -176,8 +166,7 @@ TrainedNetwork load_network(const fs::path& path, Device device, const std::stri
   if (fs::is_directory(path)) {
     file = path / "model.safetensors";
     if (!fs::exists(file))
-      throw FileError(
-          fmt::format("{}: expected a finished run with model.safetensors in it", path.string()));
+      throw FileError("{}: expected a finished run with model.safetensors in it", path.string());
   }
   const WeightsFile content(file);
   const MappedWeights mapped = map_weights(content, arch);
@@ -219,6 +208,26 @@ std::vector<NamedWeight> named_weights(Module& module) {
   std::vector<NamedWeight> weights;
   for (const NamedParameter& p : parameters(module)) weights.push_back({p.name, p.value.value()});
   return weights;
+}
+
+std::vector<double> even_thresholds(int64_t steps) {
+  std::vector<double> list;
+  for (int64_t i = 0; i <= steps; ++i)
+    list.push_back(static_cast<double>(i) / static_cast<double>(steps));
+  return list;
+}
+
+Json describe_layers(const ModelDiversity& diversity) {
+  Json list = Json::array();
+  for (const LayerDiversity& layer : diversity.layers) {
+    list.push_back({{"name", layer.name},
+                    {"n", layer.n},
+                    {"d", layer.d},
+                    {"D_C", layer.clustering},
+                    {"D_S", layer.spectral}});
+    if (!layer.remaining.empty()) list.back()["C_tau"] = layer.remaining;
+  }
+  return list;
 }
 
 }  // namespace facet

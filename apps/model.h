@@ -7,6 +7,7 @@
 #include <string>
 #include <variant>
 
+#include "apps/machine.h"
 #include "apps/options.h"
 #include "metrics/diversity.h"
 #include "nn/resnet.h"
@@ -17,7 +18,7 @@ namespace facet {
 
 using Architecture = std::variant<ResNetOptions, VitOptions>;
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture);
-int64_t attention_heads(const Encoder& encoder);  // 0 for a ResNet
+int attention_heads(const Encoder& encoder);  // 0 for a ResNet
 // What torchvision and timm call the classifier of such a network: "fc" or "head".
 std::string head_name(const Encoder& encoder);
 
@@ -46,7 +47,7 @@ struct TrainedNetwork {
   Metadata metadata;              // "facet.image_size", "facet.data", "facet.method" ...
   std::string name;
 
-  int heads() const;  // of attention; 0 for a ResNet
+  int heads() const { return attention_heads(*encoder); }
 };
 
 // From a run folder (its model.safetensors) or any file of weights that apps/weights.h knows:
@@ -65,5 +66,10 @@ std::string architecture_name(const Architecture& architecture);
 std::vector<std::string> architecture_names();
 
 std::vector<NamedWeight> named_weights(Module& module);
+
+// Thresholds tau of a diversity: 0, 1/steps ... 1.
+std::vector<double> even_thresholds(int64_t steps);
+// [{name, n, d, D_C, D_S, C_tau}], C_tau where there were thresholds.
+Json describe_layers(const ModelDiversity& diversity);
 
 }  // namespace facet

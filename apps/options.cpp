@@ -119,14 +119,13 @@ Arguments Options::recipe_arguments(const fs::path& path) {
   try {
     table = toml::parse_file(path.string());
   } catch (const toml::parse_error& e) {
-    throw FileError(
-        fmt::format("{}:{}: {}", path.string(), e.source().begin.line, e.description()));
+    throw FileError("{}:{}: {}", path.string(), e.source().begin.line, e.description());
   }
   Arguments arguments;
   for (const auto& [key, node] : table) {
     const std::string name = "--" + std::string(key.str());
     const auto fail = [&, &value = node](const std::string& what) {
-      throw FileError(fmt::format("{}:{}: {}", path.string(), value.source().begin.line, what));
+      throw FileError("{}:{}: {}", path.string(), value.source().begin.line, what);
     };
     const bool known = std::any_of(settings_.begin(), settings_.end(),
                                    [&](const Setting& s) { return "--" + s.name == name; });
@@ -169,7 +168,7 @@ Arguments Options::environment_arguments() {
 
 bool Options::parse(const Arguments& arguments) {
   Arguments all;
-  if (has_recipes_)
+  if (has_recipes_) {
     for (size_t i = 0; i < arguments.size(); ++i) {
       const bool joined = arguments[i].starts_with("--recipe=");
       if (!joined && (arguments[i] != "--recipe" || i + 1 == arguments.size())) continue;
@@ -177,7 +176,6 @@ bool Options::parse(const Arguments& arguments) {
       const Arguments settings = recipe_arguments(path);
       all.insert(all.end(), settings.begin(), settings.end());
     }
-  if (has_recipes_) {
     const Arguments variables = environment_arguments();
     all.insert(all.end(), variables.begin(), variables.end());
   }
@@ -192,9 +190,9 @@ bool Options::parse(const Arguments& arguments) {
     const std::string word = app_->remaining().front();
     const std::string name = word.substr(0, word.find('='));
     if (name.starts_with("-"))
-      throw UsageError(fmt::format("facet {}: unknown option {}{} (facet {} --help lists all)",
-                                   command_, name, did_you_mean(name, option_names()), command_));
-    throw UsageError(fmt::format("facet {}: unexpected argument '{}'", command_, word));
+      throw UsageError("facet {}: unknown option {}{} (facet {} --help lists all)", command_, name,
+                       did_you_mean(name, option_names()), command_);
+    throw UsageError("facet {}: unexpected argument '{}'", command_, word);
   } catch (const CLI::ParseError& e) {
     std::string what = e.what();
     std::replace(what.begin(), what.end(), '\n', ' ');
@@ -207,7 +205,7 @@ bool Options::parse(const Arguments& arguments) {
         if (place.starts_with("FACET_")) throw UsageError(shown);
         throw FileError(shown);
       }
-    throw UsageError(fmt::format("facet {}: {}", command_, what));
+    throw UsageError("facet {}: {}", command_, what);
   }
   if (print_config_) {
     fmt::print("{}", toml());
@@ -219,7 +217,7 @@ bool Options::parse(const Arguments& arguments) {
 fs::path find_recipe(const std::string& name) {
   if (name.find('/') != std::string::npos || name.ends_with(".toml")) {
     if (fs::is_regular_file(name)) return name;
-    throw FileError(fmt::format("{}: no such recipe file", name));
+    throw FileError("{}: no such recipe file", name);
   }
   const fs::path folder = FACET_RECIPES;
   const fs::path beside = fs::read_symlink("/proc/self/exe").parent_path() / "recipes";
@@ -231,8 +229,7 @@ fs::path find_recipe(const std::string& name) {
       names.push_back(entry.path().stem().string());
   }
   std::sort(names.begin(), names.end());
-  throw UsageError(
-      fmt::format("no recipe '{}': expected a path or one of {}", name, fmt::join(names, ", ")));
+  throw UsageError("no recipe '{}': expected a path or one of {}", name, fmt::join(names, ", "));
 }
 
 }  // namespace facet

@@ -24,7 +24,7 @@ using Arguments = std::vector<std::string>;
 // A UsageError where an option's value does not fit.
 template <typename T>
 void need(bool fits, const char* option, const char* expected, const T& got) {
-  if (!fits) throw UsageError(fmt::format("{}: expected {}, got {}", option, expected, got));
+  if (!fits) throw UsageError("{}: expected {}, got {}", option, expected, got);
 }
 
 class Options {

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "apps/log.h"
+#include "tensor/hash.h"
 
 namespace facet {
 
@@ -35,26 +36,24 @@ std::string first_difference(const std::string& there, const std::string& asked)
 
 // FNV-1a over metadata, names, types and shapes: what the checksum of a file leaves out.
 std::string seal_of(const std::vector<NamedTensor>& tensors, const Metadata& metadata) {
-  uint64_t hash = 14695981039346656037ull;
-  const auto add = [&](const std::string& text) {
-    for (const char c : text + '\n') hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211ull;
-  };
+  std::string text;
   for (const auto& [key, value] : metadata)
-    if (key.starts_with("facet.") && key != kSeal && key != "facet.checksum") add(key + value);
+    if (key.starts_with("facet.") && key != kSeal && key != "facet.checksum")
+      text += key + value + '\n';
   std::vector<std::string> lines;
   for (const auto& [name, value] : tensors)
     lines.push_back(fmt::format("{} {} {}", name, facet::name(value.dtype()), value.shape()));
   std::sort(lines.begin(), lines.end());
-  for (const std::string& line : lines) add(line);
-  return fmt::format("{:016x}", hash);
+  for (const std::string& line : lines) text += line + '\n';
+  return fmt::format("{:016x}", fnv1a(text));
 }
 
 // A whole file, or a FileError.
 TensorFile load_sealed(const fs::path& path) {
   TensorFile file = load_safetensors(path);
   if (file.metadata[kSeal] != seal_of(file.tensors, file.metadata))
-    throw FileError(fmt::format(
-        "{}: its header is not the one that was written: the file is damaged", path.string()));
+    throw FileError("{}: its header is not the one that was written: the file is damaged",
+                    path.string());
   return file;
 }
 
@@ -65,19 +64,18 @@ RunFolder::RunFolder(fs::path path, const std::string& config)
   make_folder(path_ / "checkpoints");
   const fs::path lock = path_ / ".lock";
   lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (lock_ < 0)
-    throw FileError(fmt::format("cannot write {}: {}", lock.string(), std::strerror(errno)));
+  if (lock_ < 0) throw FileError("cannot write {}: {}", lock.string(), std::strerror(errno));
   if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     ::close(std::exchange(lock_, -1));
-    throw FileError(fmt::format("{}: another process is working in it", path_.string()));
+    throw FileError("{}: another process is working in it", path_.string());
   }
   for (const fs::path& folder : {path_, path_ / "checkpoints"}) remove_stale_temporaries(folder);
   const fs::path config_path = path_ / "config.toml";
   if (!fs::exists(config_path)) {
     write_file(config_path, config);
   } else if (const std::string before = read_file(config_path); before != config) {
-    throw UsageError(fmt::format("{} holds a run with other settings: {}; choose another --output",
-                                 path_.string(), first_difference(before, config)));
+    throw UsageError("{} holds a run with other settings: {}; choose another --output",
+                     path_.string(), first_difference(before, config));
   }
   metrics_ = std::make_unique<LineLog>(path_ / "metrics.jsonl");
 }
@@ -121,9 +119,9 @@ void RunFolder::expect_space(size_t bytes) const {
                free = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
   if (free < wanted)
     throw FileError(
-        fmt::format("{}: expected {:.1f} MiB free for checkpoints, got {:.1f}: free some or choose "
-                    "another --output",
-                    path_.string(), wanted / (1 << 20), free / (1 << 20)));
+        "{}: expected {:.1f} MiB free for checkpoints, got {:.1f}: free some or choose "
+        "another --output",
+        path_.string(), wanted / (1 << 20), free / (1 << 20));
 }
 
 std::vector<fs::path> RunFolder::checkpoints() const {
@@ -176,9 +174,9 @@ std::optional<TensorFile> RunFolder::load_checkpoint() const {
       log_info("warning: {}; trying the checkpoint before it", e.what());
     }
   if (all.empty()) return std::nullopt;
-  throw FileError(fmt::format(
+  throw FileError(
       "{}: expected a whole checkpoint, got {} damaged ones; remove the folder to begin anew",
-      (path_ / "checkpoints").string(), all.size()));
+      (path_ / "checkpoints").string(), all.size());
 }
 
 }  // namespace facet

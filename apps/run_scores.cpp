@@ -27,9 +27,8 @@ Json RunScores::measure(const std::string& prefix) {
   const double percent =
       100.0 * (test_->multi_label() ? mean_average_precision(scores, features.labels).mean
                                     : top_k_accuracy(scores, features.labels));
-  const ModelDiversity diversity =
-      model_diversity(named_weights(objective_.encoder()),
-                      {.heads = static_cast<int>(attention_heads(objective_.encoder()))});
+  const ModelDiversity diversity = model_diversity(
+      named_weights(objective_.encoder()), {.heads = attention_heads(objective_.encoder())});
   return {{prefix + quality(), percent},
           {prefix + "clustering_diversity", diversity.clustering},
           {prefix + "spectral_diversity", diversity.spectral},

@@ -1,7 +1,6 @@
 #include "apps/table.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <set>
 
@@ -46,14 +45,9 @@ std::vector<std::vector<std::string>> parse(const std::string& text, const std::
       cells.back() += c;
     }
   }
-  if (quoted) throw FileError(fmt::format("{}: a quote is never closed", file));
+  if (quoted) throw FileError("{}: a quote is never closed", file);
   finish();
   return lines;
-}
-
-size_t width(const std::string& text) {  // characters of UTF-8
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 }  // namespace
@@ -64,19 +58,19 @@ Table Table::load(const std::filesystem::path& path) {
   std::vector<size_t> line;
   std::vector<std::vector<std::string>> lines = parse(read_file(path), table.file, line);
   if (lines.size() < 2)
-    throw FileError(fmt::format("{}: expected a line of headings and rows below it", table.file));
+    throw FileError("{}: expected a line of headings and rows below it", table.file);
   table.columns = lines[0];
   std::set<std::string> seen;
   for (const std::string& heading : table.columns)
     if (!seen.insert(heading).second)
-      throw FileError(fmt::format("{}: two columns are called '{}'", table.file, heading));
+      throw FileError("{}: two columns are called '{}'", table.file, heading);
   seen.clear();
   for (size_t i = 1; i < lines.size(); ++i) {
     if (lines[i].size() != table.columns.size())
-      throw FileError(fmt::format("{}:{}: expected {} cells as in the headings, got {}", table.file,
-                                  line[i], table.columns.size(), lines[i].size()));
+      throw FileError("{}:{}: expected {} cells as in the headings, got {}", table.file, line[i],
+                      table.columns.size(), lines[i].size());
     if (!seen.insert(lines[i][0]).second)
-      throw FileError(fmt::format("{}:{}: a second row '{}'", table.file, line[i], lines[i][0]));
+      throw FileError("{}:{}: a second row '{}'", table.file, line[i], lines[i][0]);
     table.rows.push_back(std::move(lines[i]));
   }
   return table;
@@ -85,26 +79,23 @@ Table Table::load(const std::filesystem::path& path) {
 size_t Table::column(const std::string& heading) const {
   const auto found = std::find(columns.begin(), columns.end(), heading);
   if (found == columns.end())
-    throw FileError(
-        fmt::format("{}: no column '{}'{}", file, heading, did_you_mean(heading, columns)));
+    throw FileError("{}: no column '{}'{}", file, heading, did_you_mean(heading, columns));
   return static_cast<size_t>(found - columns.begin());
 }
 
 size_t Table::row(const std::string& name) const {
   const auto found =
       std::find_if(rows.begin(), rows.end(), [&](const auto& cells) { return cells[0] == name; });
-  if (found == rows.end()) throw FileError(fmt::format("{}: no row '{}'", file, name));
+  if (found == rows.end()) throw FileError("{}: no row '{}'", file, name);
   return static_cast<size_t>(found - rows.begin());
 }
 
 double Table::number(size_t row, size_t column) const {
   const std::string& cell = rows.at(row).at(column);
-  double value = NAN;
-  const auto [end, error] = std::from_chars(cell.data(), cell.data() + cell.size(), value);
-  if (error != std::errc() || end != cell.data() + cell.size() || !std::isfinite(value))
-    throw FileError(fmt::format("{}: row '{}', column '{}': expected a number, got {}", file,
-                                rows[row][0], columns[column],
-                                cell.empty() ? "an empty cell" : fmt::format("'{}'", cell)));
+  const double value = to_number<double>(cell).value_or(NAN);
+  if (!std::isfinite(value))
+    throw FileError("{}: row '{}', column '{}': expected a number, got {}", file, rows[row][0],
+                    columns[column], cell.empty() ? "an empty cell" : fmt::format("'{}'", cell));
   return value;
 }
 
@@ -129,13 +120,13 @@ std::string Table::csv() const {
 std::string Table::text() const {
   std::vector<size_t> widths;
   for (size_t i = 0; i < columns.size(); ++i) {
-    widths.push_back(width(columns[i]));
-    for (const auto& cells : rows) widths[i] = std::max(widths[i], width(cells[i]));
+    widths.push_back(characters(columns[i]));
+    for (const auto& cells : rows) widths[i] = std::max(widths[i], characters(cells[i]));
   }
   std::string result;
   const auto add = [&](const std::vector<std::string>& cells) {
     for (size_t i = 0; i < cells.size(); ++i) {
-      const size_t space = widths[i] - width(cells[i]);
+      const size_t space = widths[i] - characters(cells[i]);
       if (i > 0)
         result.append(space + 2, ' ').append(cells[i]);
       else
@@ -148,22 +139,17 @@ std::string Table::text() const {
   return result;
 }
 
+std::string number_cell(double value, bool exact, int digits) {
+  if (!std::isfinite(value)) return exact ? "" : "-";
+  return exact ? fmt::format("{}", value) : fmt::format("{:.{}f}", value, digits);
+}
+
 std::string csv_field(const std::string& text) {
   if (text.find_first_of("\",\n") == std::string::npos) return text;
   std::string quoted(1, '"');
   for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
   quoted += '"';
   return quoted;
-}
-
-std::vector<std::string> split_list(const std::string& text) {
-  std::vector<std::string> words;
-  for (size_t at = 0; at <= text.size() && !text.empty();) {
-    const size_t end = std::min(text.find(',', at), text.size());
-    words.push_back(text.substr(at, end - at));
-    at = end + 1;
-  }
-  return words;
 }
 
 }  // namespace facet

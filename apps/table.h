@@ -2,18 +2,16 @@
 // as comma-separated values or aligned text.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <vector>
 
 namespace facet {
 
 struct Table {
-  std::string file;  // in error messages
   std::vector<std::string> columns;
-  std::vector<std::vector<std::string>> rows;  // the first cell names the row
+  std::vector<std::vector<std::string>> rows = {};  // the first cell names the row
+  std::string file = {};                            // in error messages
 
   // The headings in the first line, then rows of as many cells, none named twice. A cell with a
   // comma or quotes is in quotes (RFC 4180); lines end as in Unix or Windows.
@@ -29,9 +27,10 @@ struct Table {
   std::string text() const;  // aligned: names to the left, all else to the right
 };
 
+// A cell: `exact` (for CSV) as it is read back, else with so many digits. Of what is not finite "",
+// or "-" for a reader.
+std::string number_cell(double value, bool exact, int digits = 4);
 // A field of comma-separated values, quoted where it has to be.
 std::string csv_field(const std::string& text);
-// The words of "a,b,c".
-std::vector<std::string> split_list(const std::string& text);
 
 }  // namespace facet

@@ -1,14 +1,12 @@
 #include "apps/tensorboard.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <bit>
 #include <chrono>
-#include <cstring>
-
-#include "tensor/check.h"
 
 namespace facet {
 namespace {

@@ -15,8 +15,8 @@ Trace::Trace(std::filesystem::path file, int64_t first, int64_t count, DeviceTyp
     : file_(std::move(file)), first_(first), count_(count), profile_(type, true, true) {
   profile_.record(false);
   if (first < 1 || count < 1)
-    throw UsageError(fmt::format(
-        "--trace-from and --trace-steps: expected at least 1, got {} and {}", first, count));
+    throw UsageError("--trace-from and --trace-steps: expected at least 1, got {} and {}", first,
+                     count);
   write_file(file_, "[]\n");  // what cannot be written is said before the work
 }
 

@@ -67,25 +67,24 @@ void save(RunFolder& folder, Objective& objective, const Optimizer& optimizer,
   objective.comm().check();
   for (const auto& [name, value] : tensors)
     if (is_floating(value.dtype()) && ops::find_nonfinite(std::span(&value, 1)) >= 0)
-      throw NonFiniteError(fmt::format(
+      throw NonFiniteError(
           "{} holds a NaN or infinity after step {}: kept as {}, the checkpoint before it is good",
-          name, at.step, folder.save_crash(at.step, to_file_layout(tensors), metadata).string()));
+          name, at.step, folder.save_crash(at.step, to_file_layout(tensors), metadata).string());
   folder.save_checkpoint(at.step, to_file_layout(tensors), metadata, best);
 }
 
 Progressed restore(const TensorFile& checkpoint, Objective& objective, Optimizer& optimizer,
                    const TrainOptions& options, TrainResult& result) {
   const auto text = [&](const char* key) {
-    const auto found = checkpoint.metadata.find(key);
-    if (found == checkpoint.metadata.end())
-      throw FileError(fmt::format("the checkpoint has no '{}' among its metadata", key));
-    return found->second;
+    if (!checkpoint.metadata.contains(key))
+      throw FileError("the checkpoint has no '{}' among its metadata", key);
+    return checkpoint.metadata.at(key);
   };
   if (const std::string before = text("facet.data"); before != options.fingerprint)
     throw FileError(
-        fmt::format("{}: its training images were others (fingerprint {}, now {}): "
-                    "restore them, or choose another --output",
-                    options.title, before, options.fingerprint));
+        "{}: its training images were others (fingerprint {}, now {}): "
+        "restore them, or choose another --output",
+        options.title, before, options.fingerprint);
   const std::vector<NamedTensor> all = from_file_layout(checkpoint.tensors);
   const auto part = [&](const std::string& prefix) {
     std::vector<NamedTensor> tensors;
@@ -147,9 +146,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       work();
     } catch (const DeviceError& e) {
       throw DeviceError(
-          fmt::format("{}: the device failed in step {}: {}; the last checkpoint in {} is good, "
-                      "the same command goes on from there",
-                      options.title, step + 1, e.what(), (folder.path() / "checkpoints").string()));
+          "{}: the device failed in step {}: {}; the last checkpoint in {} is good, "
+          "the same command goes on from there",
+          options.title, step + 1, e.what(), (folder.path() / "checkpoints").string());
     }
   };
   const auto checkpoint = [&](bool best, bool last) {
@@ -219,9 +218,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
       log_info("warning: {}: {}", options.title, bad.error);
       if (result.bad_samples > options.max_bad_samples)
         throw FileError(
-            fmt::format("{}: {} samples cannot be decoded, at most {} are passed over; "
-                        "facet dataset verify names all",
-                        options.title, result.bad_samples, options.max_bad_samples));
+            "{}: {} samples cannot be decoded, at most {} are passed over; "
+            "facet dataset verify names all",
+            options.title, result.bad_samples, options.max_bad_samples);
     }
     const double lr = options.lr(step);
     if (options.before_step) options.before_step(step);
@@ -255,9 +254,9 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
         continue;
       }
       // Batch norm's running statistics may have seen the bad batch, so this state is not saved.
-      throw NonFiniteError(fmt::format(
-          "{}: {} (samples: {}; the last checkpoint in {} is good)", options.title, e.what(),
-          (folder.path() / "metrics.jsonl").string(), (folder.path() / "checkpoints").string()));
+      throw NonFiniteError("{}: {} (samples: {}; the last checkpoint in {} is good)", options.title,
+                           e.what(), (folder.path() / "metrics.jsonl").string(),
+                           (folder.path() / "checkpoints").string());
     }
     if (options.average) options.average->update(step);
     ++step;

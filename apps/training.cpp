@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -10,6 +9,7 @@
 #include "apps/training_run.h"
 #include "ssl/moco.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 #if defined(FACET_CUDA)
 #include "cuda/vendor/comm.h"
 #endif
@@ -106,13 +106,9 @@ void RunOptions::check() const {
 
 int64_t RunOptions::max_skipped_steps() const {
   if (nonfinite == "fail") return 0;
-  const std::string_view given = nonfinite;
-  int64_t steps = 0;
-  const char* const end = given.data() + given.size();
-  if (!given.starts_with("skip:") || std::from_chars(given.data() + 5, end, steps).ptr != end ||
-      steps < 1)
-    throw UsageError(
-        fmt::format("--nonfinite: expected fail, or skip:N with N of at least 1, got {}", given));
+  const bool skips = nonfinite.starts_with("skip:");
+  const int64_t steps = skips ? to_number<int64_t>(nonfinite.substr(5)).value_or(0) : 0;
+  need(steps >= 1, "--nonfinite", "fail, or skip:N with N of at least 1", nonfinite);
   return steps;
 }
 
@@ -130,8 +126,7 @@ void PretrainOptions::resolve_batch() {
   if (std::exchange(batch_per_device, false)) run.batch_size *= devices;
   if (devices > 1)
     log_info(
-        "warning: a batch is {} pictures in all, {} on each of {} devices (see "
-        "--batch-per-device)",
+        "warning: a batch is {} pictures in all, {} on each of {} devices (see --batch-per-device)",
         run.batch_size, run.batch_size / devices, devices);
 }
 
@@ -168,9 +163,9 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   const std::vector<Device> devices = use_devices(options.run.device);
   if (devices.size() > 1 && (options.run.dry_run || options.run.model_ema ||
                              options.run.eval_epochs > 0 || !options.run.trace.empty()))
-    throw UsageError(fmt::format(
+    throw UsageError(
         "--dry-run, --model-ema, --eval-epochs and --trace: expected one device, got --device {}",
-        options.run.device));
+        options.run.device);
   if (!options.run.dry_run)
     if (const auto result = finished(options.run.output, config)) return *result;
   if (options.run.threads > 0) set_num_threads(static_cast<int>(options.run.threads));
@@ -195,8 +190,7 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
   if (supervised) classifier = &supervised->classifier();
   if (auto* hybrid = dynamic_cast<CeSelfSupcon*>(&first)) classifier = &hybrid->classifier();
   if (!supervised && (options.run.model_ema || options.run.eval_epochs > 0))
-    throw UsageError(
-        fmt::format("--model-ema and --eval-epochs: expected --method supervised, got {}", method));
+    throw UsageError("--model-ema and --eval-epochs: expected --method supervised, got {}", method);
   log_info("{}: {} {} with {} parameters on {} pictures of {}", options.run.output, method,
            options.network.arch, parameter_count(first.encoder()), dataset->size(),
            dataset->describe());

@@ -70,9 +70,6 @@ struct InjectOptions {
   // The settings of the paper's fine-tuning of CNNs as defaults, without those of the cycle.
   static InjectOptions finetuning();
   void add_finetuning_to(Options& options);
-
- private:
-  void add_shared(Options& options);
 };
 
 // Both continue what the folder holds and leave model.safetensors in it; a run that is complete

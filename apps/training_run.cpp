@@ -5,7 +5,6 @@
 #include "apps/interrupt.h"
 #include "apps/run_scores.h"
 #include "optim/schedule.h"
-#include "tensor/parallel.h"
 #include "tensor/text.h"
 
 namespace facet {
@@ -106,20 +105,20 @@ std::optional<TrainResult> finished(const std::string& output, const std::string
 
 void require_single_label(const DatasetPtr& dataset) {
   if (dataset->multi_label())
-    throw UsageError(fmt::format("--data {}: expected one label a picture", dataset->name()));
+    throw UsageError("--data {}: expected one label a picture", dataset->name());
 }
 
 void take_in_parts(const RunOptions& options, Objective& objective, size_t ranks) {
   if (options.accumulate > 1 && !objective.divisible())
-    throw UsageError(fmt::format(
+    throw UsageError(
         "--accumulate: {} compares the pictures of a batch, which is not the sum of its parts: "
         "expected supervised, mae or training with labels",
-        objective.name()));
+        objective.name());
   if (options.batch_size % (options.accumulate * static_cast<int64_t>(ranks)) != 0)
     throw UsageError(
-        fmt::format("--batch-size: expected a multiple of {} parts (--accumulate) on "
-                    "each of {} devices, got {}",
-                    options.accumulate, ranks, options.batch_size));
+        "--batch-size: expected a multiple of {} parts (--accumulate) on "
+        "each of {} devices, got {}",
+        options.accumulate, ranks, options.batch_size);
   objective.set_parts(options.accumulate);
 }
 

@@ -44,8 +44,7 @@ void WeightAverage::load(const std::vector<NamedTensor>& values) {
     const auto take = [&](const std::vector<NamedTensor>& from, const std::string& name) {
       const auto found = std::find_if(from.begin(), from.end(),
                                       [&](const NamedTensor& t) { return t.name == name; });
-      if (found == from.end())
-        throw FileError(fmt::format("the average of the weights has no '{}'", name));
+      if (found == from.end()) throw FileError("the average of the weights has no '{}'", name);
       return *found;
     };
     for (const NamedTensor& average : ema.averages()) ordered.push_back(take(given, average.name));

@@ -9,6 +9,7 @@
 #include "apps/log.h"
 #include "tensor/ops.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -218,8 +219,7 @@ void check_size(const std::string& file, const MappedWeights& mapped) {
   constexpr double kResNet50 = 25.6e6 * sizeof(float), kSlack = 512 << 20;
   double held = 0, needed = 0;
   for (const auto& [name, tensor] : mapped.weights) {
-    if (tensor->numel() == 0)
-      throw FileError(fmt::format("{}: tensor '{}' is empty", file, tensor->name));
+    if (tensor->numel() == 0) throw FileError("{}: tensor '{}' is empty", file, tensor->name);
     held += static_cast<double>(tensor->bytes());
   }
   if (const auto* const vit = std::get_if<VitOptions>(&mapped.architecture)) {
@@ -232,8 +232,8 @@ void check_size(const std::string& file, const MappedWeights& mapped) {
     needed = kResNet50 * (width / 64) * (width / 64);
   }
   if (needed > 4 * held + kSlack)
-    throw FileError(fmt::format("{}: a {} of this width needs {:.0f} MB, the file holds {:.0f}",
-                                file, mapped.arch, needed / 1e6, held / 1e6));
+    throw FileError("{}: a {} of this width needs {:.0f} MB, the file holds {:.0f}", file,
+                    mapped.arch, needed / 1e6, held / 1e6);
 }
 
 // What the architecture has and the file has not, and the other way round.
@@ -278,16 +278,17 @@ std::string MappedWeights::problems() const {
   std::string text;
   const auto list = [&](const char* kind, const std::vector<std::string>& names) {
     if (names.empty()) return;
-    text += fmt::format(
-        "{}{} {}: {}", text.empty() ? "" : "; ", names.size(), kind,
-        fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 5),
-                  ", "));
-    if (names.size() > 5) text += ", ...";
+    text +=
+        fmt::format("{}{} {}: {}", text.empty() ? "" : "; ", names.size(), kind, some_of(names, 5));
   };
   list("missing", missing);
   list("mismatched", mismatched);
   list("unexpected", unexpected);
   return text;
+}
+
+void MappedWeights::expect_fit(const std::string& file) const {
+  if (unfit) throw FileError("{}: no {} (read as {}): {}", file, arch, mapping, problems());
 }
 
 MappedWeights map_weights(const WeightsFile& file, const std::string& arch) {
@@ -318,8 +319,8 @@ MappedWeights map_weights(const WeightsFile& file, const std::string& arch) {
         if (auto mapped = fit(layout, top, inner)) return std::move(*mapped);
   const std::vector<std::string_view> prefixes = backbone_prefixes(content);
   if (prefixes.size() > 1)
-    throw FileError(fmt::format("{}: several networks, under '{}': expected one", path,
-                                fmt::join(prefixes, "', '")));
+    throw FileError("{}: several networks, under '{}': expected one", path,
+                    fmt::join(prefixes, "', '"));
   if (prefixes.size() == 1)
     if (auto mapped = fit({"prefix", {""}, prefixes}, "", prefixes[0])) return std::move(*mapped);
   std::string names;
@@ -327,17 +328,15 @@ MappedWeights map_weights(const WeightsFile& file, const std::string& arch) {
     if (names.find(layout.name) == std::string::npos)
       names += (names.empty() ? "" : ", ") + std::string(layout.name);
   const auto& tensors = content.tensors;
-  throw FileError(fmt::format(
+  throw FileError(
       "{}: neither ResNet nor ViT: expected a tensor conv1.weight or patch_embed.proj.weight in a "
       "layout of {}; got {} tensors{}",
       path, names, tensors.size(),
-      tensors.empty() ? "" : fmt::format(", the first '{}'", tensors.front().name)));
+      tensors.empty() ? "" : fmt::format(", the first '{}'", tensors.front().name));
 }
 
 std::vector<NamedTensor> load_mapped(const WeightsFile& file, const MappedWeights& mapped) {
-  if (mapped.unfit)
-    throw FileError(fmt::format("{}: no {} (read as {}): {}", file.path().string(), mapped.arch,
-                                mapped.mapping, mapped.problems()));
+  mapped.expect_fit(file.path().string());
   if (!mapped.unexpected.empty()) log_info("{}: {}", file.path().string(), mapped.problems());
   std::vector<NamedTensor> loaded;
   for (const auto& [name, tensor] : mapped.weights) loaded.push_back({name, {}});

@@ -25,6 +25,7 @@ struct MappedWeights {
   std::vector<std::string> missing, unexpected, mismatched, dropped;
   bool unfit = false;
 
+  void expect_fit(const std::string& file) const;  // a FileError where the file is unfit
   // "3 missing: a, b, c; 1 mismatched: ..."; empty where all is well.
   std::string problems() const;
 };

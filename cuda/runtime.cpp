@@ -34,8 +34,7 @@ void read_choice(const char* name, const std::vector<std::string>& values, const
   if (!text) return;
   const auto found = std::find(values.begin(), values.end(), text);
   if (found == values.end())
-    throw UsageError(
-        fmt::format("{}: expected {}, got '{}'", name, fmt::join(values, " or "), text));
+    throw UsageError("{}: expected {}, got '{}'", name, fmt::join(values, " or "), text);
   take(static_cast<int>(found - values.begin()));
 }
 
@@ -224,10 +223,10 @@ std::vector<std::unique_ptr<DeviceState>>& devices() {
 
 DeviceState& state_of(int device) {
   if (device < 0 || device >= static_cast<int>(devices().size()))
-    throw UsageError(fmt::format(
-        "no device cuda:{}: {}", device,
-        devices().empty() ? "CUDA was not installed"
-                          : fmt::format("there are cuda:0 to cuda:{}", devices().size() - 1)));
+    throw UsageError("no device cuda:{}: {}", device,
+                     devices().empty()
+                         ? "CUDA was not installed"
+                         : fmt::format("there are cuda:0 to cuda:{}", devices().size() - 1));
   return *devices()[static_cast<size_t>(device)];
 }
 
@@ -239,9 +238,9 @@ int counted_devices() {
     static_cast<void>(cudaDriverGetVersion(&driver));
     static_cast<void>(cudaRuntimeGetVersion(&runtime));
     if (driver == 0) throw Error("no CUDA driver was found; run with --device cpu");
-    throw Error(fmt::format(
+    throw Error(
         "the CUDA driver is too old: it is of CUDA {}.{}, this program needs {}.{} or newer",
-        driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10));
+        driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   }
   if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0))
     throw Error("no CUDA device was found; run with --device cpu");

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "data/listing.h"
 #include "tensor/file.h"
 #include "tensor/hash.h"
 #include "tensor/parallel.h"
@@ -65,8 +64,7 @@ CachedDataset::CachedDataset(DatasetPtr base, const fs::path& file)
       checked_(static_cast<size_t>(base_->size())) {
   const std::string_view text = file_.text();
   const auto fail = [&](const std::string& what) {
-    throw FileError(
-        fmt::format("{}: {}; make it again with facet dataset cache", file.string(), what));
+    throw FileError("{}: {}; make it again with facet dataset cache", file.string(), what);
   };
   Trailer trailer{};
   if (text.size() < kMagic.size() + sizeof trailer || !text.starts_with(kMagic))
@@ -102,10 +100,8 @@ Sample CachedDataset::sample(int64_t index) const {
   std::atomic<bool>& checked = checked_[static_cast<size_t>(index)];
   if (!checked.load(std::memory_order_relaxed)) {
     if (record.offset + bytes > index_ || crc_of(pixels, bytes) != record.crc)
-      throw FileError(
-          fmt::format("{}: picture {} is damaged; make it again with facet dataset "
-                      "cache",
-                      path_.string(), index));
+      throw FileError("{}: picture {} is damaged; make it again with facet dataset cache",
+                      path_.string(), index);
     checked.store(true, std::memory_order_relaxed);
   }
   if (is_bad) throw FileError(std::string(text.substr(record.offset, bytes)));

@@ -1,11 +1,8 @@
 // CIFAR-10 and CIFAR-100. Binary versions: records of label byte(s) and 3 x 32 x 32 bytes, planes
 // red, green, blue. Python versions: the same bytes as rows of an array beside a list of labels.
-#include <fstream>
-
 #include "data/cifar_python.h"
 #include "data/listing.h"
 #include "data/readers.h"
-#include "tensor/ops.h"
 
 namespace facet {
 namespace {
@@ -43,8 +40,8 @@ std::vector<std::string> read_classes(const fs::path& folder, const Layout& layo
       python ? parse_cifar_pickle(read_file(file), file.string()).texts[layout.python_classes]
              : read_lines(file);
   if (static_cast<int64_t>(names.size()) != layout.classes)
-    throw FileError(fmt::format("{}: expected {} class names, got {}", file.string(),
-                                layout.classes, names.size()));
+    throw FileError("{}: expected {} class names, got {}", file.string(), layout.classes,
+                    names.size());
   return names;
 }
 
@@ -55,26 +52,25 @@ void interleave(const PlaneByte& plane_byte, uint8_t* to) {
     for (int64_t c = 0; c < 3; ++c) to[3 * i + c] = plane_byte(c * 1024 + i);
 }
 
+// A label of record r, or an error.
+int64_t checked(int64_t label, int64_t r, const fs::path& file, const Layout& layout) {
+  if (label < 0 || label >= layout.classes)
+    throw FileError("{}: label {} of record {} is not among the {} classes", file.string(), label,
+                    r, layout.classes);
+  return label;
+}
+
 // Appends one file of `records` records.
 void read_batch(const fs::path& file, const Layout& layout, int64_t records, uint8_t* pixels,
                 int64_t* labels) {
-  std::error_code error;
-  const auto size = fs::file_size(file, error);
-  if (error) throw FileError(fmt::format("{}: no such file", file.string()));
+  const std::string content = read_file(file);
   const int64_t record = layout.label_bytes + kPixels;
-  if (static_cast<int64_t>(size) != records * record)
-    throw FileError(fmt::format("{}: expected {} bytes ({} records of {}), got {}", file.string(),
-                                records * record, records, record, size));
-  std::ifstream in(file, std::ios::binary);
-  std::vector<char> buffer(static_cast<size_t>(record));
+  if (std::ssize(content) != records * record)
+    throw FileError("{}: expected {} bytes ({} records of {}), got {}", file.string(),
+                    records * record, records, record, content.size());
   for (int64_t r = 0; r < records; ++r) {
-    if (!in.read(buffer.data(), record))
-      throw FileError(fmt::format("{}: cannot be read at record {}", file.string(), r));
-    const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.data());
-    labels[r] = bytes[layout.label_at];
-    if (labels[r] >= layout.classes)
-      throw FileError(fmt::format("{}: label {} of record {} is not among the {} classes",
-                                  file.string(), labels[r], r, layout.classes));
+    const auto* bytes = reinterpret_cast<const uint8_t*>(content.data()) + r * record;
+    labels[r] = checked(bytes[layout.label_at], r, file, layout);
     const uint8_t* planes = bytes + layout.label_bytes;
     interleave([&](int64_t i) { return planes[i]; }, pixels + r * kPixels);
   }
@@ -87,16 +83,11 @@ void read_python_batch(const fs::path& file, const Layout& layout, int64_t recor
   const std::vector<int64_t>& found = batch.numbers[layout.python_labels];
   if (batch.rows != records || batch.columns != kPixels ||
       static_cast<int64_t>(found.size()) != records)
-    throw FileError(
-        fmt::format("{}: expected {} pictures of {} bytes and as many {}, got {} x {} "
-                    "and {}",
+    throw FileError("{}: expected {} pictures of {} bytes and as many {}, got {} x {} and {}",
                     file.string(), records, kPixels, layout.python_labels, batch.rows,
-                    batch.columns, found.size()));
+                    batch.columns, found.size());
   for (int64_t r = 0; r < records; ++r) {
-    labels[r] = found[static_cast<size_t>(r)];
-    if (labels[r] < 0 || labels[r] >= layout.classes)
-      throw FileError(fmt::format("{}: label {} of record {} is not among the {} classes",
-                                  file.string(), labels[r], r, layout.classes));
+    labels[r] = checked(found[static_cast<size_t>(r)], r, file, layout);
     interleave(
         [&](int64_t i) {
           const int64_t at = batch.fortran ? i * records + r : r * kPixels + i;
@@ -109,8 +100,8 @@ void read_python_batch(const fs::path& file, const Layout& layout, int64_t recor
 DatasetPtr read_cifar(const fs::path& root, const Layout& layout, Split split,
                       const std::vector<std::string>& files, int64_t per_file) {
   if (!fs::is_directory(root))
-    throw FileError(fmt::format("{}: no such folder; expected the binary or Python version of {}",
-                                root.string(), layout.name));
+    throw FileError("{}: no such folder; expected the binary or Python version of {}",
+                    root.string(), layout.name);
   fs::path folder = root;
   for (const char* inner : {layout.python_subfolder, layout.subfolder})
     if (fs::is_directory(root / inner)) folder = root / inner;
@@ -130,20 +121,17 @@ DatasetPtr read_cifar(const fs::path& root, const Layout& layout, Split split,
   for (int64_t i = 0; i < n; ++i) ++count[static_cast<size_t>(labels.data<int64_t>()[i])];
   for (size_t c = 0; c < count.size(); ++c)
     if (count[c] != n / layout.classes)
-      throw FileError(fmt::format("{}: expected {} {} samples of class '{}', got {}",
-                                  folder.string(), n / layout.classes, name(split), classes[c],
-                                  count[c]));
+      throw FileError("{}: expected {} {} samples of class '{}', got {}", folder.string(),
+                      n / layout.classes, name(split), classes[c], count[c]);
   return std::make_shared<ArrayDataset>(layout.name, pixels, labels, std::move(classes));
 }
 
 }  // namespace
 
 DatasetPtr read_cifar10(const fs::path& folder, Split split) {
-  std::vector<std::string> files{"test_batch.bin"};
-  if (split == Split::train) {
-    files.clear();
-    for (int i = 1; i <= 5; ++i) files.push_back(fmt::format("data_batch_{}.bin", i));
-  }
+  std::vector<std::string> files;
+  for (int i = 1; i <= 5; ++i) files.push_back(fmt::format("data_batch_{}.bin", i));
+  if (split == Split::test) files = {"test_batch.bin"};
   return read_cifar(folder, kCifar10, split, files, 10000);
 }
 

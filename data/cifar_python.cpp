@@ -45,7 +45,7 @@ std::string read_array(const Pickle& pickle, Id array, CifarPickle& result) {
 
 CifarPickle parse_cifar_pickle(std::string bytes, const std::string& file) {
   const auto fail = [&](const std::string& what) {
-    throw FileError(fmt::format("{}: no batch of CIFAR's Python version: {}", file, what));
+    throw FileError("{}: no batch of CIFAR's Python version: {}", file, what);
   };
   if (bytes.starts_with('\x80') && bytes.size() > 1 && static_cast<uint8_t>(bytes[1]) > 2)
     fail("a newer protocol than Python 2's");

@@ -116,7 +116,7 @@ class Reader : public nlohmann::json_sax<json> {
 
 FileList read_coco(const Folder& folder, const ReaderOptions& options, int year) {
   const fs::path root = find_root(folder, {"coco", "mscoco"}, "annotations", "MS-COCO");
-  FileList list{root, {}, "category ids, ascending", {}};
+  FileList list{root, "category ids, ascending"};
   list.multi_label = true;
   const bool train = options.split == Split::train;
   const std::string part = fmt::format("{}{}", train ? "train" : "val", year);
@@ -139,7 +139,7 @@ CocoImages parse_coco(std::string_view text, const std::string& file, const std:
   Reader reader(crowd);
   const bool whole = json::sax_parse(text.begin(), text.end(), &reader);
   const auto fail = [&](const std::string& problem) {
-    throw FileError(fmt::format("{}: no COCO annotations: {}", file, problem));
+    throw FileError("{}: no COCO annotations: {}", file, problem);
   };
   if (!whole || !reader.problem.empty()) fail(reader.problem);
   CocoImages result;

@@ -3,20 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tensor/hash.h"
 #include "tensor/ops.h"
 
 namespace facet {
-namespace {
-
-// FNV-1a over 8-byte words: a fingerprint, not a cryptographic hash.
-uint64_t mix(uint64_t h, const void* data, size_t bytes) {
-  const auto* p = static_cast<const uint8_t*>(data);
-  for (size_t i = 0; i < bytes; ++i) h = (h ^ p[i]) * 1099511628211ull;
-  return h;
-}
-constexpr uint64_t kStart = 14695981039346656037ull;
-
-}  // namespace
 
 ArrayDataset::ArrayDataset(std::string name, Tensor pixels, Tensor labels,
                            std::vector<std::string> classes)
@@ -46,8 +36,10 @@ Image ArrayDataset::image(int64_t index) const {
 }
 
 std::string ArrayDataset::fingerprint() const {
-  return fmt::format(
-      "{:016x}", mix(mix(kStart, pixels_.raw(), pixels_.bytes()), labels_.raw(), labels_.bytes()));
+  const auto bytes = [](const Tensor& t) {
+    return std::string_view(static_cast<const char*>(t.raw()), t.bytes());
+  };
+  return fmt::format("{:016x}", fnv1a(bytes(labels_), fnv1a(bytes(pixels_))));
 }
 
 SubsetDataset::SubsetDataset(DatasetPtr base, std::vector<int64_t> indices)
@@ -57,22 +49,15 @@ SubsetDataset::SubsetDataset(DatasetPtr base, std::vector<int64_t> indices)
 }
 
 std::string SubsetDataset::fingerprint() const {
-  return fmt::format("{}:{:016x}", base_->fingerprint(),
-                     mix(kStart, indices_.data(), indices_.size() * sizeof(int64_t)));
+  return fmt::format(
+      "{}:{:016x}", base_->fingerprint(),
+      fnv1a({reinterpret_cast<const char*>(indices_.data()), indices_.size() * sizeof(int64_t)}));
 }
-
-namespace {
-std::vector<int64_t> permutation(int64_t n, uint64_t seed) {
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  RandomSequence random(random_key(seed, RandomPurpose::split));
-  random.shuffle(order);
-  return order;
-}
-}  // namespace
 
 DatasetPtr balanced_subset(const DatasetPtr& dataset, int64_t per_class, uint64_t seed) {
-  std::vector<int64_t> order = permutation(dataset->size(), seed), chosen;
+  std::vector<int64_t> order(static_cast<size_t>(dataset->size())), chosen;
+  std::iota(order.begin(), order.end(), int64_t{0});
+  RandomSequence(random_key(seed, RandomPurpose::split)).shuffle(order);
   if (dataset->multi_label()) {
     const int64_t n = per_class * dataset->num_classes();
     FACET_CHECK(n <= dataset->size(), "subset", "{}: expected at least {} samples, got {}",
@@ -89,18 +74,6 @@ DatasetPtr balanced_subset(const DatasetPtr& dataset, int64_t per_class, uint64_
                   dataset->classes()[c], count[c], per_class);
   }
   return std::make_shared<SubsetDataset>(dataset, std::move(chosen));
-}
-
-std::pair<DatasetPtr, DatasetPtr> random_split(const DatasetPtr& dataset, double fraction,
-                                               uint64_t seed) {
-  FACET_CHECK(fraction > 0 && fraction < 1, "split", "expected a fraction in (0, 1), got {}",
-              fraction);
-  const std::vector<int64_t> order = permutation(dataset->size(), seed);
-  const auto first = static_cast<std::ptrdiff_t>(fraction * static_cast<double>(dataset->size()));
-  return {std::make_shared<SubsetDataset>(
-              dataset, std::vector<int64_t>(order.begin(), order.begin() + first)),
-          std::make_shared<SubsetDataset>(
-              dataset, std::vector<int64_t>(order.begin() + first, order.end()))};
 }
 
 }  // namespace facet

@@ -83,9 +83,6 @@ class SubsetDataset final : public Dataset {
 // `per_class` samples of every class (the first `per_class * classes` for multi-label tasks) in the
 // order of a Philox permutation of `seed`. Throws when a class has fewer.
 DatasetPtr balanced_subset(const DatasetPtr& dataset, int64_t per_class, uint64_t seed);
-// A random split: the first part holds `fraction` of the samples.
-std::pair<DatasetPtr, DatasetPtr> random_split(const DatasetPtr& dataset, double fraction,
-                                               uint64_t seed);
 
 // Opens a dataset by its specification, KIND[:FOLDER][,key=value...] (dataset_help() lists them):
 //   fashion-mnist   cub200:FOLDER   food101:FOLDER,split=paper   shapes:train=200,size=28

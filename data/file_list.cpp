@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "data/listing.h"
 #include "tensor/hash.h"
 #include "tensor/random.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -25,21 +25,14 @@ const char* name_of(Protocol protocol) {
   }
 }
 
-std::string some_of(const std::vector<std::string>& all) {
-  const std::vector<std::string> some(
-      all.begin(), all.begin() + static_cast<std::ptrdiff_t>(std::min(all.size(), kNamed)));
-  return fmt::format("{}{}", fmt::join(some, ", "), all.size() > kNamed ? ", ..." : "");
-}
-
 void check_counts(const std::string& where, const Counts& got, const Counts& want) {
   const auto wrong = [](int64_t is, int64_t should) { return should > 0 && is != should; };
   if (!wrong(got.train, want.train) && !wrong(got.test, want.test)) return;
   const bool swapped = got.train == want.test && got.test == want.train;
-  throw FileError(fmt::format("{}: expected {} training and {} test pictures, got {} and {}{}",
-                              where, want.train, want.test, got.train, got.test,
-                              swapped
-                                  ? "; the splits have been swapped"
-                                  : "; the tree is not whole (',check=off' takes it as it is)"));
+  throw FileError("{}: expected {} training and {} test pictures, got {} and {}{}", where,
+                  want.train, want.test, got.train, got.test,
+                  swapped ? "; the splits have been swapped"
+                          : "; the tree is not whole (',check=off' takes it as it is)");
 }
 
 void check_unique(const std::string& where, const std::vector<FileEntry>& entries) {
@@ -48,8 +41,8 @@ void check_unique(const std::string& where, const std::vector<FileEntry>& entrie
   for (const FileEntry& entry : entries)
     if (!seen.insert(entry.path).second) twice.push_back(entry.path);
   if (!twice.empty())
-    throw FileError(fmt::format("{}: {} pictures are listed twice or in both splits: {}", where,
-                                twice.size(), some_of(twice)));
+    throw FileError("{}: {} pictures are listed twice or in both splits: {}", where, twice.size(),
+                    some_of(twice, kNamed));
 }
 
 void check_labels(const std::string& where, const FileList& list) {
@@ -59,8 +52,8 @@ void check_labels(const std::string& where, const FileList& list) {
   for (const FileEntry& entry : list.entries) {
     const auto check = [&](int64_t label) {
       if (label < 0 || label >= classes)
-        throw FileError(fmt::format("{}: {} has label {}, expected 0 to {}", where, entry.path,
-                                    label, classes - 1));
+        throw FileError("{}: {} has label {}, expected 0 to {}", where, entry.path, label,
+                        classes - 1);
       if (entry.part == Part::train) seen[static_cast<size_t>(label)] = true;
     };
     trains |= entry.part == Part::train;
@@ -71,8 +64,8 @@ void check_labels(const std::string& where, const FileList& list) {
   for (size_t c = 0; c < seen.size(); ++c)
     if (!seen[c]) without.push_back(list.classes[c]);
   if (trains && !without.empty())
-    throw FileError(fmt::format("{}: {} of {} classes have no training picture: {}", where,
-                                without.size(), classes, some_of(without)));
+    throw FileError("{}: {} of {} classes have no training picture: {}", where, without.size(),
+                    classes, some_of(without, kNamed));
 }
 
 void check_files(const std::string& where, const FileList& list) {
@@ -81,8 +74,8 @@ void check_files(const std::string& where, const FileList& list) {
     if (entry.archive < 0 && !fs::is_regular_file(list.root / entry.path))
       missing.push_back(entry.path);
   if (!missing.empty())
-    throw FileError(fmt::format("{}: {} of {} listed pictures are missing: {}", where,
-                                missing.size(), list.entries.size(), some_of(missing)));
+    throw FileError("{}: {} of {} listed pictures are missing: {}", where, missing.size(),
+                    list.entries.size(), some_of(missing, kNamed));
 }
 
 }  // namespace
@@ -110,8 +103,7 @@ FileListDataset::FileListDataset(const DatasetFacts& facts, FileList list, Split
   const std::string where = list_.root.string();
   if (facts.paper_pools && facts.official.train == 0 && options.protocol != Protocol::paper &&
       options.protocol != Protocol::standard)
-    throw UsageError(
-        fmt::format("{}: there is no official split; expected split=paper", facts.name));
+    throw UsageError("{}: there is no official split; expected split=paper", facts.name);
   const bool pools =
       facts.paper_pools && (options.protocol == Protocol::paper || facts.official.train == 0);
   protocol_ = name_of(pools ? Protocol::paper : options.protocol);
@@ -140,15 +132,14 @@ FileListDataset::FileListDataset(const DatasetFacts& facts, FileList list, Split
     check_counts(where, got, want);
     if (!options.counts && facts.classes > 0 &&
         static_cast<int64_t>(list_.classes.size()) != facts.classes)
-      throw FileError(fmt::format("{}: expected {} classes, got {}", where, facts.classes,
-                                  list_.classes.size()));
+      throw FileError("{}: expected {} classes, got {}", where, facts.classes,
+                      list_.classes.size());
   }
   check_labels(where, list_);
   std::erase_if(list_.entries, [&](const FileEntry& entry) {
     return entry.part != (split == Split::train ? Part::train : Part::test);
   });
-  if (list_.entries.empty())
-    throw FileError(fmt::format("{}: no {} pictures", where, facet::name(split)));
+  if (list_.entries.empty()) throw FileError("{}: no {} pictures", where, facet::name(split));
   check_files(where, list_);
 
   const auto n = static_cast<int64_t>(list_.entries.size());
@@ -196,7 +187,7 @@ Sample FileListDataset::sample(int64_t index) const {
   const std::string shown = where(index);
   std::vector<uint8_t> bytes;
   const auto read = [&](const InputFile& file, size_t offset, size_t size) {
-    if (size > kMaxFile) throw FileError(fmt::format("{}: {} bytes are no picture", shown, size));
+    if (size > kMaxFile) throw FileError("{}: {} bytes are no picture", shown, size);
     bytes.resize(size);
     file.read(offset, std::as_writable_bytes(std::span(bytes)));
   };

@@ -24,9 +24,9 @@ struct FileEntry {
 // All that a reader finds in a tree; which part is for training is decided later.
 struct FileList {
   std::filesystem::path root;
-  std::vector<std::string> classes;
   std::string order;  // of the classes, in words
-  std::vector<FileEntry> entries;
+  std::vector<std::string> classes = {};
+  std::vector<FileEntry> entries = {};
   std::vector<std::shared_ptr<const InputFile>> archives = {};
   bool multi_label = false;
   int banner = 0;  // rows at the bottom of every picture that are left out

@@ -1,51 +1,16 @@
 // MNIST-layout folders.
-#include <zlib.h>
-
+#include <cstring>
 #include <map>
-#include <memory>
 #include <string>
 
-#include "data/listing.h"
 #include "data/readers.h"
 #include "tensor/hash.h"
+#include "tensor/tar.h"
 
 namespace facet {
 namespace {
 
 namespace fs = std::filesystem;
-
-// zlib reads plain files, too, and joins the members of a gzip file.
-class GzFile {
- public:
-  explicit GzFile(const fs::path& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
-    if (!file_) throw FileError(fmt::format("{}: cannot be opened", path.string()));
-    gzbuffer(file_, 1 << 17);
-  }
-  ~GzFile() { gzclose(file_); }
-  GzFile(const GzFile&) = delete;
-  GzFile& operator=(const GzFile&) = delete;
-
-  // Bytes read: fewer than asked for at the end of the file.
-  size_t read(void* to, size_t bytes) {
-    size_t done = 0;
-    while (done < bytes) {
-      const auto chunk = static_cast<unsigned>(std::min<size_t>(bytes - done, 1u << 30));
-      const int n = gzread(file_, static_cast<char*>(to) + done, chunk);
-      if (n < 0) {
-        int code = 0;
-        throw FileError(fmt::format("{}: damaged gzip data after {} bytes ({})", path_.string(),
-                                    done, gzerror(file_, &code)));
-      }
-      if (n == 0) break;
-      done += static_cast<size_t>(n);
-    }
-    return done;
-  }
-
- private:
-  fs::path path_;
-  gzFile file_;
-};
 
 fs::path find_file(const fs::path& folder, const std::string& stem, int rank) {
   const std::string kinds[] = {fmt::format("{}-idx{}-ubyte", stem, rank),
@@ -56,8 +21,8 @@ fs::path find_file(const fs::path& folder, const std::string& stem, int rank) {
         const fs::path path = folder / below / (kind + packed);
         if (fs::exists(path)) return path;
       }
-  throw FileError(fmt::format("{}: expected {} or {}.gz there or in MNIST/raw, found neither",
-                              folder.string(), kinds[0], kinds[0]));
+  throw FileError("{}: expected {} or {}.gz there or in MNIST/raw, found neither", folder.string(),
+                  kinds[0], kinds[0]);
 }
 
 // MNIST and Fashion-MNIST name their files alike. The MD5 of the official ones, unpacked, so that
@@ -74,68 +39,62 @@ void refuse_other_dataset(const fs::path& file, const std::string& bytes, const 
       {"15d484375f8d13e6eb1aabb0c3f46965", "fashion-mnist"}};
   const auto found = known.find(md5(bytes));
   if (found != known.end() && found->second != name)
-    throw FileError(fmt::format("{}: expected {}, got the official file of {}", file.string(), name,
-                                found->second));
+    throw FileError("{}: expected {}, got the official file of {}", file.string(), name,
+                    found->second);
 }
 
 }  // namespace
 
 Tensor read_idx(const fs::path& path, int rank, std::string* whole) {
-  GzFile file(path);
-  unsigned char header[4 + 4 * 4] = {};
-  const size_t header_bytes = 4 + 4 * static_cast<size_t>(rank);
-  const size_t got = file.read(header, header_bytes);
-  const char* kind = rank == 3 ? "images" : "labels";
-  if (got < header_bytes)
-    throw FileError(
-        fmt::format("{}: expected an IDX header of {} bytes, got {}; the file is "
-                    "truncated or empty",
-                    path.string(), header_bytes, got));
-  if (header[0] != 0 || header[1] != 0)
-    throw FileError(
-        fmt::format("{}: expected an IDX file (it begins with 00 00), got {:02x} {:02x}",
-                    path.string(), header[0], header[1]));
-  if (header[2] != 0x08)
-    throw FileError(fmt::format("{}: expected unsigned bytes (type 08), got type {:02x}",
-                                path.string(), header[2]));
-  if (header[3] != rank)
-    throw FileError(fmt::format(
-        "{}: expected {} (IDX with {} axes), got {} axes{}", path.string(), kind, rank, header[3],
-        header[3] == 1 || header[3] == 3 ? "; images and labels may have been swapped" : ""));
-  Shape shape;
   // gzip makes a file at most about a thousand times smaller.
-  const auto most = static_cast<int64_t>(fs::file_size(path)) * 1100;
+  std::error_code missing;
+  const size_t most = fs::file_size(path, missing) * 1100;
+  std::string bytes = read_gzip(path, most);
+  const auto* const header = reinterpret_cast<const unsigned char*>(bytes.data());
+  const size_t header_bytes = 4 + 4 * static_cast<size_t>(rank);
+  const char* kind = rank == 3 ? "images" : "labels";
+  if (bytes.size() < header_bytes)
+    throw FileError(
+        "{}: expected an IDX header of {} bytes, got {}; the file is truncated or empty",
+        path.string(), header_bytes, bytes.size());
+  if (header[0] != 0 || header[1] != 0)
+    throw FileError("{}: expected an IDX file (it begins with 00 00), got {:02x} {:02x}",
+                    path.string(), header[0], header[1]);
+  if (header[2] != 0x08)
+    throw FileError("{}: expected unsigned bytes (type 08), got type {:02x}", path.string(),
+                    header[2]);
+  if (header[3] != rank)
+    throw FileError(
+        "{}: expected {} (IDX with {} axes), got {} axes{}", path.string(), kind, rank, header[3],
+        header[3] == 1 || header[3] == 3 ? "; images and labels may have been swapped" : "");
+  Shape shape;
   int64_t numel = 1;
   for (int d = 0; d < rank; ++d) {
     const unsigned char* p = header + 4 + 4 * d;
     const int64_t extent = int64_t{p[0]} << 24 | int64_t{p[1]} << 16 | int64_t{p[2]} << 8 | p[3];
     shape.push_back(extent);
     const bool overflow = __builtin_mul_overflow(numel, extent, &numel);
-    if (overflow || extent == 0 || numel > most)
-      throw FileError(fmt::format("{}: the header claims {} values, which no {} file holds",
-                                  path.string(), shape, kind));
+    if (overflow || extent == 0 || numel > static_cast<int64_t>(most))
+      throw FileError("{}: the header claims {} values, which no {} file holds", path.string(),
+                      shape, kind);
   }
   Tensor values = Tensor::empty(shape, DType::u8);
-  const size_t read = file.read(values.raw(), values.bytes());
+  const size_t read = bytes.size() - header_bytes;
   if (read < values.bytes())
-    throw FileError(fmt::format("{}: expected {} bytes for {}, got {}; the file is truncated",
-                                path.string(), values.bytes(), shape, read));
-  char extra = 0;
-  if (file.read(&extra, 1) != 0)
-    throw FileError(fmt::format("{}: more data than the {} bytes that its header {} announces",
-                                path.string(), values.bytes(), shape));
-  if (whole) {
-    whole->assign(reinterpret_cast<const char*>(header), header_bytes);
-    whole->append(static_cast<const char*>(values.raw()), values.bytes());
-  }
+    throw FileError("{}: expected {} bytes for {}, got {}; the file is truncated", path.string(),
+                    values.bytes(), shape, read);
+  if (read > values.bytes())
+    throw FileError("{}: more data than the {} bytes that its header {} announces", path.string(),
+                    values.bytes(), shape);
+  std::memcpy(values.raw(), bytes.data() + header_bytes, read);
+  if (whole) *whole = std::move(bytes);
   return values;
 }
 
 DatasetPtr read_mnist(const fs::path& folder, Split split, const std::string& name,
                       std::vector<std::string> classes) {
   if (!fs::is_directory(folder))
-    throw FileError(
-        fmt::format("{}: no such folder; expected {} in MNIST's layout", folder.string(), name));
+    throw FileError("{}: no such folder; expected {} in MNIST's layout", folder.string(), name);
   const std::string stem = split == Split::train ? "train" : "t10k";
   const fs::path image_file = find_file(folder, stem + "-images", 3);
   const fs::path label_file = find_file(folder, stem + "-labels", 1);
@@ -147,13 +106,13 @@ DatasetPtr read_mnist(const fs::path& folder, Split split, const std::string& na
   };
   const Tensor pixels = read(image_file, 3), labels = read(label_file, 1);
   if (pixels.dim(0) != labels.dim(0))
-    throw FileError(fmt::format("{}: {} labels for the {} images of {}", label_file.string(),
-                                labels.dim(0), pixels.dim(0), image_file.string()));
+    throw FileError("{}: {} labels for the {} images of {}", label_file.string(), labels.dim(0),
+                    pixels.dim(0), image_file.string());
   const uint8_t* label = labels.data<uint8_t>();
   for (int64_t i = 0; i < labels.numel(); ++i)
     if (label[i] >= classes.size())
-      throw FileError(fmt::format("{}: label {} of sample {} is not among the {} classes",
-                                  label_file.string(), label[i], i, classes.size()));
+      throw FileError("{}: label {} of sample {} is not among the {} classes", label_file.string(),
+                      label[i], i, classes.size());
   return std::make_shared<ArrayDataset>(
       name, pixels.reshape({pixels.dim(0), pixels.dim(1), pixels.dim(2), 1}),
       labels.cast(DType::i64), std::move(classes));

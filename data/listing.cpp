@@ -1,12 +1,11 @@
 #include "data/listing.h"
 
 #include <algorithm>
-#include <array>
 #include <cctype>
-#include <charconv>
 #include <set>
 
 #include "tensor/file.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -26,8 +25,7 @@ bool is_picture_name(const std::string& file_name) {
 }
 
 fs::path require_folder(const fs::path& folder) {
-  if (!fs::is_directory(folder))
-    throw FileError(fmt::format("{}: no such folder", folder.string()));
+  if (!fs::is_directory(folder)) throw FileError("{}: no such folder", folder.string());
   return folder;
 }
 
@@ -36,7 +34,7 @@ fs::path require_folder(const fs::path& folder) {
 std::vector<std::string> parse_lines(std::string_view text, const std::string& file) {
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
   if (const size_t at = text.find('\0'); at != std::string_view::npos)
-    throw FileError(fmt::format("{}: expected a list in text, got a NUL at byte {}", file, at));
+    throw FileError("{}: expected a list in text, got a NUL at byte {}", file, at);
   std::vector<std::string> lines;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
@@ -55,7 +53,7 @@ std::vector<std::string> read_lines(const fs::path& file) {
 std::pair<std::string, std::string> parse_pair(const std::string& line, const std::string& file) {
   const size_t space = line.find(' ');
   if (space == std::string::npos)
-    throw FileError(fmt::format("{}: expected 'key value', got '{:.80}'", file, line));
+    throw FileError("{}: expected 'key value', got '{:.80}'", file, line);
   return {line.substr(0, space), line.substr(space + 1)};
 }
 
@@ -66,11 +64,9 @@ std::vector<std::pair<std::string, std::string>> read_pairs(const fs::path& file
 }
 
 int64_t parse_integer(const std::string& text, const std::string& file, const std::string& what) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size())
-    throw FileError(fmt::format("{}: expected a number for {}, got '{:.40}'", file, what, text));
-  return value;
+  const auto value = to_number<int64_t>(text);
+  if (!value) throw FileError("{}: expected a number for {}, got '{:.40}'", file, what, text);
+  return *value;
 }
 
 bool is_junk(const std::string& file_name) {
@@ -109,21 +105,20 @@ fs::path find_root(const fs::path& folder, std::initializer_list<const char*> in
   if (fs::exists(folder / file)) return folder;
   for (const char* name : inner)
     if (fs::exists(folder / name / file)) return folder / name;
-  throw FileError(fmt::format("{}: expected {} there or in {}/, as {} has it, found neither",
-                              folder.string(), file, *inner.begin(), dataset));
+  throw FileError("{}: expected {} there or in {}/, as {} has it, found neither", folder.string(),
+                  file, *inner.begin(), dataset);
 }
 
 ClassRanks::ClassRanks(const std::vector<std::string>& classes) {
   for (const std::string& name : classes)
     if (!ranks_.emplace(name, static_cast<int64_t>(ranks_.size())).second)
-      throw FileError(fmt::format("class '{}' is listed twice", name));
+      throw FileError("class '{}' is listed twice", name);
 }
 
 int64_t ClassRanks::at(const std::string& name, const fs::path& where) const {
   const auto found = ranks_.find(name);
   if (found == ranks_.end())
-    throw FileError(
-        fmt::format("{}: '{}' is not among the {} classes", where.string(), name, ranks_.size()));
+    throw FileError("{}: '{}' is not among the {} classes", where.string(), name, ranks_.size());
   return found->second;
 }
 

@@ -23,8 +23,8 @@ MappedFile::MappedFile(const std::filesystem::path& file) {
   const int reason = errno;
   if (fd >= 0) ::close(fd);
   if (memory == MAP_FAILED && size_ > 0)
-    throw FileError(fmt::format("{}: cannot be mapped: {}", file.string(), std::strerror(reason)));
-  if (fd < 0) throw FileError(fmt::format("{}: {}", file.string(), std::strerror(reason)));
+    throw FileError("{}: cannot be mapped: {}", file.string(), std::strerror(reason));
+  if (fd < 0) throw FileError("{}: {}", file.string(), std::strerror(reason));
   if (size_ > 0) data_ = static_cast<const char*>(memory);
 }
 

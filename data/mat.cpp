@@ -208,14 +208,10 @@ MatFile::MatFile(std::string content, std::string name) : name_(std::move(name))
   const std::string_view all = content;
   if (all.starts_with("MATLAB 7.3") || all.starts_with("\x89HDF"))
     throw FileError(
-        fmt::format("{}: a MATLAB 7.3 file; expected version 5 (save it with -v7, or "
-                    "scipy.io.savemat)",
-                    name_));
+        "{}: a MATLAB 7.3 file; expected version 5 (save it with -v7, or scipy.io.savemat)", name_);
   if (all.size() < kHeader || all.substr(126, 2) != "IM")
-    throw FileError(
-        fmt::format("{}: expected a MATLAB file of version 5, got {} bytes of "
-                    "something else",
-                    name_, all.size()));
+    throw FileError("{}: expected a MATLAB file of version 5, got {} bytes of something else",
+                    name_, all.size());
   try {
     size_t total = 0;
     for (std::string_view rest = all.substr(kHeader); !rest.empty();) {
@@ -232,18 +228,17 @@ MatFile::MatFile(std::string content, std::string name) : name_(std::move(name))
         variables_[Array::parse(element.data, 0, true).name] = element.data;
     }
   } catch (const std::runtime_error& error) {
-    throw FileError(fmt::format("{}: damaged MATLAB file: {}", name_, error.what()));
+    throw FileError("{}: damaged MATLAB file: {}", name_, error.what());
   }
 }
 
 MatFile::Array MatFile::read(const std::string& variable) const {
   const auto found = variables_.find(variable);
-  if (found == variables_.end())
-    throw FileError(fmt::format("{}: expected a variable '{}'", name_, variable));
+  if (found == variables_.end()) throw FileError("{}: expected a variable '{}'", name_, variable);
   try {
     return Array::parse(found->second, 0);
   } catch (const std::runtime_error& error) {
-    throw FileError(fmt::format("{}: variable '{}': {}", name_, variable, error.what()));
+    throw FileError("{}: variable '{}': {}", name_, variable, error.what());
   }
 }
 
@@ -258,8 +253,7 @@ void MatFile::each(const std::string& variable, const std::string& field, const 
   }
   const auto found = std::find(array.fields.begin(), array.fields.end(), field);
   if (found == array.fields.end())
-    throw FileError(
-        fmt::format("{}: variable '{}': expected structs with '{}'", name_, variable, field));
+    throw FileError("{}: variable '{}': expected structs with '{}'", name_, variable, field);
   for (auto i = static_cast<size_t>(found - array.fields.begin()); i < array.items.size();
        i += array.fields.size())
     use(array.items[i]);
@@ -270,12 +264,11 @@ std::vector<int64_t> MatFile::integers(const std::string& variable,
   std::vector<int64_t> values;
   each(variable, field, [&](const Array& array) {
     if (!field.empty() && array.numbers.size() != 1)
-      throw FileError(
-          fmt::format("{}: variable '{}': expected a number a struct", name_, variable));
+      throw FileError("{}: variable '{}': expected a number a struct", name_, variable);
     for (const double value : array.numbers) {
       if (!(std::abs(value) < 9e15) || value != std::floor(value))
-        throw FileError(fmt::format("{}: variable '{}': expected whole numbers, got {}", name_,
-                                    variable, value));
+        throw FileError("{}: variable '{}': expected whole numbers, got {}", name_, variable,
+                        value);
       values.push_back(static_cast<int64_t>(value));
     }
   });
@@ -290,7 +283,7 @@ std::vector<std::string> MatFile::strings(const std::string& variable,
     const Array& inner =
         array.kind == Class::cell && array.items.size() == 1 ? array.items[0] : array;
     if (inner.kind != Class::text && inner.kind != 0)
-      throw FileError(fmt::format("{}: variable '{}': expected text", name_, variable));
+      throw FileError("{}: variable '{}': expected text", name_, variable);
     values.push_back(inner.text);
   });
   return values;

@@ -7,7 +7,6 @@
 #include <string_view>
 
 #include "data/jpeg.h"
-#include "data/listing.h"
 #include "tensor/check.h"
 #include "tensor/hash.h"
 
@@ -95,8 +94,8 @@ EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file, int
     : bytes_(std::move(bytes)), file_(std::move(file)) {
   const std::optional<PictureKind> kind = kind_of(content());
   if (!kind)
-    throw FileError(fmt::format("{}: expected a JPEG, PNG, GIF or BMP picture, got {} bytes of {}",
-                                file_, bytes_.size(), other_kind(content())));
+    throw FileError("{}: expected a JPEG, PNG, GIF or BMP picture, got {} bytes of {}", file_,
+                    bytes_.size(), other_kind(content()));
   kind_ = *kind;
   guarded("header", [&] {
     if (kind_ == PictureKind::jpeg) {
@@ -125,9 +124,8 @@ void EncodedPicture::guarded(const char* part, const Read& read) const {
   try {
     read();
   } catch (const std::runtime_error& error) {
-    throw FileError(fmt::format("{}: damaged {} {}: {} ({} bytes, sha256 {:.12})", file_,
-                                facet::name(kind_), part, error.what(), bytes_.size(),
-                                sha256(content())));
+    throw FileError("{}: damaged {} {}: {} ({} bytes, sha256 {:.12})", file_, facet::name(kind_),
+                    part, error.what(), bytes_.size(), sha256(content()));
   }
 }
 

@@ -7,11 +7,6 @@
 
 namespace facet {
 namespace {
-std::string name(std::optional<Filter> filter) {
-  if (!filter) return "bilinear or bicubic";
-  return *filter == Filter::bilinear ? "bilinear" : "bicubic";
-}
-
 void set_geometry(ViewPlan& plan, const Rectangle& window, int resized_height, int resized_width,
                   const Rectangle& view, Filter filter) {
   const auto is_whole = [&](int h, int w) { return h == plan.height && w == plan.width; };
@@ -26,10 +21,10 @@ void set_geometry(ViewPlan& plan, const Rectangle& window, int resized_height, i
   plan.filter = filter;
 }
 
-PipelineStep with_chance(std::string text, double probability, ImageOp op) {
-  return {std::move(text), [=](ViewPlan& plan, RandomSequence& random) {
-            if (random.bernoulli(probability)) add(plan, op);
-          }};
+PipelineStep with_chance(double probability, ImageOp op) {
+  return {[=](ViewPlan& plan, RandomSequence& random) {
+    if (random.bernoulli(probability)) add(plan, op);
+  }};
 }
 
 ImageOp op(ImageOpKind kind, float value = 0) {
@@ -67,95 +62,80 @@ Rectangle random_resized_window(int height, int width, double low, double high,
 }
 
 PipelineStep random_resized_crop(int size, double low, double high, std::optional<Filter> filter) {
-  return {fmt::format("RandomResizedCrop({}, area {}-{}, {})", size, low, high, name(filter)),
-          [=](ViewPlan& plan, RandomSequence& random) {
-            const Rectangle w = random_resized_window(plan.height, plan.width, low, high, random);
-            const Filter with = filter                 ? *filter
-                                : random.below(2) != 0 ? Filter::bicubic
-                                                       : Filter::bilinear;
-            set_geometry(plan, w, size, size, {0, 0, size, size}, with);
-          }};
+  return {[=](ViewPlan& plan, RandomSequence& random) {
+    const Rectangle w = random_resized_window(plan.height, plan.width, low, high, random);
+    const Filter with = filter                 ? *filter
+                        : random.below(2) != 0 ? Filter::bicubic
+                                               : Filter::bilinear;
+    set_geometry(plan, w, size, size, {0, 0, size, size}, with);
+  }};
 }
 
 PipelineStep random_flip(double probability) {
-  return with_chance(fmt::format("HorizontalFlip(p {})", probability), probability,
-                     op(ImageOpKind::flip));
+  return with_chance(probability, op(ImageOpKind::flip));
 }
 
 PipelineStep color_jitter(double brightness, double contrast, double saturation, double hue,
                           double probability) {
-  return {fmt::format("ColorJitter({}, {}, {}, {}, p {})", brightness, contrast, saturation, hue,
-                      probability),
-          [=](ViewPlan& plan, RandomSequence& random) {
-            if (!random.bernoulli(probability)) return;
-            std::array<int, 4> order{0, 1, 2, 3};
-            random.shuffle(order);
-            const auto factor = [&](double x) {
-              return static_cast<float>(random.uniform(std::max(0.0, 1.0 - x), 1.0 + x));
-            };
-            const float b = factor(brightness), c = factor(contrast), s = factor(saturation);
-            const double h = random.uniform(-hue, hue);
-            for (const int which : order) {
-              if (which == 0 && brightness > 0) add(plan, op(ImageOpKind::brightness, b));
-              if (which == 1 && contrast > 0) add(plan, op(ImageOpKind::contrast, c));
-              if (which == 2 && saturation > 0) add(plan, op(ImageOpKind::saturation, s));
-              if (which == 3 && hue > 0) add(plan, op(ImageOpKind::hue, hue_turn(h)));
-            }
-          }};
+  return {[=](ViewPlan& plan, RandomSequence& random) {
+    if (!random.bernoulli(probability)) return;
+    std::array<int, 4> order{0, 1, 2, 3};
+    random.shuffle(order);
+    const auto factor = [&](double x) {
+      return static_cast<float>(random.uniform(std::max(0.0, 1.0 - x), 1.0 + x));
+    };
+    const float b = factor(brightness), c = factor(contrast), s = factor(saturation);
+    const double h = random.uniform(-hue, hue);
+    for (const int which : order) {
+      if (which == 0 && brightness > 0) add(plan, op(ImageOpKind::brightness, b));
+      if (which == 1 && contrast > 0) add(plan, op(ImageOpKind::contrast, c));
+      if (which == 2 && saturation > 0) add(plan, op(ImageOpKind::saturation, s));
+      if (which == 3 && hue > 0) add(plan, op(ImageOpKind::hue, hue_turn(h)));
+    }
+  }};
 }
 
 PipelineStep random_gray(double probability) {
-  return with_chance(fmt::format("Gray(p {})", probability), probability, op(ImageOpKind::gray));
+  return with_chance(probability, op(ImageOpKind::gray));
 }
 
 PipelineStep random_blur(double probability, double low, double high) {
-  return {fmt::format("GaussianBlur(sigma {}-{}, p {})", low, high, probability),
-          [=](ViewPlan& plan, RandomSequence& random) {
-            if (!random.bernoulli(probability)) return;
-            const auto sigma = static_cast<float>(random.uniform(low, high));
-            add(plan, op(ImageOpKind::blur, blur_radius(sigma)));
-          }};
+  return {[=](ViewPlan& plan, RandomSequence& random) {
+    if (!random.bernoulli(probability)) return;
+    const auto sigma = static_cast<float>(random.uniform(low, high));
+    add(plan, op(ImageOpKind::blur, blur_radius(sigma)));
+  }};
 }
 
 PipelineStep random_solarize(double probability, int threshold) {
-  return with_chance(fmt::format("Solarize({}, p {})", threshold, probability), probability,
-                     op(ImageOpKind::solarize, static_cast<float>(threshold)));
+  return with_chance(probability, op(ImageOpKind::solarize, static_cast<float>(threshold)));
 }
 
 PipelineStep resize_and_center_crop(int size_to, int size, Filter filter) {
-  return {fmt::format("Resize({}), CenterCrop({}), {}", size_to, size, name(filter)),
-          [=](ViewPlan& plan, RandomSequence&) {
-            const int h = plan.height, w = plan.width, shorter = std::min(h, w);
-            const auto resized = [&](int side) {
-              return static_cast<int>(static_cast<int64_t>(size_to) * side / shorter);
-            };
-            // torchvision rounds halves to even
-            const auto offset = [&](int extent) {
-              return static_cast<int>(std::nearbyint((extent - size) / 2.0));
-            };
-            set_geometry(plan, plan.window, resized(h), resized(w),
-                         {offset(resized(h)), offset(resized(w)), size, size}, filter);
-          }};
+  return {[=](ViewPlan& plan, RandomSequence&) {
+    const int h = plan.height, w = plan.width, shorter = std::min(h, w);
+    const auto resized = [&](int side) {
+      return static_cast<int>(static_cast<int64_t>(size_to) * side / shorter);
+    };
+    // torchvision rounds halves to even
+    const auto offset = [&](int extent) {
+      return static_cast<int>(std::nearbyint((extent - size) / 2.0));
+    };
+    set_geometry(plan, plan.window, resized(h), resized(w),
+                 {offset(resized(h)), offset(resized(w)), size, size}, filter);
+  }};
 }
 
 PipelineStep resize_to(int size, Filter filter) {
-  return {fmt::format("Resize({} x {}, {})", size, size, name(filter)),
-          [=](ViewPlan& plan, RandomSequence&) {
-            set_geometry(plan, plan.window, size, size, {0, 0, size, size}, filter);
-          }};
+  return {[=](ViewPlan& plan, RandomSequence&) {
+    set_geometry(plan, plan.window, size, size, {0, 0, size, size}, filter);
+  }};
 }
 
 void PipelineStep::apply(Image& image, RandomSequence& random) const {
   ViewPlan plan = ViewPlan::whole(image.height, image.width);
   draw(plan, random);
   image = make_view(plan, image.pixels.data());
-}
-
-std::string Pipeline::describe() const {
-  std::string text;
-  for (const PipelineStep& step : steps_) text += step.text + " > ";
-  return text + fmt::format("Normalize(({}), ({}))", fmt::join(normalization_.mean, ", "),
-                            fmt::join(normalization_.std, ", "));
 }
 
 ViewPlan Pipeline::plan(int height, int width, RandomSequence random) const {
@@ -183,10 +163,6 @@ ChannelScale Pipeline::scale() const {
 
 Image Pipeline::view(const Image& image, RandomSequence random) const {
   return make_view(plan(image.height, image.width, random), image.pixels.data());
-}
-
-void Pipeline::operator()(const Image& image, RandomSequence random, float* out) const {
-  normalize(view(image, random), scale(), out);
 }
 
 Rectangle shown_part(std::span<const ViewPlan> plans) {

@@ -5,7 +5,6 @@
 #include <functional>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "tensor/image.h"
@@ -28,7 +27,6 @@ inline constexpr Normalization kHalfNormalization{{.5f, .5f, .5f}, {.5f, .5f, .5
 // One step: appends its operations, with its own chance and factors drawn from `random`, to the
 // plan of a view. At most one step crops or resizes, and it is the first.
 struct PipelineStep {
-  std::string text;  // for the configuration: "RandomResizedCrop(224, 0.2-1, bilinear)"
   std::function<void(ViewPlan& plan, RandomSequence& random)> draw;
   bool on_devices = true;  // false: some of its operations run on the CPU alone
 
@@ -61,13 +59,10 @@ class Pipeline {
       : size_(size), normalization_(normalization), steps_(std::move(steps)) {}
 
   int size() const { return size_; }
-  std::string describe() const;
   // What is to be done to a picture of height x width; its offset is left to the caller.
   ViewPlan plan(int height, int width, RandomSequence random) const;
   bool on_devices() const;     // every operation that a plan may hold runs on devices
   ChannelScale scale() const;  // the normalisation: (v / 255 - mean) / std
-  // Writes (size, size, 3) f32, normalised.
-  void operator()(const Image& image, RandomSequence random, float* out) const;
   Image view(const Image& image, RandomSequence random) const;  // before normalisation
 
  private:

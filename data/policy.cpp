@@ -1,14 +1,13 @@
 #include "data/policy.h"
 
 #include <algorithm>
-#include <cmath>
-
-#include "tensor/check.h"
 
 namespace facet {
 namespace {
 
 using enum ImageOpKind;
+
+constexpr std::array<uint8_t, 3> kFill{124, 116, 104};  // ImageNet's mean
 
 bool is_geometric(ImageOpKind kind) {
   return kind >= rotate && kind <= translate_y;
@@ -43,13 +42,11 @@ double value_at(ImageOpKind kind, double level, bool increasing, RandomSequence&
 }
 
 void add_policy_op(ViewPlan& plan, ImageOpKind kind, double level, bool increasing,
-                   const PolicyOptions& options, RandomSequence& random) {
+                   RandomSequence& random) {
   ImageOp op{.kind = kind, .value = static_cast<float>(value_at(kind, level, increasing, random))};
   if (is_geometric(kind)) {
-    op.filter = options.filter         ? *options.filter
-                : random.below(2) != 0 ? Filter::bicubic
-                                       : Filter::bilinear;
-    std::copy(options.fill.begin(), options.fill.end(), op.fill);
+    op.filter = random.below(2) != 0 ? Filter::bicubic : Filter::bilinear;
+    std::copy(kFill.begin(), kFill.end(), op.fill);
   }
   add(plan, op);
 }
@@ -82,36 +79,31 @@ constexpr PolicyOp kAutoAugmentPolicy[25][2] = {
 
 }  // namespace
 
-PipelineStep rand_augment(double magnitude, double deviation, int layers,
-                          const PolicyOptions& options) {
-  return {fmt::format("RandAugment({} of 15, magnitude {} +- {}, increasing)", layers, magnitude,
-                      deviation),
-          [=](ViewPlan& plan, RandomSequence& random) {
+PipelineStep rand_augment(double magnitude, double deviation, int layers) {
+  return {[=](ViewPlan& plan, RandomSequence& random) {
             std::vector<ImageOpKind> chosen;
             for (int i = 0; i < layers; ++i)
               chosen.push_back(kRandAugmentOps[random.below(kRandAugmentOps.size())]);
             for (const ImageOpKind kind : chosen) {
               if (!random.bernoulli(.5)) continue;
               const double level = std::clamp(magnitude + deviation * random.normal(), 0.0, 10.0);
-              add_policy_op(plan, kind, level, true, options, random);
+              add_policy_op(plan, kind, level, true, random);
             }
           },
           false};
 }
 
-PipelineStep auto_augment(const PolicyOptions& options) {
-  return {"AutoAugment(ImageNet)",
-          [=](ViewPlan& plan, RandomSequence& random) {
+PipelineStep auto_augment() {
+  return {[=](ViewPlan& plan, RandomSequence& random) {
             for (const PolicyOp& op : kAutoAugmentPolicy[random.below(25)])
               if (random.bernoulli(op.probability))
-                add_policy_op(plan, op.kind, op.level, false, options, random);
+                add_policy_op(plan, op.kind, op.level, false, random);
           },
           false};
 }
 
 PipelineStep random_cutout(double share) {
-  return {fmt::format("Cutout({})", share),
-          [=](ViewPlan& plan, RandomSequence& random) {
+  return {[=](ViewPlan& plan, RandomSequence& random) {
             ImageOp op{.kind = cutout};
             const auto extent = [&](int side, int16_t& first, int16_t& length) {
               const int half = static_cast<int>(share * side + .5) / 2;
@@ -126,11 +118,6 @@ PipelineStep random_cutout(double share) {
             add(plan, op);
           },
           false};
-}
-
-Pipeline policy_pipeline(int size, const Normalization& n, const PipelineStep& policy,
-                         double min_area, std::optional<Filter> filter) {
-  return {size, n, {random_resized_crop(size, min_area, 1, filter), random_flip(), policy}};
 }
 
 }  // namespace facet

@@ -5,7 +5,7 @@
 #include "data/listing.h"
 #include "data/mat.h"
 #include "data/readers.h"
-#include "data/tar.h"
+#include "tensor/tar.h"
 
 namespace facet {
 
@@ -28,12 +28,12 @@ constexpr const char* kByteOrder = "folders in byte order, as torchvision";
 }  // namespace
 
 FileList read_class_folders(const Folder& folder, const ReaderOptions& options) {
-  FileList list{folder, {}, kByteOrder, {}};
+  FileList list{folder, kByteOrder};
   const bool parts = fs::is_directory(folder / "train");
   const std::string train = parts ? "train/" : "";
   list.classes = list_folders(folder / train);
   if (list.classes.empty())
-    throw FileError(fmt::format("{}: expected a folder a class, found none", folder.string()));
+    throw FileError("{}: expected a folder a class, found none", folder.string());
   if (options.natural_order) {
     std::sort(list.classes.begin(), list.classes.end(), natural_less);
     list.order = "folders in natural order, as timm";
@@ -51,12 +51,11 @@ FileList read_class_folders(const Folder& folder, const ReaderOptions& options) 
     add_classes(list, test + '/', Part::test);
     return list;
   }
-  throw FileError(fmt::format("{}: expected val or test beside train", folder.string()));
+  throw FileError("{}: expected val or test beside train", folder.string());
 }
 
 FileList read_caltech256(const Folder& folder, const ReaderOptions&) {
-  FileList list{
-      find_root(folder, {"256_ObjectCategories"}, "001.ak47", "Caltech-256"), {}, kByteOrder, {}};
+  FileList list{find_root(folder, {"256_ObjectCategories"}, "001.ak47", "Caltech-256"), kByteOrder};
   list.classes = list_folders(list.root);
   for (size_t c = 0; c < list.classes.size(); ++c) {
     // What is official lies directly in the class's folder and bears its number: 056.dog/greg/ and
@@ -98,9 +97,8 @@ std::vector<std::string> validation_wnids(const fs::path& root) {
     }
   }
   if (meta.empty() || truth.empty())
-    throw FileError(
-        fmt::format("{}: expected {} or {}.tar.gz with data/meta.mat and {} for the labels of {}",
-                    root.string(), kDevkit, kDevkit, truth_name, kValTar));
+    throw FileError("{}: expected {} or {}.tar.gz with data/meta.mat and {} for the labels of {}",
+                    root.string(), kDevkit, kDevkit, truth_name, kValTar);
   const MatFile mat(meta, "meta.mat");
   const auto ids = mat.integers("synsets", "ILSVRC2012_ID");
   const auto wnids = mat.strings("synsets", "WNID");
@@ -112,14 +110,14 @@ std::vector<std::string> validation_wnids(const fs::path& root) {
   for (const std::string& line : parse_lines(truth, truth_name)) {
     const int64_t id = parse_integer(line, truth_name, "a class");
     if (!by_id.contains(id))
-      throw FileError(fmt::format("{}: {} is no ILSVRC2012_ID of meta.mat", truth_name, id));
+      throw FileError("{}: {} is no ILSVRC2012_ID of meta.mat", truth_name, id);
     result.push_back(by_id[id]);
   }
   return result;
 }
 
 FileList read_imagenet_tars(const fs::path& root, const ReaderOptions& options) {
-  FileList list{root, {}, kWnids, {}};
+  FileList list{root, kWnids};
   const auto train = std::make_shared<InputFile>(root / kTrainTar);
   const std::vector<TarMember> members = index_nested_tar(*train);
   for (const TarMember& member : members) {
@@ -145,15 +143,15 @@ FileList read_imagenet_tars(const fs::path& root, const ReaderOptions& options) 
             [](const TarMember& a, const TarMember& b) { return a.name < b.name; });
   const std::vector<std::string> wnids = validation_wnids(root);
   if (wnids.size() != pictures.size())
-    throw FileError(fmt::format("{}: {} labels for {} pictures of {}", root.string(), wnids.size(),
-                                pictures.size(), kValTar));
+    throw FileError("{}: {} labels for {} pictures of {}", root.string(), wnids.size(),
+                    pictures.size(), kValTar);
   list.archives = {val};
   for (size_t i = 0; i < pictures.size(); ++i) add(pictures[i], wnids[i], Part::test);
   return list;
 }
 
 FileList read_imagenet_kaggle(const fs::path& root, const ReaderOptions& options) {
-  FileList list{root, {}, kWnids, {}};
+  FileList list{root, kWnids};
   for (const auto& [wnid, words] : read_pairs(root / "LOC_synset_mapping.txt"))
     list.classes.push_back(wnid);
   std::sort(list.classes.begin(), list.classes.end());
@@ -170,8 +168,7 @@ FileList read_imagenet_kaggle(const fs::path& root, const ReaderOptions& options
     const std::string picture = line.substr(0, comma);
     if (picture == "ImageId") continue;
     if (comma == std::string::npos)
-      throw FileError(
-          fmt::format("{}: expected 'picture,class box', got '{:.80}'", solution.string(), line));
+      throw FileError("{}: expected 'picture,class box', got '{:.80}'", solution.string(), line);
     const std::string rest = line.substr(comma + 1);
     list.entries.push_back({inner + "val/" + picture + ".JPEG",
                             ranks.at(rest.substr(0, rest.find(' ')), solution.string()),
@@ -190,15 +187,15 @@ FileList read_imagenet(const Folder& folder, const ReaderOptions& options) {
   const fs::path train = folder / "train", val = folder / "val";
   if (!fs::is_directory(train) || !fs::is_directory(val))
     throw FileError(
-        fmt::format("{}: expected train and val with class folders, {} and {}, or Kaggle's "
-                    "LOC_synset_mapping.txt and ILSVRC",
-                    folder.string(), kTrainTar, kValTar));
-  FileList list{folder, list_folders(train), kWnids, {}};
+        "{}: expected train and val with class folders, {} and {}, or Kaggle's "
+        "LOC_synset_mapping.txt and ILSVRC",
+        folder.string(), kTrainTar, kValTar);
+  FileList list{folder, kWnids, list_folders(train)};
   if (list_folders(val) != list.classes)
-    throw FileError(fmt::format(
+    throw FileError(
         "{}: expected the class folders of train, got {} folders; pictures that lie there "
         "unsorted belong into them",
-        val.string(), list_folders(val).size()));
+        val.string(), list_folders(val).size());
   add_classes(list, options.split == Split::train ? "train/" : "val/",
               options.split == Split::train ? Part::train : Part::test);
   return list;

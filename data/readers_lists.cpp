@@ -1,7 +1,5 @@
 // Datasets that come with lists in text.
-#include <algorithm>
 #include <map>
-#include <set>
 
 #include "data/listing.h"
 #include "data/readers.h"
@@ -16,8 +14,7 @@ using Table = std::map<std::string, std::string>;
 
 const std::string& look_up(const Table& table, const std::string& key, const fs::path& file) {
   const auto found = table.find(key);
-  if (found == table.end())
-    throw FileError(fmt::format("{}: no line for picture {}", file.string(), key));
+  if (found == table.end()) throw FileError("{}: no line for picture {}", file.string(), key);
   return found->second;
 }
 
@@ -30,7 +27,7 @@ Table read_table(const fs::path& file) {
 // The layout that NABirds took over from CUB: lists of "picture value". Class ids of CUB are
 // 1 ... 200, those of NABirds nodes of a tree: the label is the rank among the ids that occur.
 FileList read_birds(const fs::path& root) {
-  FileList list{root, {}, "ids of image_class_labels.txt, ascending", {}};
+  FileList list{root, "ids of image_class_labels.txt, ascending"};
   const fs::path label_file = root / "image_class_labels.txt",
                  split_file = root / "train_test_split.txt", class_file = root / "classes.txt";
   const Table labels = read_table(label_file), parts = read_table(split_file),
@@ -45,7 +42,7 @@ FileList read_birds(const fs::path& root) {
   for (const auto& [picture, path] : read_pairs(root / "images.txt")) {
     const std::string& flag = look_up(parts, picture, split_file);
     if (flag != "0" && flag != "1")
-      throw FileError(fmt::format("{}: expected 0 or 1, got '{}'", split_file.string(), flag));
+      throw FileError("{}: expected 0 or 1, got '{}'", split_file.string(), flag);
     const std::string& label = look_up(labels, picture, label_file);
     list.entries.push_back({"images/" + path, rank.at(parse_integer(label, "", "")),
                             flag == "1" ? Part::train : Part::test});
@@ -67,8 +64,7 @@ void add_lists(FileList& list, const std::vector<PartFile>& parts, const std::st
     for (const std::string& line : read_lines(file)) {
       const size_t slash = line.rfind('/');
       if (slash == std::string::npos)
-        throw FileError(
-            fmt::format("{}: expected class/picture, got '{:.80}'", file.string(), line));
+        throw FileError("{}: expected class/picture, got '{:.80}'", file.string(), line);
       list.entries.push_back(
           {prefix + line + suffix, ranks.at(line.substr(0, slash), file), part.part});
     }
@@ -86,8 +82,7 @@ FileList read_nabirds(const Folder& folder, const ReaderOptions&) {
 }
 
 FileList read_food101(const Folder& folder, const ReaderOptions&) {
-  FileList list{
-      find_root(folder, {"food-101"}, "meta/classes.txt", "Food-101"), {}, "classes.txt", {}};
+  FileList list{find_root(folder, {"food-101"}, "meta/classes.txt", "Food-101"), "classes.txt"};
   list.classes = read_lines(list.root / "meta/classes.txt");
   add_lists(list, {{Part::train, "meta/train.txt"}, {Part::test, "meta/test.txt"}}, "images/",
             ".jpg");
@@ -95,8 +90,7 @@ FileList read_food101(const Folder& folder, const ReaderOptions&) {
 }
 
 FileList read_dtd(const Folder& folder, const ReaderOptions& options) {
-  FileList list{
-      find_root(folder, {"dtd", "dtd/dtd"}, "labels", "DTD"), {}, "folders in byte order", {}};
+  FileList list{find_root(folder, {"dtd", "dtd/dtd"}, "labels", "DTD"), "folders in byte order"};
   list.classes = list_folders(list.root / "images");
   const auto file = [&](const char* part) {
     return fmt::format("labels/{}{}.txt", part, options.partition);
@@ -109,9 +103,7 @@ FileList read_dtd(const Folder& folder, const ReaderOptions& options) {
 
 FileList read_indoor67(const Folder& folder, const ReaderOptions&) {
   FileList list{find_root(folder, {"indoor67"}, "TrainImages.txt", "MIT Indoor-67"),
-                {},
-                "folders in byte order",
-                {}};
+                "folders in byte order"};
   list.classes = list_folders(list.root / "Images");
   add_lists(list, {{Part::train, "TrainImages.txt"}, {Part::test, "TestImages.txt"}}, "Images/",
             "");
@@ -120,14 +112,14 @@ FileList read_indoor67(const Folder& folder, const ReaderOptions&) {
 
 // The partitions are a download of their own: beside the pictures, above, or in Partitions/.
 FileList read_sun397(const Folder& folder, const ReaderOptions& options) {
-  FileList list{find_root(folder, {"SUN397"}, "ClassName.txt", "SUN397"), {}, "ClassName.txt", {}};
+  FileList list{find_root(folder, {"SUN397"}, "ClassName.txt", "SUN397"), "ClassName.txt"};
   list.classes = read_lines(list.root / "ClassName.txt");
   const auto file = [&](const char* part) {
     const std::string name = fmt::format("{}_{:02}.txt", part, options.partition);
     for (const fs::path below : {".", "Partitions", "..", "../Partitions"})
       if (fs::exists(list.root / below / name)) return (below / name).lexically_normal().string();
-    throw FileError(fmt::format("{}: expected {} there, above, or in Partitions, found none",
-                                list.root.string(), name));
+    throw FileError("{}: expected {} there, above, or in Partitions, found none",
+                    list.root.string(), name);
   };
   // Classes and lines begin with '/'.
   add_lists(list, {{Part::train, file("Training")}, {Part::test, file("Testing")}}, "", "");
@@ -138,9 +130,7 @@ FileList read_sun397(const Folder& folder, const ReaderOptions& options) {
 FileList read_aircraft(const Folder& folder, const ReaderOptions& options) {
   FileList list{
       find_root(folder, {"data", "fgvc-aircraft-2013b/data"}, "variants.txt", "FGVC Aircraft"),
-      {},
-      "variants.txt",
-      {}};
+      "variants.txt"};
   list.classes = read_lines(list.root / "variants.txt");
   if (!options.banner) list.banner = 20;
   const ClassRanks ranks(list.classes);
@@ -156,9 +146,7 @@ FileList read_aircraft(const Folder& folder, const ReaderOptions& options) {
 
 FileList read_pets(const Folder& folder, const ReaderOptions&) {
   FileList list{find_root(folder, {"oxford-iiit-pet"}, "annotations", "Oxford-IIIT Pets"),
-                {},
-                "ids of trainval.txt",
-                {}};
+                "ids of trainval.txt"};
   std::map<int64_t, std::string> names;  // 1 ... 37
   for (const PartFile& part :
        {PartFile{Part::train, "annotations/trainval.txt"}, {Part::test, "annotations/test.txt"}}) {
@@ -170,15 +158,15 @@ FileList read_pets(const Folder& folder, const ReaderOptions&) {
                                        "the class of " + picture);
       const auto [known, added] = names.emplace(id, breed);
       if (known->second != breed || id < 1)
-        throw FileError(fmt::format("{}: class {} of {} is '{}' elsewhere; expected classes from 1",
-                                    file.string(), id, picture, known->second));
+        throw FileError("{}: class {} of {} is '{}' elsewhere; expected classes from 1",
+                        file.string(), id, picture, known->second);
       list.entries.push_back({"images/" + picture + ".jpg", id - 1, part.part});
     }
   }
   for (const auto& [id, breed] : names) {
     if (id != static_cast<int64_t>(list.classes.size()) + 1)
-      throw FileError(fmt::format("{}: expected classes 1, 2, ... without gaps, got {} after {}",
-                                  list.root.string(), id, list.classes.size()));
+      throw FileError("{}: expected classes 1, 2, ... without gaps, got {} after {}",
+                      list.root.string(), id, list.classes.size());
     list.classes.push_back(breed);
   }
   return list;

@@ -1,9 +1,7 @@
 #include <algorithm>
-#include <charconv>
 #include <map>
 
 #include "data/cache.h"
-#include "data/listing.h"
 #include "data/readers.h"
 #include "data/synthetic.h"
 #include "tensor/text.h"
@@ -23,10 +21,8 @@ struct Argument {
 };
 
 int64_t parse_number(const std::string& text, const std::string& key) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0)
-    throw UsageError(fmt::format("dataset option {}: expected a number, got '{}'", key, text));
+  const int64_t value = to_number<int64_t>(text).value_or(-1);
+  if (value < 0) throw UsageError("dataset option {}: expected a number, got '{}'", key, text);
   return value;
 }
 
@@ -35,8 +31,8 @@ size_t parse_word(const std::string& value, const std::string& key,
                   const std::vector<std::string>& words) {
   const auto found = std::find(words.begin(), words.end(), value);
   if (found == words.end())
-    throw UsageError(fmt::format("dataset option {}: expected one of {}, got '{}'{}", key,
-                                 fmt::join(words, ", "), value, did_you_mean(value, words)));
+    throw UsageError("dataset option {}: expected one of {}, got '{}'{}", key,
+                     fmt::join(words, ", "), value, did_you_mean(value, words));
   return static_cast<size_t>(found - words.begin());
 }
 
@@ -55,8 +51,8 @@ Argument parse_argument(const std::string& text, bool takes_folder,
     if (in_folder) {
       argument.folder += (at == 0 ? "" : ",") + item;
     } else if (!known || equals == std::string::npos) {
-      throw UsageError(fmt::format("unknown dataset option '{}': expected one of {}{}", item,
-                                   fmt::join(keys, ", "), did_you_mean(key, keys)));
+      throw UsageError("unknown dataset option '{}': expected one of {}{}", item,
+                       fmt::join(keys, ", "), did_you_mean(key, keys));
     } else {
       argument.values[key] = item.substr(equals + 1);
     }
@@ -85,9 +81,9 @@ DatasetPtr open_fashion_mnist(const Argument& argument, Split split) {
   if (!argument.folder.empty()) return read_fashion_mnist(argument.folder, split);
   if (!std::filesystem::is_directory(kDebianFashionMnist))
     throw FileError(
-        fmt::format("{}: no such folder; install the Debian package "
-                    "dataset-fashion-mnist or name a folder: fashion-mnist:FOLDER",
-                    kDebianFashionMnist));
+        "{}: no such folder; install the Debian package "
+        "dataset-fashion-mnist or name a folder: fashion-mnist:FOLDER",
+        kDebianFashionMnist);
   return read_fashion_mnist(kDebianFashionMnist, split);
 }
 
@@ -183,8 +179,7 @@ DatasetPtr open_tree(const TreeKind& kind, const Argument& argument, Split split
     if (key == "banner") reading.banner = parse_word(value, key, {"crop", "keep"}) == 1;
   }
   if (reading.partition < 1 || reading.partition > 10)
-    throw UsageError(
-        fmt::format("dataset option partition: expected 1 to 10, got {}", reading.partition));
+    throw UsageError("dataset option partition: expected 1 to 10, got {}", reading.partition);
   reading.protocol = splitting.protocol;
   return std::make_shared<FileListDataset>(kind.facts, kind.read(argument.folder, reading), split,
                                            splitting);
@@ -212,8 +207,7 @@ DatasetPtr open_dataset(const std::string& specification, Split split) {
   const std::string kind = specification.substr(0, cut);
   const std::string rest = specification.substr(std::min(cut + 1, specification.size()));
   const auto need_folder = [&](const std::string& folder) {
-    if (folder.empty())
-      throw UsageError(fmt::format("dataset '{0}' needs a folder: {0}:FOLDER", kind));
+    if (folder.empty()) throw UsageError("dataset '{0}' needs a folder: {0}:FOLDER", kind);
   };
   std::vector<std::string> known;
   for (const Kind& k : kKinds) {
@@ -234,8 +228,8 @@ DatasetPtr open_dataset(const std::string& specification, Split split) {
     const DatasetPtr dataset = k.open(argument, split);
     const int64_t want = split == Split::train ? checks.counts->train : checks.counts->test;
     if (checks.check_counts && want > 0 && dataset->size() != want)
-      throw FileError(fmt::format("{}: expected {} {} pictures, got {} (',check=off' takes them)",
-                                  specification, want, name(split), dataset->size()));
+      throw FileError("{}: expected {} {} pictures, got {} (',check=off' takes them)",
+                      specification, want, name(split), dataset->size());
     return cached(dataset, argument, split);
   }
   for (const TreeKind& k : kTrees) {
@@ -245,8 +239,8 @@ DatasetPtr open_dataset(const std::string& specification, Split split) {
     need_folder(argument.folder);
     return cached(open_tree(k, argument, split), argument, split);
   }
-  throw UsageError(fmt::format("unknown dataset '{}': expected one of {}{}", kind,
-                               fmt::join(known, ", "), did_you_mean(kind, known)));
+  throw UsageError("unknown dataset '{}': expected one of {}{}", kind, fmt::join(known, ", "),
+                   did_you_mean(kind, known));
 }
 
 std::string with_option(const std::string& specification, const std::string& key,

@@ -25,12 +25,11 @@ double distance(const Color& a, const Color& b) {
   return std::fabs(a.r - b.r) + std::fabs(a.g - b.g) + std::fabs(a.b - b.b);
 }
 
-// Two colours that can be told apart.
-std::pair<Color, Color> contrasting(RandomSequence& random) {
-  const Color a = random_color(random);
-  Color b = random_color(random);
-  while (distance(a, b) < 0.8) b = random_color(random);
-  return {a, b};
+// A colour that can be told from `other`.
+Color contrasting(const Color& other, RandomSequence& random) {
+  Color color = random_color(random);
+  while (distance(color, other) < 0.8) color = random_color(random);
+  return color;
 }
 
 // A canvas of colours in [0, 1].
@@ -247,27 +246,32 @@ double segment_distance(double x, double y, const std::pair<double, double>& a,
 
 using Draw = std::function<void(int64_t kind, int size, RandomSequence& random, uint8_t* out)>;
 
-RandomSequence sample_random(const SyntheticOptions& o, Split split, uint64_t family, int64_t i) {
-  return RandomSequence(random_key(o.seed, RandomPurpose::synthetic)
-                            .child(family)
-                            .child(static_cast<uint64_t>(split))
-                            .child(static_cast<uint64_t>(i)));
+// draw(i, ...) makes sample i of a family, numbered for its randomness.
+Tensor draw_all(const SyntheticOptions& o, Split split, uint64_t family, const Draw& draw) {
+  Tensor pixels = Tensor::empty({o.count, o.size, o.size, 3}, DType::u8);
+  uint8_t* const out = pixels.data<uint8_t>();
+  parallel_for(o.count, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      RandomSequence random(random_key(o.seed, RandomPurpose::synthetic)
+                                .child(family)
+                                .child(static_cast<uint64_t>(split))
+                                .child(static_cast<uint64_t>(i)));
+      draw(i, o.size, random, out + i * o.size * o.size * 3);
+    }
+  });
+  return pixels;
 }
 
+// Samples of all classes in turn; draw(kind, ...) makes one of a class.
 DatasetPtr make_family(const char* name, uint64_t family, std::vector<std::string> classes,
                        const SyntheticOptions& o, Split split, const Draw& draw) {
   const auto kinds = static_cast<int64_t>(classes.size());
-  Tensor pixels = Tensor::empty({o.count, o.size, o.size, 3}, DType::u8);
   Tensor labels = Tensor::empty({o.count}, DType::i64);
-  uint8_t* out = pixels.data<uint8_t>();
-  int64_t* label = labels.data<int64_t>();
-  parallel_for(o.count, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      RandomSequence random = sample_random(o, split, family, i);
-      label[i] = i % kinds;
-      draw(label[i], o.size, random, out + i * o.size * o.size * 3);
-    }
-  });
+  for (int64_t i = 0; i < o.count; ++i) labels.data<int64_t>()[i] = i % kinds;
+  const Tensor pixels =
+      draw_all(o, split, family, [&](int64_t i, int size, RandomSequence& random, uint8_t* out) {
+        draw(i % kinds, size, random, out);
+      });
   return std::make_shared<ArrayDataset>(name, pixels, labels, std::move(classes));
 }
 
@@ -276,118 +280,112 @@ std::vector<std::string> names(const char* const (&list)[N]) {
   return {list, list + N};
 }
 
+void draw_shape(int64_t kind, int size, RandomSequence& random, uint8_t* out) {
+  const Color back = random_color(random), front = contrasting(back, random);
+  Canvas canvas(size, back);
+  const double radius = random.uniform(0.4, 0.75), room = 1 - radius;
+  const Pose pose{random.uniform(-room, room), random.uniform(-room, room), radius,
+                  random.uniform(-0.5, 0.5), random.bernoulli(0.4)};
+  paint_figure(canvas, static_cast<int>(kind), pose, front);
+  canvas.write(random.uniform(4, 20), random, out);
+}
+
+void draw_texture(int64_t kind, int size, RandomSequence& random, uint8_t* out) {
+  const Color back = random_color(random), front = contrasting(back, random);
+  Canvas canvas(size, back);
+  canvas.paint(texture(static_cast<int>(kind), random), front);
+  canvas.write(random.uniform(4, 25), random, out);
+}
+
+void draw_digit(int64_t kind, int size, RandomSequence& random, uint8_t* out) {
+  const Color back = random_color(random), front = contrasting(back, random);
+  Canvas canvas(size, back);
+  const double turn = random.uniform(-0.35, 0.35), shear = random.uniform(-0.3, 0.3);
+  const double sx = random.uniform(0.55, 0.95), sy = random.uniform(0.6, 0.95);
+  const double dx = random.uniform(-0.2, 0.2), dy = random.uniform(-0.15, 0.15);
+  const double thickness = random.uniform(0.06, 0.16), c = std::cos(turn), s = std::sin(turn);
+  std::vector<Stroke> strokes = digit_strokes(static_cast<int>(kind));
+  for (Stroke& stroke : strokes)
+    for (auto& [x, y] : stroke) {
+      const double u = sx * (x + shear * y), v = sy * y;
+      x = c * u - s * v + dx + 0.02 * random.normal();
+      y = s * u + c * v + dy + 0.02 * random.normal();
+    }
+  canvas.paint(
+      [&](double u, double v) {
+        double d = 9;
+        for (const Stroke& stroke : strokes)
+          for (size_t i = 0; i + 1 < stroke.size(); ++i)
+            d = std::min(d, segment_distance(u, v, stroke[i], stroke[i + 1]));
+        return 0.5 - (d - thickness) / canvas.pixel();
+      },
+      front);
+  canvas.write(random.uniform(4, 20), random, out);
+}
+
+void draw_counted(int64_t kind, int size, RandomSequence& random, uint8_t* out) {
+  const Color back = random_color(random);
+  Canvas canvas(size, back);
+  std::vector<int> cells = {0, 1, 2, 3, 4, 5, 6, 7, 8};  // of a 3 x 3 lattice
+  random.shuffle(cells);
+  for (int64_t i = 0; i <= kind; ++i) {
+    const Color color = contrasting(back, random);
+    const double radius = random.uniform(0.18, 0.27), slack = 0.31 - radius;
+    const int cell = cells[static_cast<size_t>(i)];
+    const Pose pose{(cell % 3 - 1) * 0.64 + random.uniform(-slack, slack),
+                    (cell / 3 - 1) * 0.64 + random.uniform(-slack, slack), radius,
+                    random.uniform(-0.5, 0.5), false};
+    paint_figure(canvas, static_cast<int>(random.below(std::size(kFigures))), pose, color);
+  }
+  canvas.write(random.uniform(4, 15), random, out);
+}
+
 }  // namespace
 
 DatasetPtr make_shapes(const SyntheticOptions& options, Split split) {
-  return make_family("shapes", 1, names(kFigures), options, split,
-                     [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-                       const auto [back, front] = contrasting(random);
-                       Canvas canvas(size, back);
-                       const double radius = random.uniform(0.4, 0.75), room = 1 - radius;
-                       const Pose pose{random.uniform(-room, room), random.uniform(-room, room),
-                                       radius, random.uniform(-0.5, 0.5), random.bernoulli(0.4)};
-                       paint_figure(canvas, static_cast<int>(kind), pose, front);
-                       canvas.write(random.uniform(4, 20), random, out);
-                     });
+  return make_family("shapes", 1, names(kFigures), options, split, draw_shape);
 }
 
 DatasetPtr make_textures(const SyntheticOptions& options, Split split) {
-  return make_family("textures", 2, names(kTextures), options, split,
-                     [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-                       const auto [back, front] = contrasting(random);
-                       Canvas canvas(size, back);
-                       canvas.paint(texture(static_cast<int>(kind), random), front);
-                       canvas.write(random.uniform(4, 25), random, out);
-                     });
+  return make_family("textures", 2, names(kTextures), options, split, draw_texture);
 }
 
 DatasetPtr make_digits(const SyntheticOptions& options, Split split) {
-  std::vector<std::string> classes;
-  for (int d = 0; d < 10; ++d) classes.push_back(std::to_string(d));
-  return make_family(
-      "digits", 3, classes, options, split,
-      [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-        const auto [back, front] = contrasting(random);
-        Canvas canvas(size, back);
-        const double turn = random.uniform(-0.35, 0.35), shear = random.uniform(-0.3, 0.3);
-        const double sx = random.uniform(0.55, 0.95), sy = random.uniform(0.6, 0.95);
-        const double dx = random.uniform(-0.2, 0.2), dy = random.uniform(-0.15, 0.15);
-        const double thickness = random.uniform(0.06, 0.16), c = std::cos(turn), s = std::sin(turn);
-        std::vector<Stroke> strokes = digit_strokes(static_cast<int>(kind));
-        for (Stroke& stroke : strokes)
-          for (auto& [x, y] : stroke) {
-            const double u = sx * (x + shear * y), v = sy * y;
-            x = c * u - s * v + dx + 0.02 * random.normal();
-            y = s * u + c * v + dy + 0.02 * random.normal();
-          }
-        canvas.paint(
-            [&](double u, double v) {
-              double d = 9;
-              for (const Stroke& stroke : strokes)
-                for (size_t i = 0; i + 1 < stroke.size(); ++i)
-                  d = std::min(d, segment_distance(u, v, stroke[i], stroke[i + 1]));
-              return 0.5 - (d - thickness) / canvas.pixel();
-            },
-            front);
-        canvas.write(random.uniform(4, 20), random, out);
-      });
+  return make_family("digits", 3, {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, options,
+                     split, draw_digit);
 }
 
 DatasetPtr make_scene(const SyntheticOptions& o, Split split) {
   constexpr int kKinds = 8;
-  Tensor pixels = Tensor::empty({o.count, o.size, o.size, 3}, DType::u8);
   Tensor labels = Tensor::zeros({o.count, kKinds});
-  uint8_t* out = pixels.data<uint8_t>();
-  float* label = labels.data<float>();
-  parallel_for(o.count, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      RandomSequence random = sample_random(o, split, 4, i);
-      const Color back = random_color(random);
-      Canvas canvas(o.size, back);
-      // One figure a quadrant at most, so that none hides another.
-      int quadrant[4] = {0, 1, 2, 3};
-      std::vector<int> order(quadrant, quadrant + 4);
-      random.shuffle(order);
-      const auto figures = 1 + random.below(4);
-      for (uint64_t k = 0; k < figures; ++k) {
-        const int kind = static_cast<int>(random.below(kKinds));
-        Color color = random_color(random);
-        while (distance(color, back) < 0.8) color = random_color(random);
-        const double radius = random.uniform(0.3, 0.45), slack = 0.5 - radius;
-        const int place = order[k];
-        const Pose pose{(place % 2 ? 0.5 : -0.5) + random.uniform(-slack, slack),
-                        (place / 2 ? 0.5 : -0.5) + random.uniform(-slack, slack), radius,
-                        random.uniform(-0.4, 0.4), false};
-        paint_figure(canvas, kind, pose, color);
-        label[i * kKinds + kind] = 1.0f;
-      }
-      canvas.write(random.uniform(4, 15), random, out + i * o.size * o.size * 3);
-    }
-  });
+  float* const label = labels.data<float>();
+  const Tensor pixels =
+      draw_all(o, split, 4, [&](int64_t i, int size, RandomSequence& random, uint8_t* out) {
+        const Color back = random_color(random);
+        Canvas canvas(size, back);
+        // One figure a quadrant at most, so that none hides another.
+        std::vector<int> order = {0, 1, 2, 3};
+        random.shuffle(order);
+        const auto figures = 1 + random.below(4);
+        for (uint64_t k = 0; k < figures; ++k) {
+          const int kind = static_cast<int>(random.below(kKinds));
+          const Color color = contrasting(back, random);
+          const double radius = random.uniform(0.3, 0.45), slack = 0.5 - radius;
+          const int place = order[k];
+          const Pose pose{(place % 2 ? 0.5 : -0.5) + random.uniform(-slack, slack),
+                          (place / 2 ? 0.5 : -0.5) + random.uniform(-slack, slack), radius,
+                          random.uniform(-0.4, 0.4), false};
+          paint_figure(canvas, kind, pose, color);
+          label[i * kKinds + kind] = 1.0f;
+        }
+        canvas.write(random.uniform(4, 15), random, out);
+      });
   return std::make_shared<ArrayDataset>("scene", pixels, labels,
                                         std::vector<std::string>(kFigures, kFigures + kKinds));
 }
 
 DatasetPtr make_counts(const SyntheticOptions& options, Split split) {
-  return make_family("counts", 5, {"1", "2", "3", "4", "5"}, options, split,
-                     [](int64_t kind, int size, RandomSequence& random, uint8_t* out) {
-                       const Color back = random_color(random);
-                       Canvas canvas(size, back);
-                       std::vector<int> cells = {0, 1, 2, 3, 4, 5, 6, 7, 8};  // of a 3 x 3 lattice
-                       random.shuffle(cells);
-                       for (int64_t i = 0; i <= kind; ++i) {
-                         Color color = random_color(random);
-                         while (distance(color, back) < 0.8) color = random_color(random);
-                         const double radius = random.uniform(0.18, 0.27), slack = 0.31 - radius;
-                         const int cell = cells[static_cast<size_t>(i)];
-                         const Pose pose{(cell % 3 - 1) * 0.64 + random.uniform(-slack, slack),
-                                         (cell / 3 - 1) * 0.64 + random.uniform(-slack, slack),
-                                         radius, random.uniform(-0.5, 0.5), false};
-                         paint_figure(canvas, static_cast<int>(random.below(std::size(kFigures))),
-                                      pose, color);
-                       }
-                       canvas.write(random.uniform(4, 15), random, out);
-                     });
+  return make_family("counts", 5, {"1", "2", "3", "4", "5"}, options, split, draw_counted);
 }
 
 }  // namespace facet

@@ -48,7 +48,7 @@ Child start_child(const Dataset& dataset, int64_t first, int64_t last) {
   if (piped) ::close(ends[1]);
   if (id > 0) return {id, ends[0]};
   if (piped) ::close(ends[0]);
-  throw Error(fmt::format("no process for a decoder: {}", std::strerror(why)));
+  throw Error("no process for a decoder: {}", std::strerror(why));
 }
 
 }  // namespace

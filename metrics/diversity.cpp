@@ -166,8 +166,8 @@ void check_features(std::span<const FeatureMatrix> layers) {
   }
   const int64_t bad = ops::find_nonfinite(all);
   if (bad >= 0)
-    throw NonFiniteError(fmt::format("[diversity] NaN or infinity in the weights of '{}'",
-                                     layers[static_cast<size_t>(bad)].name));
+    throw NonFiniteError("[diversity] NaN or infinity in the weights of '{}'",
+                         layers[static_cast<size_t>(bad)].name);
 }
 
 // Fills in what the dendrograms of these cosines, one a layer, say.

@@ -1,7 +1,6 @@
 #include "metrics/separation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "tensor/ops.h"

@@ -3,19 +3,13 @@
 #include <cmath>
 
 #include "nn/resnet.h"
+#include "tensor/hash.h"
 
 namespace facet {
 namespace {
 
-// FNV-1a, the usual 64-bit constants.
-uint64_t hash_name(const std::string& name) {
-  uint64_t h = 14695981039346656037ull;
-  for (const char c : name) h = (h ^ static_cast<uint8_t>(c)) * 1099511628211ull;
-  return h;
-}
-
 RandomKey key_of(uint64_t seed, const std::string& parameter) {
-  return random_key(seed, RandomPurpose::init).child(hash_name(parameter));
+  return random_key(seed, RandomPurpose::init).child(fnv1a(parameter));
 }
 
 double linear_bound(int64_t fan_in) {

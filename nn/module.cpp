@@ -1,6 +1,5 @@
 #include "nn/module.h"
 
-#include <algorithm>
 #include <map>
 
 namespace facet {
@@ -102,26 +101,26 @@ void clear_grads(Module& module) {
 }
 
 namespace {
-// Replaces every tensor of the module by change(tensor); gradients are dropped.
+// Replaces every tensor of the module but counts by change(tensor); gradients are dropped.
 void replace_tensors(Module& module, const std::function<Tensor(const Tensor&)>& change) {
   Visit visitor(
       [&](const std::string&, Variable& value) {
         value.value() = change(value.value());
         value.clear_grad();
       },
-      [&](const std::string&, Tensor& value) { value = change(value); });
+      [&](const std::string&, Tensor& value) {
+        if (is_floating(value.dtype())) value = change(value);
+      });
   visitor("", module);
 }
 }  // namespace
 
 void to_device(Module& module, Device device) {
-  replace_tensors(module,
-                  [device](const Tensor& t) { return is_floating(t.dtype()) ? t.to(device) : t; });
+  replace_tensors(module, [device](const Tensor& t) { return t.to(device); });
 }
 
 void to_dtype(Module& module, DType dtype) {
-  replace_tensors(module,
-                  [dtype](const Tensor& t) { return is_floating(t.dtype()) ? t.cast(dtype) : t; });
+  replace_tensors(module, [dtype](const Tensor& t) { return t.cast(dtype); });
 }
 
 void copy_state(Module& from, Module& to) {

@@ -1,7 +1,5 @@
 #include "nn/resnet.h"
 
-#include <algorithm>
-
 #include "tensor/text.h"
 
 namespace facet {
@@ -72,8 +70,7 @@ constexpr Plan kPlans[] = {{"resnet18", false, {2, 2, 2, 2}},
 const Plan& plan_of(const std::string& arch) {
   for (const Plan& plan : kPlans)
     if (arch == plan.name) return plan;
-  throw UsageError(
-      fmt::format("unknown architecture '{}': expected resnet18, resnet34 or resnet50", arch));
+  throw UsageError("unknown architecture '{}': expected resnet18, resnet34 or resnet50", arch);
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "nn/vit.h"
 
-#include <cmath>
-
 #include "nn/init.h"
 #include "tensor/text.h"
 
@@ -21,22 +19,18 @@ VitOptions resolved(VitOptions o) {
   for (const Plan& p : kPlans)
     if (o.arch == p.name) plan = &p;
   if (!plan)
-    throw UsageError(
-        fmt::format("unknown architecture '{}': expected vit_tiny, vit_small or vit_base", o.arch));
+    throw UsageError("unknown architecture '{}': expected vit_tiny, vit_small or vit_base", o.arch);
   if (o.width == 0) o.width = plan->width;
   if (o.depth == 0) o.depth = plan->depth;
   if (o.heads == 0) o.heads = std::max<int64_t>(1, o.width / 64);  // timm's channels a head
   if (o.patch < 1 || o.image_size % o.patch != 0)
     throw UsageError(
-        fmt::format("{}: expected an image size of whole patches, got {} pixels with "
-                    "patches of {}",
-                    o.arch, o.image_size, o.patch));
+        "{}: expected an image size of whole patches, got {} pixels with patches of {}", o.arch,
+        o.image_size, o.patch);
   if (o.width % o.heads != 0)
-    throw UsageError(
-        fmt::format("{}: expected a width that {} heads divide, got {}", o.arch, o.heads, o.width));
+    throw UsageError("{}: expected a width that {} heads divide, got {}", o.arch, o.heads, o.width);
   if (!(o.drop_path >= 0 && o.drop_path < 1))
-    throw UsageError(
-        fmt::format("{}: expected a drop path of 0 to 1, got {}", o.arch, o.drop_path));
+    throw UsageError("{}: expected a drop path of 0 to 1, got {}", o.arch, o.drop_path);
   return o;
 }
 
@@ -73,10 +67,9 @@ Variable Vit::position_for(int64_t height, int64_t width) const {
   const Variable rows = reshape(pos_embed_, {1 + trained * trained, width_});
   if (h == trained && w == trained) return rows;
   const auto along = [&](int64_t n) {
-    const auto from = static_cast<double>(trained);
-    const double to =
-        static_cast<double>(n) + (options_.resize == VitOptions::Resize::dino ? 0.1 : 0.0);
-    return bicubic_matrix(n, trained, from / to).to_vector<double>();
+    // The official DINO code's scale factor, (grid + .1) / trained grid.
+    const double scale = static_cast<double>(trained) / (static_cast<double>(n) + 0.1);
+    return bicubic_matrix(n, trained, scale).to_vector<double>();
   };
   // Rows and columns are resampled apart: one matrix (h w, grid grid), their product.
   const std::vector<double> down = along(h), across = along(w);

@@ -1,8 +1,6 @@
 // Exponential moving average of weights.
 #pragma once
 
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "tensor/tensor.h"

@@ -34,8 +34,7 @@ Dino::Dino(std::unique_ptr<Encoder> student, std::unique_ptr<Encoder> teacher,
                      .norms = options.head_norms}),
       center_(Tensor::zeros({1, options.out})) {
   if (options.out < 2 || options.hidden < 1 || options.bottleneck < 1)
-    throw UsageError(
-        fmt::format("DINO: expected a head with two outputs or more, got {}", options.out));
+    throw UsageError("DINO: expected a head with two outputs or more, got {}", options.out);
   for (Module* module :
        {static_cast<Module*>(teacher_.get()), static_cast<Module*>(&teacher_head_)})
     set_requires_grad(*module, false);

@@ -45,7 +45,6 @@ class Dino final : public Objective {
                     double clip) override;
   double teacher_temperature(int64_t step) const;
   double collapse_loss(int64_t) const override;  // ln K: teacher or student uniform
-  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:
@@ -54,7 +53,6 @@ class Dino final : public Objective {
   DinoHead student_head_, teacher_head_;
   Tensor center_;        // (1, K)
   Tensor teacher_mean_;  // of the last batch's teacher logits, over all ranks
-  Tensor last_embeddings_;
 };
 
 }  // namespace facet

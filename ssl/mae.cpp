@@ -92,8 +92,7 @@ Mae::Mae(std::unique_ptr<Vit> encoder, const MaeOptions& options)
                 .grid = encoder_->grid(),
                 .patch_values = patch_values()}) {
   if (!(options.mask_ratio > 0 && options.mask_ratio < 1))
-    throw UsageError(
-        fmt::format("--mask-ratio: expected between 0 and 1, got {}", options.mask_ratio));
+    throw UsageError("--mask-ratio: expected between 0 and 1, got {}", options.mask_ratio);
 }
 
 int64_t Mae::patch_values() const {

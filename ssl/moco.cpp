@@ -19,8 +19,8 @@ MomentumContrast::MomentumContrast(std::unique_ptr<Encoder> query, std::unique_p
       queue_(Tensor::zeros({options.queue, options.projection_dim})),
       pointer_(Tensor::zeros({}, DType::i64)) {
   if (options.queue < 1 || options.splits < 1)
-    throw UsageError(fmt::format("MoCo: expected a positive queue and splits, got {} and {}",
-                                 options.queue, options.splits));
+    throw UsageError("MoCo: expected a positive queue and splits, got {} and {}", options.queue,
+                     options.splits);
   for (Module* module : {static_cast<Module*>(key_.get()), static_cast<Module*>(&key_head_)})
     set_requires_grad(*module, false);
   for (Encoder* encoder : {query_.get(), key_.get()}) set_norm_splits(*encoder, options.splits);
@@ -36,23 +36,23 @@ void MomentumContrast::begin(uint64_t seed) {
 
 void MomentumContrast::check_batch(int64_t batch_size) const {
   if (batch_size % options_.splits != 0 || batch_size / options_.splits < 2)
-    throw UsageError(fmt::format(
+    throw UsageError(
         "--norm-splits: expected batches of at least two pictures in each of {} equal splits, got "
         "{}; try --batch-size {} or fewer splits",
-        options_.splits, batch_size, 2 * options_.splits));
+        options_.splits, batch_size, 2 * options_.splits);
 }
 
 // The keys (N, D) of images, in their order. Batch norm sees them in another one, drawn over all
 // ranks, so that a query's statistics do not give its key away.
-Tensor MomentumContrast::keys_of(const Tensor& images, int64_t step, Comm& comm) {
+Tensor MomentumContrast::keys_of(const Tensor& images, int64_t step) {
   const NoGrad none;
   const auto embed = [&](const Tensor& x) {
     return ops::l2_normalize(
                key_head_(key_->features(Variable(x))).value().cast(acc_dtype(x.dtype())))
         .y;
   };
-  const int64_t local = images.dim(0), all = local * comm.size();
-  if (options_.splits == 1 && comm.size() == 1) return embed(images);
+  const int64_t local = images.dim(0), all = local * comm_->size();
+  if (options_.splits == 1 && comm_->size() == 1) return embed(images);
   std::vector<int64_t> order(static_cast<size_t>(all)), back(order.size());
   std::iota(order.begin(), order.end(), 0);
   // The same on every rank.
@@ -63,28 +63,36 @@ Tensor MomentumContrast::keys_of(const Tensor& images, int64_t step, Comm& comm)
   for (size_t i = 0; i < order.size(); ++i)
     back[static_cast<size_t>(order[i])] = static_cast<int64_t>(i);
   const auto mine = [&](const std::vector<int64_t>& list) {
-    return Tensor::from(list, {all}).narrow(comm.rank() * local, local).clone().to(images.device());
+    return Tensor::from(list, {all})
+        .narrow(comm_->rank() * local, local)
+        .clone()
+        .to(images.device());
   };
-  const Tensor shuffled = ops::gather_rows(comm.all_gather(images), mine(order));
-  return ops::gather_rows(comm.all_gather(embed(shuffled)), mine(back));
+  const Tensor shuffled = ops::gather_rows(comm_->all_gather(images), mine(order));
+  return ops::gather_rows(comm_->all_gather(embed(shuffled)), mine(back));
 }
 
-Variable MomentumContrast::loss(const Variable& features, const Tensor& key_images, int64_t step,
-                                Comm& comm) {
+Variable MomentumContrast::query_features(const Batch& batch) {
+  FACET_CHECK(batch.views.size() == 2, name(), "expected two views a sample, got {}",
+              batch.views.size());
+  return query_->features(Variable(batch.views[0]));
+}
+
+Variable MomentumContrast::contrast(const Variable& features, const Batch& batch, int64_t step) {
   const Variable h = query_head_(features);
   last_embeddings_ = h.value();
-  keys_ = keys_of(key_images, step, comm);
+  keys_ = keys_of(batch.views[1], step);
   const DType acc = acc_dtype(h.dtype());
   return info_nce(l2_normalize(cast(h, acc)), keys_, queue_.cast(acc), options_.temperature);
 }
 
-void MomentumContrast::after_step(Comm& comm) {
+void MomentumContrast::after_step(int64_t) {
   // The next step's keys come from the moved networks, as where they are moved before its forward;
   // at the first one both are copies, which moving leaves alone.
   average_parameters(*key_, *query_, options_.momentum);
   average_parameters(key_head_, query_head_, options_.momentum);
 
-  const Tensor keys = comm.all_gather(keys_).cast(queue_.dtype());
+  const Tensor keys = comm_->all_gather(keys_).cast(queue_.dtype());
   int64_t& at = *pointer_.data<int64_t>();
   // Where the queue does not hold whole batches, the last keys go on at its start.
   for (int64_t done = 0; done < keys.dim(0);) {
@@ -95,7 +103,7 @@ void MomentumContrast::after_step(Comm& comm) {
   }
 }
 
-double MomentumContrast::collapse_loss() const {
+double MomentumContrast::collapse_loss(int64_t) const {
   return std::log1p(static_cast<double>(options_.queue));
 }
 
@@ -108,67 +116,41 @@ void MomentumContrast::visit(ModuleVisitor& v) {
   v("queue_pointer", pointer_);
 }
 
-namespace {
-
-void check_views(const Batch& batch, const char* name) {
-  FACET_CHECK(batch.views.size() == 2, name, "expected two views a sample, got {}",
-              batch.views.size());
-}
-
-// All parameters that train in one group: norms and biases decay, too.
-std::vector<ParamGroup> one_group(Module& module, const char* name, double weight_decay) {
+std::vector<ParamGroup> MomentumContrast::groups(double weight_decay) {
   ParamGroup group;
-  group.name = name;
+  group.name = name();
   group.weight_decay = weight_decay;
-  for (const NamedParameter& p : parameters(module))
+  for (const NamedParameter& p : parameters(*this))
     if (p.value.requires_grad()) group.parameters.push_back(p);
   return {group};
 }
 
-}  // namespace
-
 void Moco::check_batch(int64_t batch_size) const {
-  if (contrast_.queue_size() % batch_size != 0)
-    throw UsageError(
-        fmt::format("--queue: expected a multiple of the batch size, got {} with batches of {}",
-                    contrast_.queue_size(), batch_size));
-  contrast_.check_batch(batch_size);
-}
-
-std::vector<ParamGroup> Moco::groups(double weight_decay) {
-  return one_group(*this, name(), weight_decay);
-}
-
-Variable Moco::loss(const Batch& batch, int64_t step) {
-  check_views(batch, name());
-  const Variable features = contrast_.query().features(Variable(batch.views[0]));
-  return contrast_.loss(features, batch.views[1], step, *comm_);
+  if (options_.queue % batch_size != 0)
+    throw UsageError("--queue: expected a multiple of the batch size, got {} with batches of {}",
+                     options_.queue, batch_size);
+  MomentumContrast::check_batch(batch_size);
 }
 
 CeSelfSupcon::CeSelfSupcon(std::unique_ptr<Encoder> query, std::unique_ptr<Encoder> key,
                            int64_t num_classes, const HybridOptions& options)
-    : options_(options),
-      contrast_(std::move(query), std::move(key), options.moco),
-      classifier_(contrast_.query().feature_dim(), num_classes) {}
-
-std::vector<ParamGroup> CeSelfSupcon::groups(double weight_decay) {
-  return one_group(*this, name(), weight_decay);
-}
+    : MomentumContrast(std::move(query), std::move(key), options.moco),
+      weight_(options.weight),
+      classifier_(encoder().feature_dim(), num_classes) {}
 
 Variable CeSelfSupcon::loss(const Batch& batch, int64_t step) {
-  check_views(batch, name());
-  const Variable features = contrast_.query().features(Variable(batch.views[0]));
+  const Variable features = query_features(batch);
   const Variable labelled = cross_entropy(classifier_(features), batch.labels);
-  return labelled + affine(options_.weight, contrast_.loss(features, batch.views[1], step, *comm_));
+  return labelled + affine(weight_, contrast(features, batch, step));
 }
 
-double CeSelfSupcon::collapse_loss(int64_t) const {
+double CeSelfSupcon::collapse_loss(int64_t batch_size) const {
   return std::log(static_cast<double>(classifier_.weight.dim(0))) +
-         options_.weight * contrast_.collapse_loss();
+         weight_ * MomentumContrast::collapse_loss(batch_size);
 }
 
 void CeSelfSupcon::visit(ModuleVisitor& v) {
-  contrast_.visit(v);
+  MomentumContrast::visit(v);
   v("classifier", classifier_);
 }
 

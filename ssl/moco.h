@@ -22,57 +22,49 @@ struct MocoOptions {
 };
 
 // A projection head, its momentum copy and the queue: what MoCo and CE + SelfSupCon share.
-class MomentumContrast final : public Module {
+class MomentumContrast : public Objective {
  public:
   // `query` trains, `key` is a network of the same shape that follows it.
   MomentumContrast(std::unique_ptr<Encoder> query, std::unique_ptr<Encoder> key,
                    const MocoOptions& options);
 
-  void begin(uint64_t seed);  // key networks as copies, a queue of random unit rows
-  void check_batch(int64_t batch_size) const;
-  // InfoNCE of the queries' features (N, D) against the keys of the second view's images.
-  Variable loss(const Variable& features, const Tensor& key_images, int64_t step, Comm& comm);
+  Encoder& encoder() override { return *query_; }
+  // Everything that trains decays, norms and biases too, as in MoCo's official code.
+  std::vector<ParamGroup> groups(double weight_decay) override;
+  void begin(uint64_t seed) override;  // key networks as copies, a queue of random unit rows
+  void check_batch(int64_t batch_size) const override;
   // Keys into the queue, and the key networks towards the query's.
-  void after_step(Comm& comm);
-
-  Encoder& query() { return *query_; }
-  int64_t queue_size() const { return options_.queue; }
-  const Tensor& last_embeddings() const { return last_embeddings_; }
-  double collapse_loss() const;  // ln(1 + K): all embeddings equal
+  void after_step(int64_t step) override;
+  double collapse_loss(int64_t) const override;  // ln(1 + K): all embeddings equal
   void visit(ModuleVisitor& v) override;
 
- private:
-  Tensor keys_of(const Tensor& images, int64_t step, Comm& comm);
+ protected:
+  // Of the first of two views.
+  Variable query_features(const Batch& batch);
+  // InfoNCE of these features (N, D) against the keys of the second view's images.
+  Variable contrast(const Variable& features, const Batch& batch, int64_t step);
 
   MocoOptions options_;
+
+ private:
+  Tensor keys_of(const Tensor& images, int64_t step);
+
   std::unique_ptr<Encoder> query_, key_;
   ProjectionHead query_head_, key_head_;
   Tensor queue_;    // (K, D), unit rows
   Tensor pointer_;  // i64 scalar on the host: the row that the next key goes to
-  Tensor keys_, last_embeddings_;
+  Tensor keys_;
 };
 
-class Moco final : public Objective {
+class Moco final : public MomentumContrast {
  public:
-  Moco(std::unique_ptr<Encoder> query, std::unique_ptr<Encoder> key, const MocoOptions& options)
-      : contrast_(std::move(query), std::move(key), options) {}
+  using MomentumContrast::MomentumContrast;
 
   const char* name() const override { return "moco"; }
-  Encoder& encoder() override { return contrast_.query(); }
-  // Everything decays, as in the official code.
-  std::vector<ParamGroup> groups(double weight_decay) override;
-  void begin(uint64_t seed) override { contrast_.begin(seed); }
   void check_batch(int64_t batch_size) const override;
-  Variable loss(const Batch& batch, int64_t step) override;
-  void after_step(int64_t) override { contrast_.after_step(*comm_); }
-  double collapse_loss(int64_t) const override { return contrast_.collapse_loss(); }
-  std::vector<NamedMetric> metrics() const override {
-    return embedding_spread(contrast_.last_embeddings());
+  Variable loss(const Batch& batch, int64_t step) override {
+    return contrast(query_features(batch), batch, step);
   }
-  void visit(ModuleVisitor& v) override { contrast_.visit(v); }
-
- private:
-  MomentumContrast contrast_;
 };
 
 // CE + SelfSupCon (Islam et al. 2021, "A broad study on the transferability of visual
@@ -83,28 +75,19 @@ struct HybridOptions {
   double weight = 0.5;
 };
 
-class CeSelfSupcon final : public Objective {
+class CeSelfSupcon final : public MomentumContrast {
  public:
   CeSelfSupcon(std::unique_ptr<Encoder> query, std::unique_ptr<Encoder> key, int64_t num_classes,
                const HybridOptions& options);
 
   const char* name() const override { return "ce+selfsupcon"; }
-  Encoder& encoder() override { return contrast_.query(); }
   Linear& classifier() { return classifier_; }
-  std::vector<ParamGroup> groups(double weight_decay) override;
-  void begin(uint64_t seed) override { contrast_.begin(seed); }
-  void check_batch(int64_t batch_size) const override { contrast_.check_batch(batch_size); }
   Variable loss(const Batch& batch, int64_t step) override;
-  void after_step(int64_t) override { contrast_.after_step(*comm_); }
-  double collapse_loss(int64_t) const override;
-  std::vector<NamedMetric> metrics() const override {
-    return embedding_spread(contrast_.last_embeddings());
-  }
+  double collapse_loss(int64_t batch_size) const override;
   void visit(ModuleVisitor& v) override;
 
  private:
-  HybridOptions options_;
-  MomentumContrast contrast_;
+  double weight_;
   Linear classifier_;
 };
 

@@ -52,16 +52,16 @@ double Objective::guarded_backward(const std::function<Variable(int64_t part)>& 
 double Objective::check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t) {
   const double value = loss.item();
   if (!std::isfinite(value))
-    throw NonFiniteError(fmt::format(
+    throw NonFiniteError(
         "loss is {} at step {}: the weights were left as they were; try a smaller learning rate, "
         "a longer warm-up or gradient clipping",
-        value, t));
+        value, t);
   const std::string bad = nonfinite_gradient(optimizer.groups());
   if (!bad.empty())
-    throw NonFiniteError(fmt::format(
+    throw NonFiniteError(
         "gradient of {} is not finite at step {}: the weights were left as they were; try a "
         "smaller learning rate or gradient clipping",
-        bad, t));
+        bad, t);
   return value;
 }
 

@@ -18,6 +18,12 @@ struct NamedMetric {
   double value;
 };
 
+// Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the
+// normalised rows (about 1/sqrt(D) when healthy, 0 when collapsed), and the effective rank
+// exp(entropy of the normalised eigenvalues of the covariance) (Roy & Vetterli 2007), 0 where the
+// rows are equal up to rounding. None of both where embeddings is undefined.
+std::vector<NamedMetric> embedding_spread(const Tensor& embeddings);
+
 class Objective : public Module {
  public:
   virtual const char* name() const = 0;
@@ -53,7 +59,7 @@ class Objective : public Module {
   // The loss when all embeddings are equal, which a healthy run leaves behind.
   virtual double collapse_loss(int64_t batch_size) const = 0;
   // Values worth logging beside the loss, of the last batch.
-  virtual std::vector<NamedMetric> metrics() const { return {}; }
+  virtual std::vector<NamedMetric> metrics() const { return embedding_spread(last_embeddings_); }
 
   // One whole training step; returns the loss, the ranks' mean. Throws NonFiniteError before any
   // weight is touched when the loss or a gradient is not finite. clip > 0: global norm over the
@@ -75,12 +81,7 @@ class Objective : public Module {
 
   Comm* comm_ = &single_rank();
   int64_t parts_ = 1;
+  Tensor last_embeddings_;  // what loss() leaves for metrics(), rows x D
 };
-
-// Spread of embeddings, rows x D: the mean over dimensions of the standard deviation of the
-// normalised rows (about 1/sqrt(D) when healthy, 0 when collapsed), and the effective rank
-// exp(entropy of the normalised eigenvalues of the covariance) (Roy & Vetterli 2007), 0 where the
-// rows are equal up to rounding. None of both where embeddings is undefined.
-std::vector<NamedMetric> embedding_spread(const Tensor& embeddings);
 
 }  // namespace facet

@@ -13,9 +13,6 @@ namespace facet {
 struct SimclrOptions {
   double temperature = 0.1;  // 0.5 on CIFAR
   int64_t projection_dim = 128;
-  int projection_layers = 2;
-  bool projection_norm = true;
-  bool official_scale = false;  // the factor 2 of the official code
 };
 
 class Simclr final : public Objective {
@@ -28,14 +25,12 @@ class Simclr final : public Objective {
   Variable loss(const Batch& batch, int64_t step) override;
   bool replayable() const override { return true; }
   double collapse_loss(int64_t batch_size) const override;  // ln(2N - 1)
-  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:
   SimclrOptions options_;
   std::unique_ptr<Encoder> encoder_;
   ProjectionHead head_;
-  Tensor last_embeddings_;
 };
 
 }  // namespace facet

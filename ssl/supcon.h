@@ -22,14 +22,12 @@ class Supcon final : public Objective {
   bool replayable() const override { return true; }
   // All embeddings equal: T / T_0 ln(2N - 1).
   double collapse_loss(int64_t batch_size) const override;
-  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:
   SupconOptions options_;
   std::unique_ptr<Encoder> encoder_;
   ProjectionHead head_;
-  Tensor last_embeddings_;
 };
 
 }  // namespace facet

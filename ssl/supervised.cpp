@@ -57,7 +57,7 @@ Variable Supervised::classify(const Variable& features, const Batch& batch) {
   const Variable logits = classifier_(features);
   last_logits_ = logits.value();
   last_labels_ = batch.labels;
-  last_features_ = features.value();
+  last_embeddings_ = features.value();
   if (multi_label_) return asymmetric_loss(logits, batch.labels, *multi_label_);
   if (batch.targets.defined()) return soft_cross_entropy(logits, batch.targets);
   return cross_entropy(logits, batch.labels, smoothing_);
@@ -141,7 +141,7 @@ double Supervised::collapse_loss(int64_t) const {
 
 std::vector<NamedMetric> Supervised::metrics() const {
   if (!last_logits_.defined()) return {};
-  if (multi_label_) return embedding_spread(last_features_);
+  if (multi_label_) return embedding_spread(last_embeddings_);
   const auto guess = ops::argmax(last_logits_).to_vector<int64_t>();
   const auto truth = last_labels_.to_vector<int64_t>();
   double hits = 0, rows = 0;
@@ -150,7 +150,7 @@ std::vector<NamedMetric> Supervised::metrics() const {
     ++rows;
     hits += guess[i] == truth[i];
   }
-  std::vector<NamedMetric> values = embedding_spread(last_features_);
+  std::vector<NamedMetric> values = embedding_spread(last_embeddings_);
   values.insert(values.begin(), {"train_accuracy", hits / rows});
   return values;
 }

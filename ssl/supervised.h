@@ -72,7 +72,7 @@ class Supervised : public Objective {
   double smoothing_, layer_decay_ = 1.0;
   std::optional<AsymmetricOptions> multi_label_;
   MixedTraining mixed_;
-  Tensor last_logits_, last_labels_, last_features_;
+  Tensor last_logits_, last_labels_;
 };
 
 }  // namespace facet

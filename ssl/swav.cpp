@@ -38,10 +38,8 @@ Swav::Swav(std::unique_ptr<Encoder> encoder, const SwavOptions& options)
       prototypes_(Tensor::zeros({options.prototypes, options.projection_dim}), true),
       queue_rows_(Tensor::zeros({}, DType::i64)) {
   if (options.prototypes < 2 || options.queue < 0)
-    throw UsageError(
-        fmt::format("SwAV: expected at least two prototypes and no negative queue, "
-                    "got {} and {}",
-                    options.prototypes, options.queue));
+    throw UsageError("SwAV: expected at least two prototypes and no negative queue, got {} and {}",
+                     options.prototypes, options.queue);
   if (options.queue > 0) queue_ = Tensor::zeros({kAssigned, options.queue, options.projection_dim});
 }
 
@@ -53,9 +51,8 @@ void Swav::begin(uint64_t) {
 
 void Swav::check_batch(int64_t batch_size) const {
   if (options_.queue % batch_size != 0)
-    throw UsageError(
-        fmt::format("--queue: expected a multiple of the batch size, got {} with batches of {}",
-                    options_.queue, batch_size));
+    throw UsageError("--queue: expected a multiple of the batch size, got {} with batches of {}",
+                     options_.queue, batch_size);
 }
 
 Variable Swav::loss(const Batch& batch, int64_t step) {

@@ -41,7 +41,6 @@ class Swav final : public Objective {
   double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                     double clip) override;
   double collapse_loss(int64_t) const override;  // ln K: all scores equal
-  std::vector<NamedMetric> metrics() const override { return embedding_spread(last_embeddings_); }
   void visit(ModuleVisitor& v) override;
 
  private:
@@ -53,7 +52,6 @@ class Swav final : public Objective {
   Variable prototypes_;        // (K, D), unit rows
   Tensor queue_, queue_rows_;  // (2, queue, D), newest first; i64: rows that are filled
   TensorList newest_;          // embeddings of the assigned crops of the last batch
-  Tensor last_embeddings_;
 };
 
 }  // namespace facet

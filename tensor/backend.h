@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "tensor/augment.h"
 #include "tensor/random.h"

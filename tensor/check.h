@@ -26,34 +26,43 @@ class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, ExitCode code = ExitCode::failure)
       : std::runtime_error(message), code_(code) {}
+  // Error("expected {}, got {}", want, got)
+  template <typename Arg, typename... Args>
+  explicit Error(fmt::format_string<Arg, Args...> format, Arg&& arg, Args&&... args)
+      : Error(fmt::format(format, std::forward<Arg>(arg), std::forward<Args>(args)...)) {}
   ExitCode exit_code() const { return code_; }
 
  private:
   ExitCode code_;
 };
 
-class UsageError : public Error {
+template <ExitCode kCode>
+class ErrorWithCode : public Error {
  public:
-  explicit UsageError(const std::string& message) : Error(message, ExitCode::usage) {}
+  explicit ErrorWithCode(const std::string& message) : Error(message, kCode) {}
+  template <typename Arg, typename... Args>
+  explicit ErrorWithCode(fmt::format_string<Arg, Args...> format, Arg&& arg, Args&&... args)
+      : Error(fmt::format(format, std::forward<Arg>(arg), std::forward<Args>(args)...), kCode) {}
+};
+
+class UsageError : public ErrorWithCode<ExitCode::usage> {
+  using ErrorWithCode::ErrorWithCode;
 };
 
 // A file or folder that is missing, truncated, swapped or otherwise not what was expected.
-class FileError : public Error {
- public:
-  explicit FileError(const std::string& message) : Error(message, ExitCode::bad_file) {}
+class FileError : public ErrorWithCode<ExitCode::bad_file> {
+  using ErrorWithCode::ErrorWithCode;
 };
 
 // A NaN or infinity where training must not go on.
-class NonFiniteError : public Error {
- public:
-  explicit NonFiniteError(const std::string& message) : Error(message, ExitCode::non_finite) {}
+class NonFiniteError : public ErrorWithCode<ExitCode::non_finite> {
+  using ErrorWithCode::ErrorWithCode;
 };
 
 // A fault of a device (a failed kernel, a lost GPU): nothing more can be done on it, the process
 // has to end.
-class DeviceError : public Error {
- public:
-  explicit DeviceError(const std::string& message) : Error(message) {}
+class DeviceError : public ErrorWithCode<ExitCode::failure> {
+  using ErrorWithCode::ErrorWithCode;
 };
 
 // A mistake of facet itself.
@@ -65,7 +74,7 @@ class InternalError : public std::logic_error {
 namespace detail {
 template <typename... Args>
 [[noreturn]] void fail(const char* op, fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(fmt::format("[{}] {}", op, fmt::format(format, std::forward<Args>(args)...)));
+  throw Error("[{}] {}", op, fmt::format(format, std::forward<Args>(args)...));
 }
 [[noreturn]] inline void internal_fail(const char* expression, const char* file, int line) {
   throw InternalError(fmt::format("internal error: {} at {}:{}", expression, file, line));

@@ -56,7 +56,7 @@ bool write_fully(int fd, const fs::path& path, std::span<const std::byte> bytes)
 
 [[noreturn]] void fail_open(const fs::path& path) {
   const int error = errno;
-  throw FileError(fmt::format("cannot read {}: {}", path.string(), std::strerror(error)));
+  throw FileError("cannot read {}: {}", path.string(), std::strerror(error));
 }
 
 }  // namespace
@@ -95,7 +95,7 @@ void AtomicFile::fail(const char* action) {
   fd_ = -1;
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
   temporary_.clear();
-  throw FileError(fmt::format("cannot {} {}: {}", action, target_.string(), std::strerror(error)));
+  throw FileError("cannot {} {}: {}", action, target_.string(), std::strerror(error));
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -143,8 +143,8 @@ void make_folder(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error || !fs::is_directory(path))
-    throw FileError(fmt::format("cannot create folder {}: {}", path.string(),
-                                error ? error.message() : "a file of that name exists"));
+    throw FileError("cannot create folder {}: {}", path.string(),
+                    error ? error.message() : "a file of that name exists");
 }
 
 void remove_stale_temporaries(const fs::path& folder) {
@@ -168,7 +168,7 @@ InputFile::InputFile(fs::path path) : path_(std::move(path)) {
   struct stat info;
   if (::fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd_);
-    throw FileError(fmt::format("cannot read {}: not a regular file", path_.string()));
+    throw FileError("cannot read {}: not a regular file", path_.string());
   }
   size_ = static_cast<size_t>(info.st_size);
 }
@@ -184,8 +184,7 @@ void InputFile::read(size_t offset, std::span<std::byte> into) const {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail_open(path_);
     if (n == 0)
-      throw FileError(fmt::format("{}: ends at byte {}, expected {} more", path_.string(), offset,
-                                  into.size()));
+      throw FileError("{}: ends at byte {}, expected {} more", path_.string(), offset, into.size());
     into = into.subspan(static_cast<size_t>(n));
     offset += static_cast<size_t>(n);
   }
@@ -193,8 +192,7 @@ void InputFile::read(size_t offset, std::span<std::byte> into) const {
 
 AppendLog::AppendLog(const fs::path& path) : path_(path) {
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd_ < 0)
-    throw FileError(fmt::format("cannot write {}: {}", path.string(), std::strerror(errno)));
+  if (fd_ < 0) throw FileError("cannot write {}: {}", path.string(), std::strerror(errno));
 }
 
 AppendLog::~AppendLog() {

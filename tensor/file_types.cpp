@@ -59,7 +59,7 @@ const FileType& file_type_of(DType dtype) {
 
 Tensor decode(const FileType& file_type, std::span<const std::byte> bytes, const Shape& shape) {
   const std::string_view type = file_type.name;
-  if (!file_type.dtype) throw FileError(fmt::format("elements of type {} are not supported", type));
+  if (!file_type.dtype) throw FileError("elements of type {} are not supported", type);
   Tensor out = Tensor::empty(shape, *file_type.dtype);
   const auto same = [](auto v) { return v; };
   if (type == "F16")
@@ -75,7 +75,7 @@ Tensor decode(const FileType& file_type, std::span<const std::byte> bytes, const
   else if (type == "U64")
     widen<uint64_t, int64_t>(bytes, out, [](uint64_t v) {
       if (v > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-        throw FileError(fmt::format("{} does not fit i64", v));
+        throw FileError("{} does not fit i64", v);
       return static_cast<int64_t>(v);
     });
   else if (!bytes.empty())

@@ -1,8 +1,9 @@
-// Hashes in hex: SHA-256, by which published weights and our own lists are known, and MD5, by which
-// datasets are.
+// SHA-256, by which published weights and our own lists are known, and MD5, by which datasets are,
+// in hex; FNV-1a, by which things are told apart that nobody forges.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,5 +24,11 @@ class Hasher {
 std::string sha256(std::span<const std::byte> bytes);
 std::string sha256(std::string_view text);
 std::string md5(std::string_view text);
+
+// 64 bits, the usual constants; `hash`: of what came before.
+inline uint64_t fnv1a(std::string_view bytes, uint64_t hash = 14695981039346656037ull) {
+  for (const char c : bytes) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211ull;
+  return hash;
+}
 
 }  // namespace facet

@@ -54,7 +54,7 @@ class Header {
 
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    throw FileError(fmt::format("{}: {}", file_, fmt::format(format, std::forward<Args>(args)...)));
+    throw FileError("{}: {}", file_, fmt::format(format, std::forward<Args>(args)...));
   }
 
  private:
@@ -152,9 +152,7 @@ Tensor reversed(const Tensor& x) {
 }  // namespace
 
 NpyHeader read_npy_header(std::string_view start, uint64_t file_bytes, const std::string& file) {
-  const auto fail = [&](const std::string& what) {
-    throw FileError(fmt::format("{}: {}", file, what));
-  };
+  const auto fail = [&](const std::string& what) { throw FileError("{}: {}", file, what); };
   if (start.size() < 12 || !start.starts_with(kMagic)) fail("not a .npy file");
   const auto byte = [&](size_t i) { return uint64_t{static_cast<uint8_t>(start[i])}; };
   const uint64_t version = byte(6);
@@ -188,7 +186,7 @@ Tensor load_npy(const std::filesystem::path& path) {
     const Tensor tensor = decode(*header.type, content, stored);
     return header.fortran ? reversed(tensor) : tensor;
   } catch (const FileError& e) {
-    throw FileError(fmt::format("{}: {}", path.string(), e.what()));
+    throw FileError("{}: {}", path.string(), e.what());
   }
 }
 

@@ -38,7 +38,7 @@ Tensor unary(UnaryOp op, const Tensor& x) {
 }
 
 Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy) {
-  check_like(x, dy, x.shape(), "dy", "unary_backward");
+  check_like(x, dy, x.shape(), "dy", __func__);
   Tensor dx = Tensor::empty_like(x);
   if (x.numel() > 0) x.backend().unary_backward(op, x, y, dy, dx);
   return dx;
@@ -80,8 +80,7 @@ Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
 
 std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Tensor& b,
                                           const Tensor& dy, bool want_a, bool want_b) {
-  check_like(a, dy, broadcast_shape(a.shape(), b.shape(), "binary_backward"), "dy",
-             "binary_backward");
+  check_like(a, dy, broadcast_shape(a.shape(), b.shape(), __func__), "dy", __func__);
   // The gradient of a repeated operand is a sum: its terms are not rounded to bf16 on the way.
   const bool is_sum = (want_a && a.shape() != dy.shape()) || (want_b && b.shape() != dy.shape());
   if (is_sum && dy.dtype() == DType::bf16 && op != BinaryOp::add) {
@@ -104,21 +103,21 @@ std::pair<Tensor, Tensor> binary_backward(BinaryOp op, const Tensor& a, const Te
 }
 
 Tensor affine(double alpha, const Tensor& x, double beta) {
-  check_floating(x, "affine");
+  check_floating(x, __func__);
   Tensor y = Tensor::empty_like(x);
   if (x.numel() > 0) x.backend().affine(alpha, x, beta, y);
   return y;
 }
 
 void add_(Tensor& y, const Tensor& x, double alpha) {
-  check_floating(x, "add_");
-  check_floating(y, "add_");
-  check_shape(x, y.shape(), "x", "add_");
+  check_floating(x, __func__);
+  check_floating(y, __func__);
+  check_shape(x, y.shape(), "x", __func__);
   if (x.numel() > 0) y.backend().axpby(alpha, x, 1.0, y);
 }
 
 void scale_(Tensor& y, double alpha) {
-  check_floating(y, "scale_");
+  check_floating(y, __func__);
   if (y.numel() > 0) y.backend().affine(alpha, y, 0.0, y);
 }
 
@@ -164,8 +163,8 @@ Tensor reduce(ReduceOp op, const Tensor& x) {
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
-  check_floating(x, "sum_to");
-  FACET_CHECK(broadcast_shape(x.shape(), shape, "sum_to") == x.shape(), "sum_to",
+  check_floating(x, __func__);
+  FACET_CHECK(broadcast_shape(x.shape(), shape, __func__) == x.shape(), __func__,
               "{} does not broadcast to {}", shape, x.shape());
   // Runs of adjacent broadcast axes are reduced together, innermost first.
   const int offset = x.rank() - shape.rank();
@@ -187,8 +186,8 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 }
 
 Tensor broadcast_to(const Tensor& x, const Shape& shape) {
-  check_floating(x, "broadcast_to");
-  FACET_CHECK(broadcast_shape(x.shape(), shape, "broadcast_to") == shape, "broadcast_to",
+  check_floating(x, __func__);
+  FACET_CHECK(broadcast_shape(x.shape(), shape, __func__) == shape, __func__,
               "cannot broadcast {} to {}", x.shape(), shape);
   if (x.shape() == shape) return x;
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
@@ -198,16 +197,16 @@ Tensor broadcast_to(const Tensor& x, const Shape& shape) {
 }
 
 Tensor argmax(const Tensor& x) {
-  check_floating(x, "argmax");
-  FACET_CHECK(x.rank() >= 1 && x.cols() > 0, "argmax", "expected rows, got {}", x.shape());
+  check_floating(x, __func__);
+  FACET_CHECK(x.rank() >= 1 && x.cols() > 0, __func__, "expected rows, got {}", x.shape());
   Tensor y = Tensor::empty({x.rows()}, DType::i64, x.device());
   if (y.numel() > 0) x.backend().argmax(x, y);
   return y;
 }
 
 TopK topk(const Tensor& x, int64_t k) {
-  check_floating(x, "topk");
-  FACET_CHECK(k >= 1 && k <= x.cols(), "topk", "k={} of rows of {}", k, x.cols());
+  check_floating(x, __func__);
+  FACET_CHECK(k >= 1 && k <= x.cols(), __func__, "k={} of rows of {}", k, x.cols());
   TopK result{Tensor::empty({x.rows(), k}, x.dtype(), x.device()),
               Tensor::empty({x.rows(), k}, DType::i64, x.device())};
   if (x.numel() > 0) x.backend().topk(x, k, result.values, result.indices);
@@ -248,7 +247,7 @@ void matmul_into(const Tensor& a, const Tensor& b, const MatmulArgs& args, Tenso
 
 Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b, const Tensor& bias) {
   const Shape shape = product_shape(a, b, trans_a, trans_b);
-  if (bias.defined()) check_like(a, bias, {shape.cols()}, "bias", "matmul");
+  if (bias.defined()) check_like(a, bias, {shape.cols()}, "bias", __func__);
   Tensor out = Tensor::empty(shape, a.dtype(), a.device());
   if (out.numel() == 0) return out;
   a.backend().matmul(a, b, bias, {.trans_a = trans_a, .trans_b = trans_b}, out);
@@ -264,7 +263,7 @@ void check_square(const Tensor& matrix, const char* op) {
 }  // namespace
 
 Tensor eigvalsh(const Tensor& matrix) {
-  check_square(matrix, "eigvalsh");
+  check_square(matrix, __func__);
   Tensor values = Tensor::empty({matrix.dim(0)}, matrix.dtype(), matrix.device());
   matrix.backend().eigvalsh(matrix, values);
   return values;
@@ -273,8 +272,8 @@ Tensor eigvalsh(const Tensor& matrix) {
 TensorList average_linkage(TensorList similarities) {
   TensorList merges;
   for (const Tensor& matrix : similarities) {
-    check_square(matrix, "average_linkage");
-    check_same_kind(similarities[0], matrix, "average_linkage");
+    check_square(matrix, __func__);
+    check_same_kind(similarities[0], matrix, __func__);
     merges.push_back(Tensor::empty({matrix.dim(0) - 1}, matrix.dtype(), matrix.device()));
   }
   if (!merges.empty()) merges[0].backend().average_linkage(similarities, merges);
@@ -320,20 +319,19 @@ Shape pool_shape(const Shape& x, const PoolArgs& args, const char* op) {
 
 Tensor conv2d(const Tensor& x, const Tensor& w, const ConvArgs& args,
               const ConvEpilogue& epilogue) {
-  check_same_kind(x, w, "conv2d");
-  Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, "conv2d"), x.dtype(), x.device());
-  if (epilogue.bias.defined()) check_like(x, epilogue.bias, {w.dim(0)}, "bias", "conv2d");
+  check_same_kind(x, w, __func__);
+  Tensor y = Tensor::empty(conv_shape(x.shape(), w.shape(), args, __func__), x.dtype(), x.device());
+  if (epilogue.bias.defined()) check_like(x, epilogue.bias, {w.dim(0)}, "bias", __func__);
   if (epilogue.residual.defined())
-    check_like(x, epilogue.residual, y.shape(), "residual", "conv2d");
+    check_like(x, epilogue.residual, y.shape(), "residual", __func__);
   if (y.numel() > 0) x.backend().conv2d(x, w, epilogue, args, y);
   return y;
 }
 
 Tensor conv2d_backward_input(const Tensor& dy, const Tensor& w, const Shape& x_shape,
                              const ConvArgs& args) {
-  check_same_kind(dy, w, "conv2d_backward_input");
-  check_shape(dy, conv_shape(x_shape, w.shape(), args, "conv2d_backward_input"), "dy",
-              "conv2d_backward_input");
+  check_same_kind(dy, w, __func__);
+  check_shape(dy, conv_shape(x_shape, w.shape(), args, __func__), "dy", __func__);
   Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
   if (dx.numel() > 0) dy.backend().conv2d_backward_input(dy, w, args, dx);
   return dx;
@@ -341,9 +339,8 @@ Tensor conv2d_backward_input(const Tensor& dy, const Tensor& w, const Shape& x_s
 
 Tensor conv2d_backward_weight(const Tensor& x, const Tensor& dy, const Shape& w_shape,
                               const ConvArgs& args) {
-  check_same_kind(x, dy, "conv2d_backward_weight");
-  check_shape(dy, conv_shape(x.shape(), w_shape, args, "conv2d_backward_weight"), "dy",
-              "conv2d_backward_weight");
+  check_same_kind(x, dy, __func__);
+  check_shape(dy, conv_shape(x.shape(), w_shape, args, __func__), "dy", __func__);
   Tensor dw = Tensor::empty(w_shape, acc_dtype(x.dtype()), x.device());
   if (x.numel() == 0)
     dw.zero_();
@@ -353,8 +350,8 @@ Tensor conv2d_backward_weight(const Tensor& x, const Tensor& dy, const Shape& w_
 }
 
 MaxPool max_pool2d(const Tensor& x, const PoolArgs& args) {
-  check_floating(x, "max_pool2d");
-  const Shape shape = pool_shape(x.shape(), args, "max_pool2d");
+  check_floating(x, __func__);
+  const Shape shape = pool_shape(x.shape(), args, __func__);
   MaxPool result{Tensor::empty(shape, x.dtype(), x.device()),
                  Tensor::empty(shape, DType::u8, x.device())};
   if (x.numel() > 0) x.backend().max_pool2d(x, args, result.y, result.where);
@@ -363,9 +360,9 @@ MaxPool max_pool2d(const Tensor& x, const PoolArgs& args) {
 
 Tensor max_pool2d_backward(const Tensor& dy, const Tensor& where, const Shape& x_shape,
                            const PoolArgs& args) {
-  check_floating(dy, "max_pool2d_backward");
-  check_shape(dy, pool_shape(x_shape, args, "max_pool2d_backward"), "dy", "max_pool2d_backward");
-  check_shape(where, dy.shape(), "where", "max_pool2d_backward");
+  check_floating(dy, __func__);
+  check_shape(dy, pool_shape(x_shape, args, __func__), "dy", __func__);
+  check_shape(where, dy.shape(), "where", __func__);
   Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
   if (dx.numel() > 0) dy.backend().max_pool2d_backward(dy, where, args, dx);
   return dx;
@@ -374,9 +371,9 @@ Tensor max_pool2d_backward(const Tensor& dy, const Tensor& where, const Shape& x
 // ---- moving elements
 
 Tensor gather_rows(const Tensor& x, const Tensor& index) {
-  FACET_CHECK(x.defined() && x.rank() >= 1, "gather_rows", "expected rows, got {}", x.str());
-  check_index(index, "gather_rows");
-  check_bounds(index, 0, x.dim(0), "index", "gather_rows");
+  FACET_CHECK(x.defined() && x.rank() >= 1, __func__, "expected rows, got {}", x.str());
+  check_index(index, __func__);
+  check_bounds(index, 0, x.dim(0), "index", __func__);
   Shape shape = x.shape();
   shape.set(0, index.numel());
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
@@ -385,7 +382,7 @@ Tensor gather_rows(const Tensor& x, const Tensor& index) {
 }
 
 Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape) {
-  check_floating(x, "scatter_add_rows");
+  check_floating(x, __func__);
   if (x.dtype() == DType::bf16)  // sums are kept in f32
     return scatter_add_rows(x.cast(DType::f32), index, out_shape).cast(DType::bf16);
   Tensor out = Tensor::zeros(out_shape, x.dtype(), x.device());
@@ -406,12 +403,12 @@ void scatter_add_rows_(Tensor& out, const Tensor& x, const Tensor& index) {
 
 Tensor permute(const Tensor& x, std::initializer_list<int> axes) {
   const std::span<const int> order(axes.begin(), axes.size());
-  FACET_CHECK(static_cast<int>(order.size()) == x.rank(), "permute",
+  FACET_CHECK(static_cast<int>(order.size()) == x.rank(), __func__,
               "expected {} axes for {}, got {}", x.rank(), x.shape(), order.size());
   unsigned seen = 0;
   Shape shape;
   for (const int axis : order) {
-    FACET_CHECK(axis >= 0 && axis < x.rank() && !(seen >> axis & 1u), "permute",
+    FACET_CHECK(axis >= 0 && axis < x.rank() && !(seen >> axis & 1u), __func__,
                 "axis {} is repeated or outside {}", axis, x.shape());
     seen |= 1u << axis;
     shape.push_back(x.shape()[axis]);
@@ -422,8 +419,7 @@ Tensor permute(const Tensor& x, std::initializer_list<int> axes) {
 }
 
 Tensor transpose(const Tensor& x) {
-  FACET_CHECK(x.rank() == 2 || x.rank() == 3, "transpose", "expected 2 or 3 axes, got {}",
-              x.shape());
+  FACET_CHECK(x.rank() == 2 || x.rank() == 3, __func__, "expected 2 or 3 axes, got {}", x.shape());
   return x.rank() == 2 ? permute(x, {1, 0}) : permute(x, {0, 2, 1});
 }
 
@@ -443,16 +439,16 @@ void check_narrow(const Tensor& x, int64_t start, int64_t length, int axis) {
 }  // namespace
 
 Tensor concat(std::span<const Tensor> parts, int axis) {
-  FACET_CHECK(!parts.empty() && axis >= 0 && axis < parts[0].rank(), "concat",
+  FACET_CHECK(!parts.empty() && axis >= 0 && axis < parts[0].rank(), __func__,
               "expected tensors with an axis {}", axis);
   int64_t length = 0;
   for (const Tensor& part : parts) {
     Shape same = part.shape();
-    FACET_CHECK(part.rank() == parts[0].rank() && part.dtype() == parts[0].dtype(), "concat",
+    FACET_CHECK(part.rank() == parts[0].rank() && part.dtype() == parts[0].dtype(), __func__,
                 "expected {} parts like {}, got {}", name(parts[0].dtype()), parts[0].shape(),
                 part.str());
     same.set(axis, parts[0].dim(axis));
-    check_shape(parts[0], same, "parts", "concat");
+    check_shape(parts[0], same, "parts", __func__);
     length += part.dim(axis);
   }
   Shape shape = parts[0].shape();
@@ -506,8 +502,7 @@ Tensor narrow(const Tensor& x, int64_t start, int64_t length, int axis) {
 
 Tensor random_uniform(const Shape& shape, const RandomKey& key, double low, double high,
                       DType dtype, Device device) {
-  FACET_CHECK(is_floating(dtype), "random_uniform", "expected a floating dtype, got {}",
-              name(dtype));
+  FACET_CHECK(is_floating(dtype), __func__, "expected a floating dtype, got {}", name(dtype));
   Tensor y = Tensor::empty(shape, dtype, device);
   if (y.numel() > 0) y.backend().random_uniform(key, low, high, y);
   return y;
@@ -515,8 +510,7 @@ Tensor random_uniform(const Shape& shape, const RandomKey& key, double low, doub
 
 Tensor random_normal(const Shape& shape, const RandomKey& key, double mean, double stddev,
                      DType dtype, Device device) {
-  FACET_CHECK(is_floating(dtype), "random_normal", "expected a floating dtype, got {}",
-              name(dtype));
+  FACET_CHECK(is_floating(dtype), __func__, "expected a floating dtype, got {}", name(dtype));
   Tensor y = Tensor::empty(shape, dtype, device);
   if (y.numel() > 0) y.backend().random_normal(key, mean, stddev, y);
   return y;
@@ -554,17 +548,17 @@ void check_plan(const ViewPlan& p, int64_t bytes, bool on_device) {
 
 Tensor augment(const Tensor& pixels, std::span<const ViewPlan> plans, const ChannelScale& scale,
                DType dtype) {
-  FACET_CHECK(pixels.defined() && pixels.dtype() == DType::u8 && pixels.rank() == 1, "augment",
+  FACET_CHECK(pixels.defined() && pixels.dtype() == DType::u8 && pixels.rank() == 1, __func__,
               "expected a u8 vector of pixels, got {}", pixels.str());
-  FACET_CHECK(is_floating(dtype) || dtype == DType::u8, "augment",
+  FACET_CHECK(is_floating(dtype) || dtype == DType::u8, __func__,
               "expected views of a floating type or u8, got {}", name(dtype));
-  FACET_CHECK(!plans.empty(), "augment", "expected at least one plan");
+  FACET_CHECK(!plans.empty(), __func__, "expected at least one plan");
   const Rectangle& first = plans[0].view;
   for (const ViewPlan& plan : plans) {
     check_plan(plan, pixels.numel(), !pixels.device().is_cpu());
     FACET_CHECK(plan.view.height == first.height && plan.view.width == first.width &&
                     first.height > 0 && first.width > 0,
-                "augment", "expected views of one size, got {}x{} and {}x{}", first.height,
+                __func__, "expected views of one size, got {}x{} and {}x{}", first.height,
                 first.width, plan.view.height, plan.view.width);
   }
   Tensor out = Tensor::empty({static_cast<int64_t>(plans.size()), first.height, first.width, 3},
@@ -574,10 +568,9 @@ Tensor augment(const Tensor& pixels, std::span<const ViewPlan> plans, const Chan
 }
 
 Tensor mix_reversed(const Tensor& x, double weight, const Rectangle& box) {
-  check_images(x, "mix_reversed");
-  FACET_CHECK(weight >= 0 && weight <= 1, "mix_reversed", "expected a weight in [0, 1], got {}",
-              weight);
-  FACET_CHECK(holds(x.dim(1), x.dim(2), box), "mix_reversed",
+  check_images(x, __func__);
+  FACET_CHECK(weight >= 0 && weight <= 1, __func__, "expected a weight in [0, 1], got {}", weight);
+  FACET_CHECK(holds(x.dim(1), x.dim(2), box), __func__,
               "the {}x{} box at ({}, {}) leaves the images of {}", box.height, box.width, box.top,
               box.left, x.shape());
   Tensor y = Tensor::empty_like(x);
@@ -586,9 +579,9 @@ Tensor mix_reversed(const Tensor& x, double weight, const Rectangle& box) {
 }
 
 void erase_(Tensor& x, std::span<const EraseBox> boxes, EraseFill fill, const RandomKey& key) {
-  check_images(x, "erase_");
+  check_images(x, __func__);
   for (const EraseBox& e : boxes)
-    FACET_CHECK(e.image >= 0 && e.image < x.dim(0) && holds(x.dim(1), x.dim(2), e.box), "erase_",
+    FACET_CHECK(e.image >= 0 && e.image < x.dim(0) && holds(x.dim(1), x.dim(2), e.box), __func__,
                 "the {}x{} box at ({}, {}) of image {} leaves the images of {}", e.box.height,
                 e.box.width, e.box.top, e.box.left, e.image, x.shape());
   if (!boxes.empty() && x.numel() > 0) x.backend().erase(boxes, fill, key, x);

@@ -5,7 +5,6 @@
 
 #include <span>
 #include <utility>
-#include <vector>
 
 #include "tensor/backend.h"
 

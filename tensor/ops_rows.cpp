@@ -1,5 +1,4 @@
 // Ops over rows x C: normalisation, attention, probabilities and losses.
-#include <algorithm>
 
 #include "tensor/ops.h"
 #include "tensor/ops_check.h"
@@ -81,7 +80,7 @@ BatchNorm batch_norm_eval(const Tensor& x, const Tensor& residual, const Tensor&
 BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
                                    const Tensor& mean, const Tensor& rstd, const Tensor& mask,
                                    bool want_residual, const BatchNormArgs& args) {
-  check_like(x, dy, x.shape(), "dy", "batch_norm_backward");
+  check_like(x, dy, x.shape(), "dy", __func__);
   BatchNormGrads g{Tensor::empty_like(x), want_residual ? Tensor::empty_like(x) : Tensor(),
                    Tensor::empty_like(gamma), Tensor::empty_like(gamma)};
   const int64_t splits = mean.numel() / x.cols();  // 1 where the running statistics were used
@@ -105,12 +104,12 @@ BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tens
 
 LayerNorm layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamma,
                      const Tensor& beta, double eps) {
-  check_floating(x, "layer_norm");
-  FACET_CHECK(x.rank() >= 1 && x.cols() > 0, "layer_norm", "expected (..., C), got {}", x.shape());
+  check_floating(x, __func__);
+  FACET_CHECK(x.rank() >= 1 && x.cols() > 0, __func__, "expected (..., C), got {}", x.shape());
   const DType acc = acc_dtype(x.dtype());
-  check_vector(gamma, x.cols(), acc, "gamma", "layer_norm");
-  check_vector(beta, x.cols(), acc, "beta", "layer_norm");
-  if (residual.defined()) check_like(x, residual, x.shape(), "residual", "layer_norm");
+  check_vector(gamma, x.cols(), acc, "gamma", __func__);
+  check_vector(beta, x.cols(), acc, "beta", __func__);
+  if (residual.defined()) check_like(x, residual, x.shape(), "residual", __func__);
   const auto statistics = [&] { return Tensor::empty({x.rows()}, acc, x.device()); };
   LayerNorm r{residual.defined() ? Tensor::empty_like(x) : Tensor(), Tensor::empty_like(x),
               statistics(), statistics()};
@@ -122,7 +121,7 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamm
 
 LayerNormGrads layer_norm_backward(const Tensor& x, const Tensor& dy, const Tensor& gamma,
                                    const Tensor& mean, const Tensor& rstd) {
-  check_like(x, dy, x.shape(), "dy", "layer_norm_backward");
+  check_like(x, dy, x.shape(), "dy", __func__);
   LayerNormGrads g{Tensor::empty_like(x), Tensor::zeros_like(gamma), Tensor::zeros_like(gamma)};
   if (x.numel() > 0)
     x.backend().layer_norm_backward(x, dy, gamma, mean, rstd, g.dx, g.dgamma, g.dbeta);
@@ -130,8 +129,8 @@ LayerNormGrads layer_norm_backward(const Tensor& x, const Tensor& dy, const Tens
 }
 
 Attention attention(const Tensor& qkv, double scale) {
-  check_floating(qkv, "attention");
-  FACET_CHECK(qkv.rank() == 5 && qkv.dim(2) == 3, "attention",
+  check_floating(qkv, __func__);
+  FACET_CHECK(qkv.rank() == 5 && qkv.dim(2) == 3, __func__,
               "expected packed (B, T, 3, H, D), got {}", qkv.shape());
   Attention r{
       Tensor::empty({qkv.dim(0), qkv.dim(1), qkv.dim(3), qkv.dim(4)}, qkv.dtype(), qkv.device()),
@@ -142,7 +141,7 @@ Attention attention(const Tensor& qkv, double scale) {
 
 Tensor attention_backward(const Tensor& qkv, const Tensor& y, const Tensor& lse, const Tensor& dy,
                           double scale) {
-  check_like(qkv, dy, y.shape(), "dy", "attention_backward");
+  check_like(qkv, dy, y.shape(), "dy", __func__);
   Tensor dqkv = Tensor::empty_like(qkv);
   if (qkv.numel() > 0) qkv.backend().attention_backward(qkv, y, lse, dy, scale, dqkv);
   return dqkv;
@@ -151,14 +150,14 @@ Tensor attention_backward(const Tensor& qkv, const Tensor& y, const Tensor& lse,
 // ---- rows
 
 Normalized l2_normalize(const Tensor& x, double eps) {
-  check_floating(x, "l2_normalize");
+  check_floating(x, __func__);
   Normalized r{Tensor::empty_like(x), Tensor::empty({x.rows()}, acc_dtype(x.dtype()), x.device())};
   if (x.numel() > 0) x.backend().l2_normalize(x, eps, r.y, r.norm);
   return r;
 }
 
 Tensor l2_normalize_backward(const Tensor& y, const Tensor& norm, const Tensor& dy, double eps) {
-  check_same_kind(y, dy, "l2_normalize_backward");
+  check_same_kind(y, dy, __func__);
   Tensor dx = Tensor::empty_like(y);
   if (y.numel() > 0) y.backend().l2_normalize_backward(y, norm, dy, eps, dx);
   return dx;
@@ -190,21 +189,21 @@ CrossEntropy empty_losses(const Tensor& logits) {
 }  // namespace
 
 Tensor softmax(const Tensor& x) {
-  return softmax_impl(x, false, "softmax");
+  return softmax_impl(x, false, __func__);
 }
 Tensor log_softmax(const Tensor& x) {
-  return softmax_impl(x, true, "log_softmax");
+  return softmax_impl(x, true, __func__);
 }
 
 Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool log) {
-  check_like(y, dy, y.shape(), "dy", "softmax_backward");
+  check_like(y, dy, y.shape(), "dy", __func__);
   Tensor dx = Tensor::empty_like(y);
   if (y.numel() > 0) y.backend().softmax_backward(y, dy, log, dx);
   return dx;
 }
 
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing) {
-  check_labels(logits, labels, smoothing, "cross_entropy");
+  check_labels(logits, labels, smoothing, __func__);
   CrossEntropy r = empty_losses(logits);
   if (logits.numel() > 0) logits.backend().cross_entropy(logits, labels, smoothing, r.loss, r.lse);
   return r;
@@ -212,8 +211,8 @@ CrossEntropy cross_entropy(const Tensor& logits, const Tensor& labels, double sm
 
 Tensor cross_entropy_backward(const Tensor& logits, const Tensor& labels, double smoothing,
                               const Tensor& lse, const Tensor& dloss) {
-  check_labels(logits, labels, smoothing, "cross_entropy_backward");
-  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss", "cross_entropy_backward");
+  check_labels(logits, labels, smoothing, __func__);
+  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss", __func__);
   Tensor dlogits = Tensor::empty_like(logits);
   if (logits.numel() > 0)
     logits.backend().cross_entropy_backward(logits, labels, smoothing, lse, dloss, dlogits);
@@ -238,7 +237,7 @@ void check_soft_targets(const Tensor& logits, double scale, const Tensor& target
 
 CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets, double scale,
                                 const Tensor& target_rows) {
-  check_soft_targets(logits, scale, targets, target_rows, "soft_cross_entropy");
+  check_soft_targets(logits, scale, targets, target_rows, __func__);
   CrossEntropy r = empty_losses(logits);
   if (logits.numel() > 0)
     logits.backend().soft_cross_entropy(logits, scale, targets, target_rows, r.loss, r.lse);
@@ -247,9 +246,8 @@ CrossEntropy soft_cross_entropy(const Tensor& logits, const Tensor& targets, dou
 
 Tensor soft_cross_entropy_backward(const Tensor& logits, const Tensor& targets, const Tensor& lse,
                                    const Tensor& dloss, double scale, const Tensor& target_rows) {
-  check_soft_targets(logits, scale, targets, target_rows, "soft_cross_entropy_backward");
-  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss",
-               "soft_cross_entropy_backward");
+  check_soft_targets(logits, scale, targets, target_rows, __func__);
+  check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss", __func__);
   Tensor dlogits = Tensor::empty_like(logits);
   if (logits.numel() > 0)
     logits.backend().soft_cross_entropy_backward(logits, scale, targets, target_rows, lse, dloss,
@@ -274,7 +272,7 @@ void check_contrast(const Tensor& logits, const Tensor& positive, const Tensor& 
 
 CrossEntropy contrastive_loss(const Tensor& logits, const Tensor& positive,
                               const Tensor& row_labels, const Tensor& column_labels, int64_t self) {
-  check_contrast(logits, positive, row_labels, column_labels, self, "contrastive_loss");
+  check_contrast(logits, positive, row_labels, column_labels, self, __func__);
   CrossEntropy r = empty_losses(logits);
   logits.backend().contrastive_loss(logits, positive, row_labels, column_labels, self, r.loss,
                                     r.lse);
@@ -284,7 +282,7 @@ CrossEntropy contrastive_loss(const Tensor& logits, const Tensor& positive,
 ContrastiveGrads contrastive_loss_backward(const Tensor& logits, const Tensor& positive,
                                            const Tensor& row_labels, const Tensor& column_labels,
                                            int64_t self, const Tensor& lse, const Tensor& dloss) {
-  constexpr const char* kOp = "contrastive_loss_backward";
+  constexpr const char* kOp = __func__;
   check_contrast(logits, positive, row_labels, column_labels, self, kOp);
   check_vector(dloss, logits.rows(), acc_dtype(logits.dtype()), "dloss", kOp);
   ContrastiveGrads g{Tensor::empty_like(logits),

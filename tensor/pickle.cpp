@@ -45,8 +45,8 @@ std::span<const Pickle::Id> Pickle::items(Id id) const {
 template <typename... Args>
 void Pickle::fail(fmt::format_string<Args...> format, Args&&... args) const {
   const int opcode = opcode_at_ < bytes_.size() ? static_cast<uint8_t>(bytes_[opcode_at_]) : 0;
-  throw FileError(fmt::format("pickle, byte {}, opcode {:#04x}: {}", opcode_at_, opcode,
-                              fmt::format(format, std::forward<Args>(args)...)));
+  throw FileError("pickle, byte {}, opcode {:#04x}: {}", opcode_at_, opcode,
+                  fmt::format(format, std::forward<Args>(args)...));
 }
 
 void Pickle::run() {
@@ -141,10 +141,9 @@ Pickle::Id Pickle::add_long(std::string_view bytes) {
 
 Pickle::Id Pickle::add_decimal(std::string_view text) {
   if (text.ends_with('L')) text.remove_suffix(1);
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) fail("not an integer");
-  return add_integer(value);
+  const auto value = to_number<int64_t>(text);
+  if (!value) fail("not an integer");
+  return add_integer(*value);
 }
 
 // ---- the machine

@@ -1,11 +1,10 @@
 #include "tensor/pytorch.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <map>
 
 #include "tensor/pytorch_state.h"
+#include "tensor/tar.h"
 
 namespace facet {
 namespace {
@@ -24,7 +23,7 @@ auto with_name(const InputFile& file, F&& f) {
   } catch (const FileError& e) {
     const std::string what = e.what(), name = file.path().string();
     if (what.starts_with(name) || what.starts_with("cannot read ")) throw;
-    throw FileError(fmt::format("{}: {}", name, what));
+    throw FileError("{}: {}", name, what);
   }
 }
 
@@ -38,8 +37,7 @@ class Stream {
   uint64_t left() const { return end_ - at_; }
   void skip(uint64_t bytes) {
     if (bytes > left())
-      throw FileError(
-          fmt::format("byte {}: {} bytes expected, {} left: truncated?", at_, bytes, left()));
+      throw FileError("byte {}: {} bytes expected, {} left: truncated?", at_, bytes, left());
     at_ += bytes;
   }
 
@@ -78,7 +76,7 @@ class Stream {
 
 uint64_t count_of(const Pickle& pickle, Id id, const char* what) {
   if (!pickle.is(id, Kind::integer) || pickle.integer(id) < 0)
-    throw FileError(fmt::format("the number of {} is none", what));
+    throw FileError("the number of {} is none", what);
   return static_cast<uint64_t>(pickle.integer(id));
 }
 
@@ -126,7 +124,7 @@ struct StorageId {
   uint64_t bytes() const {
     uint64_t bytes = 0;
     if (__builtin_mul_overflow(numel, element_bytes(), &bytes))
-      throw FileError(fmt::format("storage '{}': {} elements overflow", key, numel));
+      throw FileError("storage '{}': {} elements overflow", key, numel);
     return bytes;
   }
   TorchStorage within(size_t block) const { return {block, type, bytes(), 0}; }
@@ -143,19 +141,17 @@ StoredContent open_pytorch_zip(const InputFile& file, const ZipArchive& zip) {
     const std::string prefix = first.substr(0, first.find('/') + 1);
     const auto require = [&](const std::string& name) -> const ZipEntry& {
       if (const ZipEntry* entry = zip.find(prefix + name)) return *entry;
-      throw FileError(fmt::format("no record '{}{}'", prefix, name));
+      throw FileError("no record '{}{}'", prefix, name);
     };
     for (const ZipEntry& entry : zip.entries()) {
       if (prefix.empty() || !entry.name.starts_with(prefix))
-        throw FileError(
-            fmt::format("the records '{}' and '{}' have no prefix in common", first, entry.name));
+        throw FileError("the records '{}' and '{}' have no prefix in common", first, entry.name);
       if (entry.name == prefix + "constants.pkl" || entry.name.starts_with(prefix + "code/"))
         throw FileError("a TorchScript archive: save the state_dict() with torch.save instead");
     }
     const ZipEntry& object = require("data.pkl");
     if (object.bytes > Pickle::kLargest)
-      throw FileError(fmt::format("data.pkl has {} bytes, expected at most {}", object.bytes,
-                                  Pickle::kLargest));
+      throw FileError("data.pkl has {} bytes, expected at most {}", object.bytes, Pickle::kLargest);
     const Pickle pickle(zip.read(object));
 
     const ZipEntry* version = zip.find(prefix + "version");
@@ -164,8 +160,8 @@ StoredContent open_pytorch_zip(const InputFile& file, const ZipArchive& zip) {
       const std::string text = zip.read_start(*version, 20);
       const int64_t number = std::strtoll(text.c_str(), nullptr, 10);
       if (number < kOldestZip || number > kNewestZip)
-        throw FileError(fmt::format("version {} of the format, expected {} to {}", number,
-                                    kOldestZip, kNewestZip));
+        throw FileError("version {} of the format, expected {} to {}", number, kOldestZip,
+                        kNewestZip);
     } else {
       content.warnings.push_back("no record 'version': PyTorch refuses the file");
     }
@@ -191,8 +187,8 @@ StoredContent open_pytorch_zip(const InputFile& file, const ZipArchive& zip) {
                                                      id.key, entry.bytes, id.bytes()));
           }
           if (content.blocks[known->second].bytes < id.bytes())
-            throw FileError(fmt::format("record 'data/{}' has {} bytes, expected {}", id.key,
-                                        content.blocks[known->second].bytes, id.bytes()));
+            throw FileError("record 'data/{}' has {} bytes, expected {}", id.key,
+                            content.blocks[known->second].bytes, id.bytes());
           return id.within(known->second);
         });
     state.read();
@@ -221,23 +217,22 @@ StoredContent open_pytorch_legacy(const InputFile& file) {
         const StorageId storage(pickle, id);
         const auto [known, is_new] = storages.try_emplace(storage.key, storage);
         if (!is_new && known->second.bytes() != storage.bytes())
-          throw FileError(fmt::format("storage '{}' has two sizes", storage.key));
+          throw FileError("storage '{}' has two sizes", storage.key);
       }
     std::map<std::string, size_t> blocks;
     for (const Id id : keys.items(keys.root())) {
       const std::string key = key_of(keys, id);
       const auto storage = storages.find(key);
-      if (storage == storages.end()) throw FileError(fmt::format("nothing uses storage '{}'", key));
+      if (storage == storages.end()) throw FileError("nothing uses storage '{}'", key);
       if (!storage->second.is_readable)
-        throw FileError(
-            fmt::format("storage '{}' is a {}: not supported", key, storage->second.type_name));
+        throw FileError("storage '{}' is a {}: not supported", key, storage->second.type_name);
       const auto numel = stream.number<uint64_t>();
       if (numel != storage->second.numel)
-        throw FileError(fmt::format("storage '{}' has {} elements, expected {}", key, numel,
-                                    storage->second.numel));
+        throw FileError("storage '{}' has {} elements, expected {}", key, numel,
+                        storage->second.numel);
       const uint64_t bytes = storage->second.bytes();
       if (!blocks.try_emplace(key, content.blocks.size()).second)
-        throw FileError(fmt::format("storage '{}' is there twice", key));
+        throw FileError("storage '{}' is there twice", key);
       content.blocks.push_back({.begin = stream.at(), .bytes = bytes, .big_endian = big_endian});
       stream.skip(bytes);
     }
@@ -250,13 +245,13 @@ StoredContent open_pytorch_legacy(const InputFile& file) {
           const StorageId id(pickle, persistent);
           const auto known = blocks.find(id.key);
           if (known == blocks.end())
-            throw FileError(fmt::format("storage '{}' is missing from the file", id.key));
+            throw FileError("storage '{}' is missing from the file", id.key);
           TorchStorage storage = id.within(known->second);
           if (pickle.is(id.view, Kind::tuple)) {  // (key, offset, numel): a part of it
             const uint64_t offset = count_of(pickle, pickle.item(id.view, 1), "elements skipped");
             const uint64_t numel = count_of(pickle, pickle.item(id.view, 2), "elements of a view");
             if (offset > id.numel || numel > id.numel - offset)
-              throw FileError(fmt::format("a view of storage '{}' reaches beyond it", id.key));
+              throw FileError("a view of storage '{}' reaches beyond it", id.key);
             storage.first = offset * id.element_bytes();
             storage.bytes = numel * id.element_bytes();
           }
@@ -269,69 +264,26 @@ StoredContent open_pytorch_legacy(const InputFile& file) {
 
 // ---- tar
 
-namespace {
-
-struct Member {
-  uint64_t begin = 0, bytes = 0;
-};
-
-// The members by name. Their paths are only keys.
-std::map<std::string, Member> tar_members(const InputFile& file) {
-  constexpr uint64_t kBlock = 512;
-  std::map<std::string, Member> members;
-  std::array<char, kBlock> header;
-  for (uint64_t at = 0; file.size() - at >= kBlock;) {
-    file.read(at, std::as_writable_bytes(std::span(header)));
-    if (header[0] == '\0') break;
-    const auto octal = [&](size_t offset, size_t length) {
-      uint64_t value = 0;
-      for (size_t i = offset; i < offset + length; ++i)
-        if (header[i] >= '0' && header[i] <= '7')
-          value = value * 8 + static_cast<uint64_t>(header[i] - '0');
-      return value;
-    };
-    uint64_t size = octal(124, 12);
-    if (header[124] & char(0x80)) {  // GNU's binary form, for sizes from 8 GiB on
-      size = 0;
-      for (size_t i = 128; i < 136; ++i) size = size << 8 | static_cast<uint8_t>(header[i]);
-    }
-    uint64_t sum = 0;
-    for (size_t i = 0; i < kBlock; ++i)
-      sum += i >= 148 && i < 156 ? uint64_t{' '} : static_cast<uint8_t>(header[i]);
-    if (sum != octal(148, 8)) throw FileError(fmt::format("tar: a damaged header at byte {}", at));
-    at += kBlock;
-    if (size > file.size() - at)
-      throw FileError(fmt::format("tar: {} bytes expected at byte {}, {} left: truncated?", size,
-                                  at, file.size() - at));
-    std::string name(header.data(), ::strnlen(header.data(), 100));
-    if (name.starts_with("./")) name = name.substr(2);
-    if (header[156] == '0' || header[156] == '\0')
-      if (!members.try_emplace(name, Member{at, size}).second)
-        throw FileError(fmt::format("tar: '{}' is there twice", name));
-    at += std::min(file.size() - at, (size + kBlock - 1) / kBlock * kBlock);
-  }
-  return members;
-}
-
-}  // namespace
-
 StoredContent open_pytorch_tar(const InputFile& file) {
   return with_name(file, [&] {
     StoredContent content{.container = "tar"};
-    const std::map<std::string, Member> members = tar_members(file);
+    std::map<std::string, TarMember> members;  // their paths are only keys
+    for (const TarMember& member : index_tar(file))
+      if (!members.try_emplace(member.name.substr(member.name.starts_with("./") ? 2 : 0), member)
+               .second)
+        throw FileError("tar: '{}' is there twice", member.name);
     const auto open = [&](const char* name) {
       const auto found = members.find(name);
       if (found == members.end())
-        throw FileError(
-            fmt::format("a tar without '{}': no PyTorch file (unpack it first?)", name));
-      return Stream(file, found->second.begin, found->second.begin + found->second.bytes);
+        throw FileError("a tar without '{}': no PyTorch file (unpack it first?)", name);
+      return Stream(file, found->second.offset, found->second.offset + found->second.size);
     };
     const bool big_endian = is_big_endian(open("sys_info").pickle());
 
     std::map<std::string, TorchStorage> storages;
     const auto storage_named = [&](const std::string& key) {
       const auto found = storages.find(key);
-      if (found == storages.end()) throw FileError(fmt::format("no storage '{}'", key));
+      if (found == storages.end()) throw FileError("no storage '{}'", key);
       return found->second;
     };
     Stream stream = open("storages");
@@ -345,10 +297,10 @@ StoredContent open_pytorch_tar(const InputFile& file) {
       const std::string key = key_of(entry, entry.item(tuple, 0));
       const std::string_view class_name = entry.text(entry.item(tuple, 2));
       const FileType* const type = storage_type(class_name);
-      if (!type) throw FileError(fmt::format("storage '{}' is a {}", key, class_name));
+      if (!type) throw FileError("storage '{}' is a {}", key, class_name);
       uint64_t bytes = 0;
       if (__builtin_mul_overflow(stream.number<uint64_t>(), type->bytes(), &bytes))
-        throw FileError(fmt::format("storage '{}' overflows", key));
+        throw FileError("storage '{}' overflows", key);
       storages[key] = {content.blocks.size(), type, bytes, 0};
       content.blocks.push_back({.begin = stream.at(), .bytes = bytes, .big_endian = big_endian});
       stream.skip(bytes);
@@ -376,7 +328,7 @@ StoredContent open_pytorch_tar(const InputFile& file) {
       const TorchStorage storage = storage_named(key_of(entry, entry.item(entry.root(), 1)));
       const auto axes = list.number<int32_t>();
       list.skip(4);
-      if (axes < 0 || axes > 32) throw FileError(fmt::format("tensor '{}': {} axes", key, axes));
+      if (axes < 0 || axes > 32) throw FileError("tensor '{}': {} axes", key, axes);
       std::vector<int64_t> sizes = list.numbers(axes), strides = list.numbers(axes);
       const auto offset = list.number<int64_t>();
       tensors[key] =
@@ -396,8 +348,7 @@ StoredContent open_pytorch_tar(const InputFile& file) {
           const Id id = pickle.item(persistent, 0);
           if (pickle.is(id, Kind::tuple)) return {};
           const auto found = tensors.find(key_of(pickle, id));
-          if (found == tensors.end())
-            throw FileError(fmt::format("no tensor '{}'", key_of(pickle, id)));
+          if (found == tensors.end()) throw FileError("no tensor '{}'", key_of(pickle, id));
           return found->second;
         });
     state.read();
@@ -464,9 +415,8 @@ void save_pytorch(const std::filesystem::path& path, std::span<const PackedTenso
     const std::string storage = storage_class_of(*tensor.type);
     if (storage.empty())
       throw FileError(
-          fmt::format("tensor '{}': PyTorch's files have no storage of type {}; try "
-                      "--to safetensors",
-                      tensor.name, tensor.type->name));
+          "tensor '{}': PyTorch's files have no storage of type {}; try --to safetensors",
+          tensor.name, tensor.type->name);
     pickle.text(tensor.name).global("torch._utils", "_rebuild_tensor_v2").op("((");
     pickle.text("storage").global("torch", storage).text(std::to_string(i)).text("cpu");
     pickle.integer(static_cast<int64_t>(tensor.bytes.size() / tensor.type->bytes())).op("tQ");

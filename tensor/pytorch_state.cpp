@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 namespace facet {
 namespace {
@@ -89,7 +88,7 @@ std::string storage_class_of(const FileType& type) {
 StoredTensor torch_view(const std::string& name, const TorchStorage& storage, const FileType& type,
                         int64_t offset, std::vector<int64_t> sizes, std::vector<int64_t> strides) {
   const auto fail = [&](const std::string& what) {
-    throw FileError(fmt::format("tensor '{}': {}", name, what));
+    throw FileError("tensor '{}': {}", name, what);
   };
   if (sizes.size() != strides.size() || sizes.size() > kMostAxes)
     fail(fmt::format("{} sizes and {} strides, expected as many and at most {}", sizes.size(),
@@ -128,8 +127,7 @@ TorchState::TorchState(const Pickle& pickle, StoredContent& content, FindStorage
 
 template <typename... Args>
 void TorchState::fail(fmt::format_string<Args...> format, Args&&... args) const {
-  throw FileError(
-      fmt::format("tensor '{}': {}", path_, fmt::format(format, std::forward<Args>(args)...)));
+  throw FileError("tensor '{}': {}", path_, fmt::format(format, std::forward<Args>(args)...));
 }
 
 // ---- the walk
@@ -181,8 +179,7 @@ void TorchState::read() {
       return;
     }
     visits += inside.size();
-    if (visits > kMostVisits)
-      throw FileError(fmt::format("more than {} objects when spread out", kMostVisits));
+    if (visits > kMostVisits) throw FileError("more than {} objects when spread out", kMostVisits);
     on_path[id] = true;
     frames.push_back({id, std::move(inside), 0, path_.size()});
   };

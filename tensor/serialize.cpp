@@ -66,8 +66,8 @@ class HeaderReader {
 
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    throw FileError(fmt::format("{}: {}", file_.path().string(),
-                                fmt::format(format, std::forward<Args>(args)...)));
+    throw FileError("{}: {}", file_.path().string(),
+                    fmt::format(format, std::forward<Args>(args)...));
   }
 
  private:
@@ -191,8 +191,8 @@ void read_all(const InputFile& file, const StoredContent& content, const Use& us
   }
   const auto expected = content.metadata.find(kChecksumKey);
   if (expected != content.metadata.end() && expected->second != checksum.str())
-    throw FileError(fmt::format("{}: checksum {} expected, got {}: the file is damaged",
-                                file.path().string(), expected->second, checksum.str()));
+    throw FileError("{}: checksum {} expected, got {}: the file is damaged", file.path().string(),
+                    expected->second, checksum.str());
 }
 
 }  // namespace
@@ -224,12 +224,11 @@ TensorFile load_safetensors(const std::filesystem::path& path) {
   read_all(file, content, [&](const StoredTensor& tensor, std::span<const std::byte> bytes) {
     try {
       if (tensor.shape.size() > Shape::kMaxRank)
-        throw FileError(
-            fmt::format("{} axes, expected at most {}", tensor.shape.size(), int{Shape::kMaxRank}));
+        throw FileError("{} axes, expected at most {}", tensor.shape.size(), int{Shape::kMaxRank});
       result.tensors.push_back(
           {tensor.name, decode(*tensor.type, bytes, Shape(std::span(tensor.shape)))});
     } catch (const FileError& e) {
-      throw FileError(fmt::format("{}: tensor '{}': {}", path.string(), tensor.name, e.what()));
+      throw FileError("{}: tensor '{}': {}", path.string(), tensor.name, e.what());
     }
   });
   result.metadata = std::move(content.metadata);

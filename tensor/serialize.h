@@ -14,6 +14,11 @@
 namespace facet {
 
 using Metadata = std::map<std::string, std::string>;
+// Empty where there is no such key.
+inline std::string value_of(const Metadata& metadata, const std::string& key) {
+  const auto found = metadata.find(key);
+  return found == metadata.end() ? std::string() : found->second;
+}
 
 struct TensorFile {
   Metadata metadata;

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace facet {
@@ -18,12 +21,45 @@ inline void append_utf8(std::string& to, uint32_t code) {
   for (int i = extra - 1; i >= 0; --i) to += static_cast<char>(0x80 | (code >> (6 * i) & 0x3F));
 }
 
+// How many characters of UTF-8.
+inline size_t characters(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+// "a, b, ...": the first of many words.
+inline std::string some_of(const std::vector<std::string>& all, size_t most) {
+  std::string text;
+  for (size_t i = 0; i < std::min(all.size(), most); ++i) text += (i ? ", " : "") + all[i];
+  return all.size() > most ? text + ", ..." : text;
+}
+
 // The names of a list's rows, in its order.
 template <typename Rows>
 std::vector<std::string> names_of(const Rows& rows) {
   std::vector<std::string> names;
   for (const auto& row : rows) names.emplace_back(row.name);
   return names;
+}
+
+// The words of "a,b,c"; none of an empty text.
+inline std::vector<std::string> split_list(const std::string& text, char separator = ',') {
+  std::vector<std::string> words;
+  for (size_t at = 0; at <= text.size() && !text.empty();) {
+    const size_t end = std::min(text.find(separator, at), text.size());
+    words.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return words;
+}
+
+// The whole text as a number; none where it is anything else.
+template <typename T>
+std::optional<T> to_number(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
 }
 
 // Levenshtein distance.

@@ -234,9 +234,8 @@ void save_npz(const std::filesystem::path& path, std::span<const PackedTensor> t
     const bool is_bf16 = std::string_view(tensor.type->name) == "BF16";
     std::string content = npy_header(is_bf16 ? *find_file_type("F32") : *tensor.type, tensor.shape);
     if (content.empty())
-      throw FileError(
-          fmt::format("tensor '{}': NumPy's files have no type {}; try --to safetensors",
-                      tensor.name, tensor.type->name));
+      throw FileError("tensor '{}': NumPy's files have no type {}; try --to safetensors",
+                      tensor.name, tensor.type->name);
     if (is_bf16) {
       for (size_t i = 0; i < tensor.bytes.size(); i += 2) {
         content.append(2, '\0');  // the lower half of the f32

@@ -40,8 +40,7 @@ class WeightsFile {
   void read_block(const StoredBlock& block, uint64_t offset, std::span<std::byte> into) const;
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    throw FileError(
-        fmt::format("{}: {}", path().string(), fmt::format(format, std::forward<Args>(args)...)));
+    throw FileError("{}: {}", path().string(), fmt::format(format, std::forward<Args>(args)...));
   }
 
   InputFile file_;

@@ -80,8 +80,8 @@ ZipArchive::ZipArchive(const InputFile& file) : file_(file) {
 
 template <typename... Args>
 void ZipArchive::fail(fmt::format_string<Args...> format, Args&&... args) const {
-  throw FileError(fmt::format("{}: zip: {}", file_.path().string(),
-                              fmt::format(format, std::forward<Args>(args)...)));
+  throw FileError("{}: zip: {}", file_.path().string(),
+                  fmt::format(format, std::forward<Args>(args)...));
 }
 
 void ZipArchive::read_directory() {

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <filesystem>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>

@@ -97,7 +97,7 @@ TEST(AugmentDevice, EveryPipeline) {
       eval_pipeline(40, n, .875),
   };
   for (const Pipeline& pipeline : pipelines) {
-    SCOPED_TRACE(pipeline.describe());
+    SCOPED_TRACE(&pipeline - pipelines.data());
     EXPECT_TRUE(pipeline.on_devices());
     Pictures pictures;
     for (const auto& [height, width] : kSizes)
@@ -108,7 +108,7 @@ TEST(AugmentDevice, EveryPipeline) {
     // A plan is what the pipeline itself does.
     const Image image = test::scrambled();
     std::vector<float> want(40 * 40 * 3);
-    pipeline(image, RandomSequence({9, 3}), want.data());
+    normalize(pipeline.view(image, RandomSequence({9, 3})), pipeline.scale(), want.data());
     Pictures one;
     one.add(image, pipeline.plan(image.height, image.width, RandomSequence({9, 3})));
     const Tensor pixels = Tensor::from(one.pixels, {static_cast<int64_t>(one.pixels.size())});
@@ -209,7 +209,7 @@ TEST(AugmentDevice, LoaderLeavesTheViewsToTheDevice) {
 
 TEST(AugmentDevice, StepsThatDevicesLackRunInTheLoader) {
   LoaderOptions options = loader_options(true);
-  options.views[0] = policy_pipeline(12, kHalfNormalization, rand_augment());
+  options.views[0] = {12, kHalfNormalization, {resize_to(12, Filter::bilinear), rand_augment()}};
   DataLoader loader(open_dataset("shapes:train=12", Split::train), options);
   EXPECT_FALSE(loader.leaves_views());
   EXPECT_EQ(loader.next()->views.size(), 2u);

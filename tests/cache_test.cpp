@@ -2,7 +2,6 @@
 #include "data/cache.h"
 
 #include <csignal>
-#include <mutex>
 
 #include "data/loader.h"
 #include "data/png.h"
@@ -202,9 +201,8 @@ TEST_F(Cache, TheLoaderReadsItInPlace) {
   const Pipeline view = options(OnBadSample::fail).views[0];
   std::vector<float> want(kSize * kSize * 3);
   const auto index = static_cast<uint64_t>(seen.indices[7]);
-  view(cached->image(seen.indices[7]),
-       RandomSequence(random_key(4, RandomPurpose::augment).child(0).child(index).child(0)),
-       want.data());
+  const RandomSequence random(random_key(4, RandomPurpose::augment).child(0).child(index).child(0));
+  normalize(view.view(cached->image(seen.indices[7]), random), view.scale(), want.data());
   EXPECT_TRUE(std::equal(want.begin(), want.end(),
                          seen.pixels.begin() + 7 * static_cast<std::ptrdiff_t>(want.size())));
 }

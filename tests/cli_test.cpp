@@ -62,8 +62,7 @@ TEST_F(CliTest, BenchOpsTimesTheTable) {
     for (const char* part : {"<svg", "</svg>", "<table", "</table>", "matmul", "</html>"})
       EXPECT_NE(html.find(part), std::string::npos) << part;
   }
-  expect_error({"bench", "ops", "--rows", "nosuch", "--small", "--seconds", "0"}, 2,
-               {"--rows", "nosuch"});
+  expect_error(split("bench ops --rows nosuch --small --seconds 0"), 2, {"--rows", "nosuch"});
 }
 
 TEST_F(CliTest, MistypedWordsGetTheNearestOne) {
@@ -97,20 +96,20 @@ TEST_F(CliTest, BadValuesNameTheirOption) {
     EXPECT_FALSE(fs::exists(path("r")));
   };
   pretrain({"--method", "mae"}, {"mae", "vit_tiny", "resnet18"});
-  pretrain({"--method", "mae", "--arch", "vit_tiny", "--patch-size", "5"}, {"28", "5"});
-  pretrain({"--method", "supervised", "-b", "9", "--cutmix", "1"}, {"even", "9"});
-  pretrain({"--method", "supervised", "-b", "8", "--aa", "rand-x9"}, {"--aa", "rand-x9"});
-  pretrain({"--method", "supervised", "-b", "8", "--patch-size", "4"}, {"ViT", "resnet18"});
-  pretrain({"--method", "dino", "-b", "8", "--local-crops", "2", "--local-size", "40"},
+  pretrain(split("--method mae --arch vit_tiny --patch-size 5"), {"28", "5"});
+  pretrain(split("--method supervised -b 9 --cutmix 1"), {"even", "9"});
+  pretrain(split("--method supervised -b 8 --aa rand-x9"), {"--aa", "rand-x9"});
+  pretrain(split("--method supervised -b 8 --patch-size 4"), {"ViT", "resnet18"});
+  pretrain(split("--method dino -b 8 --local-crops 2 --local-size 40"),
            {"--local-size", "28", "40"});
-  pretrain({"--method", "dino", "-b", "8", "--momentum-teacher", "2"}, {"--momentum-teacher", "2"});
+  pretrain(split("--method dino -b 8 --momentum-teacher 2"), {"--momentum-teacher", "2"});
   expect_error({"reproduce", "--output", path("r"), "--starts", "simclr,byol"}, 2,
                {"--starts", "byol", "swav"});
   expect_error({"reproduce", "--output", path("r"), "--starts", "mae"}, 2, {"--starts", "'mae'"});
   expect_error({"reproduce", "--output", path("r"), "--image-size", "30"}, 2,
                {"30", "patches of 7"});
   EXPECT_FALSE(fs::exists(path("r")));
-  pretrain({"--weight-decay", "0", "--weight-decay-end", "0.4"}, {"--weight-decay-end", "0.4"});
+  pretrain(split("--weight-decay 0 --weight-decay-end 0.4"), {"--weight-decay-end", "0.4"});
   expect_error({"selftest", "--networks", "resnet51"}, 2, {"resnet51", "resnet50"});
   expect_error({"pretrain", "--output", path("r"), "--batch-size"}, 2, {"--batch-size"});
   expect_error({"inject", "--output", path("r"), "--from", path("x"), "--cycle", "0"}, 2,
@@ -239,7 +238,7 @@ TEST_F(CliDeviceTest, DevicesThatAreNotThere) {
     expect_error(training(device), 2, {"cuda:9", "cuda:0 to cuda:1"});
   expect_error(training("cuda:1,1"), 2, {"--device", "cuda:1 is named twice"});
   expect_error(training("cuda:0,"), 2, {"--device", "'cuda:0,'"});
-  expect_error({"bench", "train", "--device", "cuda:0,1"}, 2, {"expected one device"});
+  expect_error(split("bench train --device cuda:0,1"), 2, {"expected one device"});
   ::setenv("FACET_EMU_MACHINE", "devices=0", 1);
   expect_error(training("cuda"), 1, {"no CUDA device", "--device cpu"});
   ::setenv("FACET_EMU_MACHINE", "driver=0", 1);
@@ -269,9 +268,8 @@ TEST_F(CliDeviceTest, TooLittleMemorySaysWhatIsHeld) {
 
 TEST_F(CliDeviceTest, AFailedKernelEndsAnEvaluationInOneLine) {
   ::setenv("FACET_EMU_MACHINE", "fail_launch=0", 1);
-  expect_error(
-      {"knn", "pixels", "--data", "shapes:train=20,test=10,size=8", "-k", "5", "--device", "cuda"},
-      1, {"cudaErrorLaunchFailure", "illegal memory"});
+  expect_error(split("knn pixels --data shapes:train=20,test=10,size=8 -k 5 --device cuda"), 1,
+               {"cudaErrorLaunchFailure", "illegal memory"});
 }
 
 TEST_F(CliDeviceTest, AFailedKernelNamesTheLastCheckpoint) {
@@ -395,8 +393,7 @@ TEST_F(CliTest, TheDoctorNamesWhatIsWrong) {
 }
 
 TEST_F(CliTest, SelftestComparesWithTheOfficialCodes) {
-  const Outcome outcome =
-      run({"selftest", "--networks", "dino_vit_base", "--precision", "f32", "--json"});
+  const Outcome outcome = run(split("selftest --networks dino_vit_base --precision f32 --json"));
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   const auto result = nlohmann::json::parse(outcome.out);
   EXPECT_EQ(result.size(), 9u);

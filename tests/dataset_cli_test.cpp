@@ -1,5 +1,4 @@
 // facet dataset, and how the other commands read datasets of files.
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "data/picture.h"

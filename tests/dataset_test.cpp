@@ -4,7 +4,6 @@
 #include <zlib.h>
 
 #include <numeric>
-#include <set>
 
 #include "data/readers.h"
 #include "data/synthetic.h"
@@ -299,19 +298,6 @@ TEST(Subset, BalancedAndDeterministic) {
   for (const int64_t label : a->labels().to_vector<int64_t>()) ++count[static_cast<size_t>(label)];
   for (const int n : count) EXPECT_EQ(n, 5);
   EXPECT_THROW(balanced_subset(d, 21, 1), Error);
-}
-
-TEST(Subset, RandomSplitIsDisjointAndComplete) {
-  const DatasetPtr d = open_dataset("digits:train=100", Split::train);
-  const auto [a, b] = random_split(d, .7, 3);
-  EXPECT_EQ(a->size(), 70);
-  std::set<std::string> seen;
-  for (const DatasetPtr& part : {a, b})
-    for (int64_t i = 0; i < part->size(); ++i) {
-      const Image image = part->image(i);
-      seen.emplace(image.pixels.begin(), image.pixels.end());
-    }
-  EXPECT_EQ(seen.size(), 100u);
 }
 
 }  // namespace

@@ -2,12 +2,11 @@
 // is lost, and what goes on ends as if nothing had been.
 #include <sys/resource.h>
 
-#include <cstring>
+#include <csignal>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "tensor/serialize.h"
 #include "tests/program.h"
 
 namespace facet {

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "metrics/accuracy.h"
 #include "tensor/ops.h"

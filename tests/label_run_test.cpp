@@ -1,12 +1,10 @@
 // Whole runs with labels: every option of injection and fine-tuning does something, what is
 // measured during a run, and what a run says of itself.
-#include <fmt/ranges.h>
-
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "tensor/serialize.h"
+#include "tensor/text.h"
 #include "tests/program.h"
 
 namespace facet {
@@ -34,7 +32,7 @@ class LabelRunTest : public ProgramTest {
   // A network to start from.
   void pretrain(const Words& network = {"--width", "4"}) {
     const Outcome outcome =
-        run(joined(joined({"pretrain", "--method", "supervised", "--image-size", "16"}, network),
+        run(joined(joined(split("pretrain --method supervised --image-size 16"), network),
                    common("start", kData)));
     ASSERT_EQ(outcome.code, 0) << outcome.err;
   }
@@ -52,14 +50,16 @@ class LabelRunTest : public ProgramTest {
         bytes.append(static_cast<const char*>(t.value.raw()), t.value.bytes());
     return bytes;
   }
-  void expect_all_differ(const std::vector<Words>& options,
-                         const std::string& file = "model.safetensors", const Words& base = {}) {
+  // Each of `options`, "--lr 0.1,--head probe --head-c 0.1", beside a run without it.
+  void expect_all_differ(const std::string& options, const std::string& file = "model.safetensors",
+                         const Words& base = {}) {
     const std::string plain = injected("plain", base, file);
     EXPECT_TRUE(injected("again", base, file) == plain);
     int i = 0;
-    for (const Words& words : options) {
-      const std::string bytes = injected(fmt::format("v{}", i++), joined(base, words), file);
-      EXPECT_TRUE(bytes != plain) << fmt::format("{}", fmt::join(words, " "));
+    for (const std::string& option : split_list(options)) {
+      const std::string bytes =
+          injected(fmt::format("v{}", i++), joined(base, split(option)), file);
+      EXPECT_TRUE(bytes != plain) << option;
     }
     for (int j = 0; j < i; ++j) fs::remove_all(path(fmt::format("v{}", j)));
     for (const char* name : {"plain", "again"}) fs::remove_all(path(name));
@@ -68,55 +68,30 @@ class LabelRunTest : public ProgramTest {
 
 TEST_F(LabelRunTest, EveryOptionOfInjectionChangesTheResult) {
   pretrain();
-  expect_all_differ({{"--cycle", "1"},
-                     {"--cycle", "inf"},
-                     {"--order", "sequential"},
-                     {"--norm", "eval"},
-                     {"--norm", "batch_no_update"},
-                     {"--skipped", "zero_grad"},
-                     {"--skipped", "accumulate_mean"},
-                     {"--skipped", "accumulate_sum"},
-                     {"--phase", "zero_based"},
-                     {"--phase", "per_epoch"},
-                     {"--backbone-clock", "own"},
-                     {"--backbone-lr-scale", "0.5"},
-                     {"--clip-grad", "0.01"},
-                     {"--head", "probe"},
-                     {"--head", "probe", "--head-c", "0.1"},
-                     {"--head", "random"},
-                     {"--head", "random", "--head-std", "0.1"},
-                     {"--head-unit-features"},
-                     {"--head-unit-centroids"},
-                     {"--head-scale", "2"},
-                     {"--head-nearest"},
-                     {"--smoothing", "0"},
-                     {"--mixup", "0.8"},
-                     {"--cutmix", "1"},
-                     {"--reprob", "1"},
-                     {"--aa", "original"},
-                     {"--cutout", "0.5"},
-                     {"--crop", "squash"},
-                     {"--interpolation", "bicubic"},
-                     {"--image-size", "24"},
-                     {"--accumulate", "2"},
-                     {"--sched", "onecycle"}});
-  expect_all_differ({{"--clip-groups", "all"}}, "model.safetensors", {"--clip-grad", "0.01"});
+  expect_all_differ(
+      "--cycle 1,--cycle inf,--order sequential,--norm eval,--norm batch_no_update,"
+      "--skipped zero_grad,--skipped accumulate_mean,--skipped accumulate_sum,"
+      "--phase zero_based,--phase per_epoch,--backbone-clock own,--backbone-lr-scale 0.5,"
+      "--clip-grad 0.01,--head probe,--head probe --head-c 0.1,--head random,"
+      "--head random --head-std 0.1,--head-unit-features,--head-unit-centroids,"
+      "--head-scale 2,--head-nearest,--smoothing 0,--mixup 0.8,--cutmix 1,--reprob 1,"
+      "--aa original,--cutout 0.5,--crop squash,--interpolation bicubic,--image-size 24,"
+      "--accumulate 2,--sched onecycle");
+  expect_all_differ("--clip-groups all", "model.safetensors", {"--clip-grad", "0.01"});
   for (const Words& more : {Words{"--clip-groups", "all"}, {"--accumulate", "3"}})
     expect_error(joined(joined({"inject", "--from", path("start")}, common("no", kData)), more), 2,
                  {more[0]});
-  expect_error(joined({"pretrain", "--method", "simclr", "--accumulate", "2", "--image-size", "16",
-                       "--width", "4"},
+  expect_error(joined(split("pretrain --method simclr --accumulate 2 --image-size 16 --width 4"),
                       common("no", kData)),
                2, {"--accumulate", "supervised"});
   EXPECT_FALSE(fs::exists(path("no")));
   const Words averaged = {"--model-ema", "--model-ema-decay", "0.9"};
-  expect_all_differ({{"--model-ema-warmup"}, {"--ema-backbone", "own"}}, "model-ema.safetensors",
-                    averaged);
+  expect_all_differ("--model-ema-warmup,--ema-backbone own", "model-ema.safetensors", averaged);
 }
 
 TEST_F(LabelRunTest, EveryOptionOfAVitChangesTheResult) {
-  pretrain({"--arch", "vit_tiny", "--width", "16", "--depth", "2", "--heads", "2"});
-  expect_all_differ({{"--layer-decay", "0.65"}, {"--drop-path", "0.5"}, {"--pool", "mean"}});
+  pretrain(split("--arch vit_tiny --width 16 --depth 2 --heads 2"));
+  expect_all_differ("--layer-decay 0.65,--drop-path 0.5,--pool mean");
   injected("mean", {"--pool", "mean"});
   EXPECT_EQ(run({"diversity", path("mean")}).code, 0);
 }
@@ -188,8 +163,7 @@ TEST_F(LabelRunTest, FineTuningTakesOneOrManyLabels) {
 
 TEST_F(LabelRunTest, ARunSaysWhoMadeItAndAnEnvironmentSitsBelowTheCommandLine) {
   const Words command =
-      joined({"pretrain", "--method", "supervised", "--image-size", "16", "--width", "4"},
-             common("run", kData));
+      joined(split("pretrain --method supervised --image-size 16 --width 4"), common("run", kData));
   const auto with = [&](const char* variable, const char* value, const auto& work) {
     ::setenv(variable, value, 1);
     work();

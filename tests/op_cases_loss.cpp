@@ -16,6 +16,7 @@ double log_sum_exp(const double* row, int64_t cols) {
 void add_softmax(OpTable& table, bool log, const Shape& shape, double range) {
   const int64_t cols = shape.cols();
   const std::string name = log ? "log_softmax" : "softmax";
+  const Variable integer(Tensor::zeros({2, 3}, DType::i64)), scalar(Tensor::zeros({}));
   table.push_back(
       {.name = fmt::format("{}_{}_{}{}", name, shape.rows(), cols, range > 10 ? "_wide" : ""),
        .inputs = {real(shape, -range, range)},
@@ -28,15 +29,8 @@ void add_softmax(OpTable& table, bool log, const Shape& shape, double range) {
                                }),
        .terms = static_cast<double>(cols),
        .grad_terms = static_cast<double>(cols),
-       .errors = {{name,
-                   [log] {
-                     const Variable labels(Tensor::zeros({2, 3}, DType::i64));
-                     log ? log_softmax(labels) : softmax(labels);
-                   }},
-                  {name, [log] {
-                     const Variable scalar(Tensor::zeros({}));
-                     log ? log_softmax(scalar) : softmax(scalar);
-                   }}}});
+       .errors = {FAILS(name, log ? log_softmax(integer) : softmax(integer)),
+                  FAILS(name, log ? log_softmax(scalar) : softmax(scalar))}});
 }
 
 void add_cross_entropy(OpTable& table, int64_t rows, int64_t classes, double smoothing,
@@ -84,6 +78,8 @@ void add_contrastive(OpTable& table, int64_t rows, int64_t cols, int64_t classes
   std::vector<Input> inputs = {real({rows, cols}, -4, 4), integers(rows, 0, classes),
                                integers(cols, 0, classes)};
   if (beside) inputs.push_back(real({rows}, -4, 4));
+  const Tensor two = Tensor::zeros({2}, DType::i64);
+  const Variable square(Tensor::zeros({2, 2})), wide(Tensor::zeros({2, 3}));
   table.push_back(
       {.name = fmt::format("contrastive_loss_{}_{}_{}{}{}", rows, cols, classes,
                            self < 0 ? "" : fmt::format("_self_{}", self), beside ? "_beside" : ""),
@@ -113,21 +109,10 @@ void add_contrastive(OpTable& table, int64_t rows, int64_t cols, int64_t classes
        }),
        .terms = static_cast<double>(cols),
        .grad_terms = static_cast<double>(cols),
-       .errors = {{"contrastive_loss",
-                   [] {
-                     const Tensor labels = Tensor::zeros({2}, DType::i64);
-                     contrastive_loss(Variable(Tensor::zeros({2, 3})), {}, labels, labels);
-                   }},
-                  {"contrastive_loss",
-                   [] {
-                     const Tensor labels = Tensor::zeros({2}, DType::i64);
-                     contrastive_loss(Variable(Tensor::zeros({2, 2})), {}, labels, labels, 1);
-                   }},
-                  {"contrastive_loss", [] {
-                     const Tensor labels = Tensor::zeros({2}, DType::i64);
-                     contrastive_loss(Variable(Tensor::zeros({2, 2})), Variable(Tensor::zeros({3})),
-                                      labels, labels);
-                   }}}});
+       .errors = {FAILS("contrastive_loss", contrastive_loss(wide, {}, two, two)),
+                  FAILS("contrastive_loss", contrastive_loss(square, {}, two, two, 1)),
+                  FAILS("contrastive_loss",
+                        contrastive_loss(square, Variable(Tensor::zeros({3})), two, two))}});
 }
 
 void add_soft_cross_entropy(OpTable& table, int64_t rows, int64_t classes, const Input& targets) {

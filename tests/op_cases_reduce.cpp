@@ -75,29 +75,22 @@ void add_reductions(OpTable& table) {
              {"max", ReduceOp::max},
              {"min", ReduceOp::min},
              {"sum_squares", ReduceOp::sum_squares}};
-  for (const auto& [name, op] : all) {
+  for (const auto& [name, kind] : all) {
+    const ReduceOp op = kind;
     for (const Axes& axes : kAxes) {
       OpCase row = reduce_case(name, op, axes);
       row.differentiable = op == ReduceOp::sum || op == ReduceOp::mean;
       const int axis = axes.first;
-      row.run = one_output([=, op = op](const VariableList& in) {
+      row.run = one_output([=](const VariableList& in) {
         const Variable& x = in[0];
         if (op == ReduceOp::sum) return axis < 0 ? sum(x) : sum(x, axis);
         if (op == ReduceOp::mean) return axis < 0 ? mean(x) : mean(x, axis - x.value().rank());
         return Variable(axis < 0 ? ops::reduce(op, x.value()) : ops::reduce(op, x.value(), axis));
       });
       if (axis == 1)
-        row.errors = {{"reduce",
-                       [=, op = op] {
-                         ops::reduce(op, Tensor::zeros({2, 3}), 2);
-                       }},
-                      {"reduce",
-                       [=, op = op] {
-                         ops::reduce(op, Tensor::zeros({2, 3}), -3);
-                       }},
-                      {"reduce", [=, op = op] {
-                         ops::reduce(op, Tensor::zeros({2, 3}, DType::i64), 1);
-                       }}};
+        row.errors = {FAILS("reduce", ops::reduce(op, Tensor::zeros({2, 3}), 2)),
+                      FAILS("reduce", ops::reduce(op, Tensor::zeros({2, 3}), -3)),
+                      FAILS("reduce", ops::reduce(op, Tensor::zeros({2, 3}, DType::i64), 1))};
       if (std::string(axes.name) == "columns") row.bench = {real({8192, 512})};
       table.push_back(row);
     }

@@ -68,6 +68,12 @@ void add_permute(OpTable& table, const Shape& shape, const std::vector<int>& axe
                   FAILS("permute", permute(Variable(Tensor::zeros({2, 3})), {0, 2}))}});
 }
 
+VariableList zeros(std::initializer_list<Shape> shapes) {
+  VariableList list;
+  for (const Shape& shape : shapes) list.push_back(Variable(Tensor::zeros(shape)));
+  return list;
+}
+
 void add_transpose_and_concat(OpTable& table) {
   for (const bool batched : {false, true}) {
     const int64_t batch = batched ? 3 : 1;
@@ -98,10 +104,7 @@ void add_transpose_and_concat(OpTable& table) {
              return in[0].data<double>()[(at[0] * 7 + at[1]) * 9 + at[2]];
            });
          }),
-         .errors = {{"narrow",
-                     [axis] {
-                       narrow(Variable(Tensor::zeros({2, 2, 2})), 1, 2, axis);
-                     }},
+         .errors = {FAILS("narrow", narrow(Variable(Tensor::zeros({2, 2, 2})), 1, 2, axis)),
                     FAILS("narrow", narrow(Variable(Tensor::zeros({2, 3})), 0, 1, 2))}});
   table.push_back({.name = "concat_axis1",
                    .inputs = {real({7, 1, 5}), real({7, 33, 5})},
@@ -113,16 +116,8 @@ void add_transpose_and_concat(OpTable& table) {
                                        : in[1].data<double>()[row * 165 + rest - 5];
                      });
                    }),
-                   .errors = {{"concat",
-                               [] {
-                                 const Variable parts[] = {Variable(Tensor::zeros({2, 3, 4})),
-                                                           Variable(Tensor::zeros({3, 3, 4}))};
-                                 concat(parts, 1);
-                               }},
-                              {"concat", [] {
-                                 const Variable parts[] = {Variable(Tensor::zeros({2}))};
-                                 concat(parts, 1);
-                               }}}});
+                   .errors = {FAILS("concat", concat(zeros({{2, 3, 4}, {3, 3, 4}}), 1)),
+                              FAILS("concat", concat(zeros({{2}}), 1))}});
   table.push_back(
       {.name = "concat",
        .inputs = {real({7, 31}), real({1, 31}), real({33, 31})},
@@ -134,18 +129,11 @@ void add_transpose_and_concat(OpTable& table) {
            return row < 8 ? in[1].data<double>()[i - 7 * 31] : in[2].data<double>()[i - 8 * 31];
          });
        }),
-       .errors = {FAILS("concat", concat(std::span<const Variable>())),
-                  {"concat",
-                   [] {
-                     const Variable parts[] = {Variable(Tensor::zeros({2, 3})),
-                                               Variable(Tensor::zeros({2, 4}))};
-                     concat(parts);
-                   }},
-                  {"concat", [] {
-                     const Variable parts[] = {Variable(Tensor::zeros({2, 3})),
-                                               Variable(Tensor::zeros({2, 3}, DType::bf16))};
-                     concat(parts);
-                   }}}});
+       .errors = {
+           FAILS("concat", concat(std::span<const Variable>())),
+           FAILS("concat", concat(zeros({{2, 3}, {2, 4}}))),
+           FAILS("concat", concat(VariableList{Variable(Tensor::zeros({2, 3})),
+                                               Variable(Tensor::zeros({2, 3}, DType::bf16))}))}});
 }
 
 void add_gather_and_scatter(OpTable& table, int64_t n, int64_t rows, int64_t width) {

@@ -1,13 +1,12 @@
 #include <algorithm>
 
+#include "tensor/hash.h"
 #include "tests/op_case.h"
 
 namespace facet::test {
 
 RandomKey key_of(const std::string& name) {
-  uint64_t h = 14695981039346656037u;  // FNV-1a
-  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  return {h, 0};
+  return {fnv1a(name), 0};
 }
 
 TensorList draw_inputs(const OpCase& op, const std::vector<Input>& inputs) {

@@ -1,6 +1,7 @@
 // Pictures that any program can make, and the hash by which they are compared.
 #pragma once
 
+#include "tensor/hash.h"
 #include "tensor/image.h"
 
 namespace facet::test {
@@ -25,11 +26,8 @@ inline Image smooth() {
   return image;
 }
 
-// FNV-1a
 inline uint64_t hash(const Image& image) {
-  uint64_t h = 14695981039346656037ull;
-  for (const uint8_t v : image.pixels) h = (h ^ v) * 1099511628211ull;
-  return h;
+  return fnv1a({reinterpret_cast<const char*>(image.pixels.data()), image.pixels.size()});
 }
 
 }  // namespace facet::test

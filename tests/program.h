@@ -4,14 +4,11 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 
-#include <chrono>
-#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "tensor/file.h"

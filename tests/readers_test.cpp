@@ -3,7 +3,6 @@
 #include "data/readers.h"
 
 #include <functional>
-#include <set>
 
 #include "data/listing.h"
 #include "tests/trees.h"
@@ -20,18 +19,18 @@ using test::Tree;
 
 using Names = std::vector<std::string>;
 
+using Write = std::function<void(const std::string&, const std::string&)>;
+
 // ---- one miniature a dataset, with its pictures in the order of the lists
 struct Miniature {
   const char* kind;
   const char* some_picture;  // a training picture
   std::vector<int64_t> train_labels, test_labels;
-  std::function<void(const std::function<void(const std::string&, const std::string&)>&)> write;
+  void (*write)(const Write&);
   int64_t train() const { return std::ssize(train_labels); }
   int64_t test() const { return std::ssize(test_labels); }
   friend void PrintTo(const Miniature& m, std::ostream* out) { *out << m.kind; }
 };
-
-using Write = std::function<void(const std::string&, const std::string&)>;
 
 void write_pictures(const Write& write, const Names& names) {
   for (const std::string& name : names) write(name, test::tiny_picture());
@@ -50,178 +49,145 @@ std::string mat_of_dogs(const Names& files, const std::vector<int>& labels) {
   return Mat::file({Mat::texts(files, "file_list"), Mat::numbers(labels, "labels", false)});
 }
 
+void write_folder(const Write& w) {
+  write_pictures(
+      w, {"train/B/x.PNG", "train/B/deep/y.jpg", "train/a/1.jpeg", "val/B/z.gif", "val/a/z.bmp"});
+}
+
+void write_imagenet(const Write& w) {
+  write_pictures(w,
+                 {"train/n02/n02_1.JPEG", "train/n02/n02_10.JPEG", "train/n10/n10_2.JPEG",
+                  "val/n02/ILSVRC2012_val_00000002.JPEG", "val/n10/ILSVRC2012_val_00000001.JPEG"});
+}
+
+// 80 % of 6 and of 5 for training; a text file and a folder that are none of the dataset
+void write_caltech256(const Write& w) {
+  for (int i = 1; i <= 6; ++i)
+    w(fmt::format("256_ObjectCategories/001.ak47/001_{:04}.jpg", i), test::tiny_picture());
+  for (int i = 1; i <= 5; ++i)
+    w(fmt::format("256_ObjectCategories/257.clutter/257_{:04}.jpg", i), test::tiny_picture());
+  w("256_ObjectCategories/257.clutter/RENAME2", "#!/bin/sh");
+  w("256_ObjectCategories/257.clutter/greg/257_0001.jpg", test::tiny_picture());
+}
+
+void write_food101(const Write& w) {
+  write_pictures(w, {"food-101/images/apple_pie/1005649.jpg", "food-101/images/apple_pie/2.jpg",
+                     "food-101/images/waffles/3.jpg", "food-101/images/waffles/100.jpg"});
+  w("food-101/meta/classes.txt", "apple_pie\nwaffles\n");
+  w("food-101/meta/train.txt", "apple_pie/1005649\nwaffles/3\n");
+  w("food-101/meta/test.txt", "apple_pie/2\nwaffles/100");
+}
+
+// ids with dashes, sparse classes, names with blanks
+void write_nabirds(const Write& w) {
+  write_pictures(w, {"nabirds/images/0817/0a1b.jpg", "nabirds/images/0295/ffff.jpg",
+                     "nabirds/images/0817/cccc.jpg"});
+  w("nabirds/images.txt", "0a-1b 0817/0a1b.jpg\nff-ff 0295/ffff.jpg\ncc-cc 0817/cccc.jpg\n");
+  w("nabirds/image_class_labels.txt", "0a-1b 817\nff-ff 295\ncc-cc 817\n");
+  w("nabirds/train_test_split.txt", "0a-1b 1\nff-ff 1\ncc-cc 0\n");
+  w("nabirds/classes.txt", "0 Birds\n295 Common Eider (Adult male)\n817 Barrow's Goldeneye\n");
+}
+
+void write_cars(const Write& w) {
+  write_pictures(w, {"cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/00001.jpg"});
+  w("devkit/cars_meta.mat",
+    Mat::file({Mat::texts({"AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"},
+                          "class_names")}));
+  w("devkit/cars_train_annos.mat", mat_of_cars({"00001.jpg", "00002.jpg"}, {2, 1}));
+  w("cars_test_annos_withlabels.mat", mat_of_cars({"00001.jpg"}, {2}));
+}
+
+// a label with a slash, one with a blank; the validation part lies idle
+void write_aircraft(const Write& w) {
+  const std::string root = "fgvc-aircraft-2013b/data/";
+  write_pictures(w, {root + "images/1025794.jpg", root + "images/0000002.jpg",
+                     root + "images/0000003.jpg", root + "images/0000004.jpg"});
+  w(root + "variants.txt", "DHC-8 100\nF/A-18\n");
+  w(root + "images_variant_train.txt", "1025794 DHC-8 100\n0000002 F/A-18\n");
+  w(root + "images_variant_val.txt", "0000003 DHC-8 100\n");
+  w(root + "images_variant_test.txt", "0000004 F/A-18\n");
+}
+
+// more pictures in the folder than are listed
+void write_pets(const Write& w) {
+  const std::string root = "oxford-iiit-pet/";
+  write_pictures(w, {root + "images/Abyssinian_100.jpg", root + "images/great_pyrenees_1.jpg",
+                     root + "images/great_pyrenees_2.jpg", root + "images/stray.jpg"});
+  w(root + "images/Abyssinian_100.mat", "stray");
+  w(root + "annotations/trainval.txt",
+    "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_100 1 1 1\ngreat_pyrenees_1 2 2 1\n");
+  w(root + "annotations/test.txt", "great_pyrenees_2 2 2 1\n");
+}
+
+void write_flowers102(const Write& w) {
+  for (int i = 1; i <= 6; ++i)
+    w(fmt::format("flowers-102/jpg/image_{:05}.jpg", i), test::tiny_picture());
+  w("flowers-102/imagelabels.mat", Mat::file({Mat::numbers({1, 1, 2, 2, 1, 2}, "labels")}));
+  w("flowers-102/setid.mat", Mat::file({Mat::numbers({4, 1}, "trnid"), Mat::numbers({6}, "valid"),
+                                        Mat::numbers({2, 5, 3}, "tstid")}));
+}
+
+void write_dogs(const Write& w) {
+  write_pictures(w, {"Images/n02-Chihuahua/n02_1.jpg", "Images/n03-Collie/n03_1.jpg",
+                     "Images/n03-Collie/n03_2.jpg"});
+  w("train_list.mat", mat_of_dogs({"n02-Chihuahua/n02_1.jpg", "n03-Collie/n03_1.jpg"}, {1, 2}));
+  w("test_list.mat", mat_of_dogs({"n03-Collie/n03_2.jpg"}, {2}));
+}
+
+void write_cub200(const Write& w) {
+  const std::string root = "CUB_200_2011/";
+  write_pictures(w, {root + "images/001.Albatross/a.jpg", root + "images/002.Wren/b.jpg",
+                     root + "images/002.Wren/c.jpg"});
+  w(root + "images.txt", "1 001.Albatross/a.jpg\n2 002.Wren/b.jpg\n3 002.Wren/c.jpg\n");
+  w(root + "image_class_labels.txt", "1 1\n2 2\n3 2\n");
+  w(root + "train_test_split.txt", "1 1\n2 1\n3 0\n");
+  w(root + "classes.txt", "1 001.Albatross\n2 002.Wren\n");
+}
+
+void write_dtd(const Write& w) {
+  write_pictures(w, {"dtd/images/banded/banded_0002.jpg", "dtd/images/banded/banded_0003.jpg",
+                     "dtd/images/woven/woven_0001.jpg", "dtd/images/woven/woven_0002.jpg"});
+  w("dtd/labels/train1.txt", "banded/banded_0002.jpg\nwoven/woven_0001.jpg\n");
+  w("dtd/labels/val1.txt", "woven/woven_0002.jpg\n");
+  w("dtd/labels/test1.txt", "banded/banded_0003.jpg\n");
+}
+
+void write_indoor67(const Write& w) {
+  write_pictures(w,
+                 {"Images/airport_inside/a b.JPG", "Images/bakery/1.jpg", "Images/bakery/2.jpg"});
+  w("TrainImages.txt", "airport_inside/a b.JPG\nbakery/1.jpg");
+  w("TestImages.txt", "bakery/2.jpg\n");
+}
+
+// nested classes; the partitions are a download of their own
+void write_sun397(const Write& w) {
+  write_pictures(w, {"SUN397/a/abbey/sun_a.jpg", "SUN397/a/apartment_building/outdoor/sun_b.jpg",
+                     "SUN397/a/apartment_building/outdoor/sun_c.jpg"});
+  w("SUN397/ClassName.txt", "/a/abbey\n/a/apartment_building/outdoor\n");
+  w("Partitions/Training_01.txt", "/a/abbey/sun_a.jpg\n/a/apartment_building/outdoor/sun_b.jpg\n");
+  w("Partitions/Testing_01.txt", "/a/apartment_building/outdoor/sun_c.jpg\n");
+}
+
 const std::vector<Miniature>& miniatures() {
   static const std::vector<Miniature> all = {
-      {"folder",
-       "train/B/x.PNG",
-       {0, 0, 1},
-       {0, 1},
-       [](const Write& w) {
-         write_pictures(w, {"train/B/x.PNG", "train/B/deep/y.jpg", "train/a/1.jpeg", "val/B/z.gif",
-                            "val/a/z.bmp"});
-       }},
-      {"imagenet",
-       "train/n02/n02_1.JPEG",
-       {0, 0, 1},
-       {0, 1},
-       [](const Write& w) {
-         write_pictures(
-             w, {"train/n02/n02_1.JPEG", "train/n02/n02_10.JPEG", "train/n10/n10_2.JPEG",
-                 "val/n02/ILSVRC2012_val_00000002.JPEG", "val/n10/ILSVRC2012_val_00000001.JPEG"});
-       }},
-      // 80 % of 6 and of 5 for training; a text file and a folder that are none of the dataset
+      {"folder", "train/B/x.PNG", {0, 0, 1}, {0, 1}, write_folder},
+      {"imagenet", "train/n02/n02_1.JPEG", {0, 0, 1}, {0, 1}, write_imagenet},
       {"caltech256",
        "256_ObjectCategories/001.ak47/001_0001.jpg",
        {0, 0, 0, 0, 0, 1, 1, 1, 1},
        {0, 1},
-       [](const Write& w) {
-         for (int i = 1; i <= 6; ++i)
-           w(fmt::format("256_ObjectCategories/001.ak47/001_{:04}.jpg", i), test::tiny_picture());
-         for (int i = 1; i <= 5; ++i)
-           w(fmt::format("256_ObjectCategories/257.clutter/257_{:04}.jpg", i),
-             test::tiny_picture());
-         w("256_ObjectCategories/257.clutter/RENAME2", "#!/bin/sh");
-         w("256_ObjectCategories/257.clutter/greg/257_0001.jpg", test::tiny_picture());
-       }},
-      {"food101",
-       "food-101/images/apple_pie/1005649.jpg",
-       {0, 1},
-       {0, 1},
-       [](const Write& w) {
-         write_pictures(w,
-                        {"food-101/images/apple_pie/1005649.jpg", "food-101/images/apple_pie/2.jpg",
-                         "food-101/images/waffles/3.jpg", "food-101/images/waffles/100.jpg"});
-         w("food-101/meta/classes.txt", "apple_pie\nwaffles\n");
-         w("food-101/meta/train.txt", "apple_pie/1005649\nwaffles/3\n");
-         w("food-101/meta/test.txt", "apple_pie/2\nwaffles/100");
-       }},
-      // ids with dashes, sparse classes, names with blanks
-      {"nabirds",
-       "nabirds/images/0817/0a1b.jpg",
-       {1, 0},
-       {1},
-       [](const Write& w) {
-         write_pictures(w, {"nabirds/images/0817/0a1b.jpg", "nabirds/images/0295/ffff.jpg",
-                            "nabirds/images/0817/cccc.jpg"});
-         w("nabirds/images.txt", "0a-1b 0817/0a1b.jpg\nff-ff 0295/ffff.jpg\ncc-cc 0817/cccc.jpg\n");
-         w("nabirds/image_class_labels.txt", "0a-1b 817\nff-ff 295\ncc-cc 817\n");
-         w("nabirds/train_test_split.txt", "0a-1b 1\nff-ff 1\ncc-cc 0\n");
-         w("nabirds/classes.txt",
-           "0 Birds\n295 Common Eider (Adult male)\n817 Barrow's Goldeneye\n");
-       }},
-      {"cars",
-       "cars_train/00001.jpg",
-       {1, 0},
-       {1},
-       [](const Write& w) {
-         write_pictures(w, {"cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/00001.jpg"});
-         w("devkit/cars_meta.mat",
-           Mat::file({Mat::texts({"AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"},
-                                 "class_names")}));
-         w("devkit/cars_train_annos.mat", mat_of_cars({"00001.jpg", "00002.jpg"}, {2, 1}));
-         w("cars_test_annos_withlabels.mat", mat_of_cars({"00001.jpg"}, {2}));
-       }},
-      // a label with a slash, one with a blank; the validation part lies idle
-      {"aircraft",
-       "fgvc-aircraft-2013b/data/images/1025794.jpg",
-       {0, 1},
-       {1},
-       [](const Write& w) {
-         const std::string root = "fgvc-aircraft-2013b/data/";
-         write_pictures(w, {root + "images/1025794.jpg", root + "images/0000002.jpg",
-                            root + "images/0000003.jpg", root + "images/0000004.jpg"});
-         w(root + "variants.txt", "DHC-8 100\nF/A-18\n");
-         w(root + "images_variant_train.txt", "1025794 DHC-8 100\n0000002 F/A-18\n");
-         w(root + "images_variant_val.txt", "0000003 DHC-8 100\n");
-         w(root + "images_variant_test.txt", "0000004 F/A-18\n");
-       }},
-      // more pictures in the folder than are listed
-      {"pets",
-       "oxford-iiit-pet/images/Abyssinian_100.jpg",
-       {0, 1},
-       {1},
-       [](const Write& w) {
-         const std::string root = "oxford-iiit-pet/";
-         write_pictures(w,
-                        {root + "images/Abyssinian_100.jpg", root + "images/great_pyrenees_1.jpg",
-                         root + "images/great_pyrenees_2.jpg", root + "images/stray.jpg"});
-         w(root + "images/Abyssinian_100.mat", "stray");
-         w(root + "annotations/trainval.txt",
-           "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_100 1 1 1\ngreat_pyrenees_1 2 2 1\n");
-         w(root + "annotations/test.txt", "great_pyrenees_2 2 2 1\n");
-       }},
-      {"flowers102",
-       "flowers-102/jpg/image_00004.jpg",
-       {1, 0},
-       {0, 0, 1},
-       [](const Write& w) {
-         for (int i = 1; i <= 6; ++i)
-           w(fmt::format("flowers-102/jpg/image_{:05}.jpg", i), test::tiny_picture());
-         w("flowers-102/imagelabels.mat", Mat::file({Mat::numbers({1, 1, 2, 2, 1, 2}, "labels")}));
-         w("flowers-102/setid.mat",
-           Mat::file({Mat::numbers({4, 1}, "trnid"), Mat::numbers({6}, "valid"),
-                      Mat::numbers({2, 5, 3}, "tstid")}));
-       }},
-      {"dogs",
-       "Images/n02-Chihuahua/n02_1.jpg",
-       {0, 1},
-       {1},
-       [](const Write& w) {
-         write_pictures(w, {"Images/n02-Chihuahua/n02_1.jpg", "Images/n03-Collie/n03_1.jpg",
-                            "Images/n03-Collie/n03_2.jpg"});
-         w("train_list.mat",
-           mat_of_dogs({"n02-Chihuahua/n02_1.jpg", "n03-Collie/n03_1.jpg"}, {1, 2}));
-         w("test_list.mat", mat_of_dogs({"n03-Collie/n03_2.jpg"}, {2}));
-       }},
-      {"cub200",
-       "CUB_200_2011/images/001.Albatross/a.jpg",
-       {0, 1},
-       {1},
-       [](const Write& w) {
-         const std::string root = "CUB_200_2011/";
-         write_pictures(w, {root + "images/001.Albatross/a.jpg", root + "images/002.Wren/b.jpg",
-                            root + "images/002.Wren/c.jpg"});
-         w(root + "images.txt", "1 001.Albatross/a.jpg\n2 002.Wren/b.jpg\n3 002.Wren/c.jpg\n");
-         w(root + "image_class_labels.txt", "1 1\n2 2\n3 2\n");
-         w(root + "train_test_split.txt", "1 1\n2 1\n3 0\n");
-         w(root + "classes.txt", "1 001.Albatross\n2 002.Wren\n");
-       }},
-      {"dtd",
-       "dtd/images/banded/banded_0002.jpg",
-       {0, 1},
-       {0},
-       [](const Write& w) {
-         write_pictures(w,
-                        {"dtd/images/banded/banded_0002.jpg", "dtd/images/banded/banded_0003.jpg",
-                         "dtd/images/woven/woven_0001.jpg", "dtd/images/woven/woven_0002.jpg"});
-         w("dtd/labels/train1.txt", "banded/banded_0002.jpg\nwoven/woven_0001.jpg\n");
-         w("dtd/labels/val1.txt", "woven/woven_0002.jpg\n");
-         w("dtd/labels/test1.txt", "banded/banded_0003.jpg\n");
-       }},
-      {"indoor67",
-       "Images/airport_inside/a b.JPG",
-       {0, 1},
-       {1},
-       [](const Write& w) {
-         write_pictures(
-             w, {"Images/airport_inside/a b.JPG", "Images/bakery/1.jpg", "Images/bakery/2.jpg"});
-         w("TrainImages.txt", "airport_inside/a b.JPG\nbakery/1.jpg");
-         w("TestImages.txt", "bakery/2.jpg\n");
-       }},
-      // nested classes; the partitions are a download of their own
-      {"sun397",
-       "SUN397/a/abbey/sun_a.jpg",
-       {0, 1},
-       {1},
-       [](const Write& w) {
-         write_pictures(
-             w, {"SUN397/a/abbey/sun_a.jpg", "SUN397/a/apartment_building/outdoor/sun_b.jpg",
-                 "SUN397/a/apartment_building/outdoor/sun_c.jpg"});
-         w("SUN397/ClassName.txt", "/a/abbey\n/a/apartment_building/outdoor\n");
-         w("Partitions/Training_01.txt",
-           "/a/abbey/sun_a.jpg\n/a/apartment_building/outdoor/sun_b.jpg\n");
-         w("Partitions/Testing_01.txt", "/a/apartment_building/outdoor/sun_c.jpg\n");
-       }},
+       write_caltech256},
+      {"food101", "food-101/images/apple_pie/1005649.jpg", {0, 1}, {0, 1}, write_food101},
+      {"nabirds", "nabirds/images/0817/0a1b.jpg", {1, 0}, {1}, write_nabirds},
+      {"cars", "cars_train/00001.jpg", {1, 0}, {1}, write_cars},
+      {"aircraft", "fgvc-aircraft-2013b/data/images/1025794.jpg", {0, 1}, {1}, write_aircraft},
+      {"pets", "oxford-iiit-pet/images/Abyssinian_100.jpg", {0, 1}, {1}, write_pets},
+      {"flowers102", "flowers-102/jpg/image_00004.jpg", {1, 0}, {0, 0, 1}, write_flowers102},
+      {"dogs", "Images/n02-Chihuahua/n02_1.jpg", {0, 1}, {1}, write_dogs},
+      {"cub200", "CUB_200_2011/images/001.Albatross/a.jpg", {0, 1}, {1}, write_cub200},
+      {"dtd", "dtd/images/banded/banded_0002.jpg", {0, 1}, {0}, write_dtd},
+      {"indoor67", "Images/airport_inside/a b.JPG", {0, 1}, {1}, write_indoor67},
+      {"sun397", "SUN397/a/abbey/sun_a.jpg", {0, 1}, {1}, write_sun397},
   };
   return all;
 }

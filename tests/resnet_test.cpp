@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "nn/init.h"
 #include "tests/fill.h"
 #include "tests/folder.h"

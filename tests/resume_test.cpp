@@ -2,7 +2,6 @@
 // stopped, bit by bit: every method, optimiser and kind of injection.
 #include <array>
 #include <atomic>
-#include <cstring>
 #include <limits>
 #include <map>
 #include <mutex>

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -22,8 +21,8 @@ using RunTest = ProgramTest;
 // 32 steps of a tiny network.
 Words tiny(const std::string& output) {
   return split(
-      "--data shapes:train=64,size=16 --batch-size 16 --epochs 8 --threads 1 "
-      "--log-interval 1 --output " +
+      "--data shapes:train=64,size=16 --batch-size 16 --epochs 8 --threads 1 --log-interval 1 "
+      "--output " +
       output);
 }
 Words tiny_pretrain(const std::string& method, const std::string& output) {
@@ -31,12 +30,12 @@ Words tiny_pretrain(const std::string& method, const std::string& output) {
 }
 
 Words tiny_vit(const std::string& method, const std::string& output) {
-  return joined(split("pretrain --arch vit_tiny --width 16 --depth 2 --heads 2 --image-size 16 "
-                      "--drop-path 0.1 --opt adamw --lr 0.001 --decoder-width 16 --decoder-depth 1 "
-                      "--decoder-heads 2 --out-dim 16 --head-hidden 16 --head-bottleneck 8 "
-                      "--method " +
-                      method),
-                tiny(output));
+  return joined(
+      split("pretrain --arch vit_tiny --width 16 --depth 2 --heads 2 --image-size 16 --drop-path "
+            "0.1 --opt adamw --lr 0.001 --decoder-width 16 --decoder-depth 1 --decoder-heads 2 "
+            "--out-dim 16 --head-hidden 16 --head-bottleneck 8 --method " +
+            method),
+      tiny(output));
 }
 
 void expect_same_model(const fs::path& a, const fs::path& b) {
@@ -229,8 +228,8 @@ TEST_F(RunTest, EvaluationsPrintJson) {
 #if defined(FACET_CUDA_EMULATED)
 TEST_F(RunTest, EvaluationsOnADeviceAreTheCpus) {
   const Words training = split(
-      "pretrain --method supervised --width 2 --image-size 8 -b 16 "
-      "--data shapes:train=32,size=8 --epochs 1 --output " +
+      "pretrain --method supervised --width 2 --image-size 8 -b 16 --data shapes:train=32,size=8 "
+      "--epochs 1 --output " +
       path("run"));
   ASSERT_EQ(run(training).code, 0);
   const auto both = [&](Words words) {
@@ -399,12 +398,11 @@ TEST_F(RunTest, TheStudyOnADeviceGivesTheProcessorsLosses) {
   if (!fs::exists("/usr/share/datasets/fashion-mnist"))
     GTEST_SKIP() << "dataset-fashion-mnist is not installed";
   const auto study = [&](const std::string& device) {
-    const Outcome outcome =
-        run(split("reproduce --fast --starts supervised,simclr --per-class 2 --batch-size 10 "
-                  "--simclr-batch-size 10 --width 4 --image-size 16 --test 10 --task-train 12 "
-                  "--task-test 8 --threads 1 --supervised-lr 0.002 --simclr-lr 0.002 "
-                  "--inject-lr 0.003 --device " +
-                  device + " --output " + path(device)));
+    const Outcome outcome = run(split(
+        "reproduce --fast --starts supervised,simclr --per-class 2 --batch-size 10 "
+        "--simclr-batch-size 10 --width 4 --image-size 16 --test 10 --task-train 12 --task-test 8 "
+        "--threads 1 --supervised-lr 0.002 --simclr-lr 0.002 --inject-lr 0.003 --device " +
+        device + " --output " + path(device)));
     ASSERT_EQ(outcome.code, 0) << outcome.err;
   };
   study("cpu");

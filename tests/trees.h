@@ -2,7 +2,6 @@
 // files (byte by byte, so that the reader's library is not its own witness).
 #pragma once
 
-#include <cstring>
 #include <fstream>
 #include <vector>
 

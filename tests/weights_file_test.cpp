@@ -236,7 +236,7 @@ const std::map<std::string, std::string> kHostile = {
     {"nothing", "empty: the download failed?"},
     {"plain-pickle", "a pickle, but not of PyTorch"},
     {"tar-of-something", "a tar without 'sys_info'"},
-    {"tar-damaged", "tar: a damaged header at byte 0"},
+    {"tar-damaged", "no tar file: a header with a wrong checksum at byte 0"},
     {"no-checksums", "+no record's checksum is right"},
 };
 

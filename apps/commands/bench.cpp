@@ -2,7 +2,6 @@
 #include "apps/commands/bench.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -16,7 +15,6 @@
 #include "metrics/resnet50_weights.h"
 #include "tensor/parallel.h"
 #include "tensor/profile.h"
-#include "tensor/text.h"
 
 namespace facet {
 
@@ -79,8 +77,8 @@ void bench_train(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (bench.batch < 1 || bench.steps < 1 || bench.warmup < 0 || bench.classes < 2)
     throw UsageError(
-        "facet bench train: expected a positive --batch-size and --steps, "
-        "--num-classes of at least 2");
+        "facet bench train: expected a positive --batch-size and --steps, --num-classes of at "
+        "least 2");
   if (bench.threads > 0) set_num_threads(static_cast<int>(bench.threads));
 
   const std::unique_ptr<Objective> made =
@@ -221,30 +219,15 @@ void bench_diversity(const Arguments& arguments) {
 }  // namespace
 
 void run_bench(const Arguments& arguments) {
-  const std::vector<std::pair<std::string, void (*)(const Arguments&)>> kinds = {
-      {"train", bench_train},         {"ops", bench_ops},     {"data", bench_data},
-      {"diversity", bench_diversity}, {"probe", bench_probe}, {"peers", bench_peers}};
-  const std::string word = arguments.empty() ? "--help" : arguments[0];
-  std::vector<std::string> names;
-  for (const auto& [name, run] : kinds) {
-    if (word == name) return run(Arguments(arguments.begin() + 1, arguments.end()));
-    names.push_back(name);
-  }
-  if (word == "--help" || word == "-h") {
-    fmt::print(
-        "usage: facet bench train|ops|data|diversity|probe|peers [options]\n\n"
-        "  train      images a second of whole training steps\n"
-        "  ops        every operation, forward and backward, beside the device's own rates\n"
-        "  data       JPEG files decoded and augmented\n"
-        "  diversity  both diversities of ResNet-50-shaped weights\n"
-        "  probe      a linear probe's path of 45 strengths\n"
-        "  peers      both beside PyTorch and SciPy, run in turn\n");
-    return;
-  }
-  throw UsageError(
-      fmt::format("facet bench: unknown benchmark '{}': expected train, ops, data, diversity, "
-                  "probe or peers{}",
-                  word, did_you_mean(word, names)));
+  run_one_of(
+      "bench", "[options]",
+      {{"train", bench_train, "images a second of whole training steps"},
+       {"ops", bench_ops, "every operation, forward and backward, beside the device's rates"},
+       {"data", bench_data, "JPEG files decoded and augmented"},
+       {"diversity", bench_diversity, "both diversities of ResNet-50-shaped weights"},
+       {"probe", bench_probe, "a linear probe's path of 45 strengths"},
+       {"peers", bench_peers, "both beside PyTorch and SciPy, run in turn"}},
+      arguments);
 }
 
 }  // namespace facet

@@ -22,7 +22,7 @@ namespace {
 
 // The pictures of a folder as a dataset from a cache. The mapped file outlives its name.
 DatasetPtr cached_folder(const fs::path& folder, const std::vector<fs::path>& paths, int shorter) {
-  FileList list{folder, {"pictures"}, "one", {}};
+  FileList list{folder, "one", {"pictures"}};
   for (const fs::path& path : paths) list.entries.push_back({path.filename().string()});
   const auto files = std::make_shared<FileListDataset>(
       DatasetFacts{"pictures"}, std::move(list), Split::train, SplitOptions{.check_counts = false});
@@ -61,7 +61,7 @@ void bench_data(const Arguments& arguments) {
   std::sort(paths.begin(), paths.end());
   std::vector<std::string> files;  // in memory: the disk is not what is timed
   for (const fs::path& path : paths) files.push_back(read_file(path));
-  if (files.empty()) throw FileError(fmt::format("{}: expected pictures, found none", folder));
+  if (files.empty()) throw FileError("{}: expected pictures, found none", folder);
   const auto open = [&](size_t i) {
     return EncodedPicture({files[i].begin(), files[i].end()}, paths[i].string());
   };

@@ -1,7 +1,6 @@
 // facet bench ops: the time of every operation of the test table, forward and backward, beside what
 // the device's memory and arithmetic allow, and beside the naive twins of tuned kernels.
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <memory>
 
@@ -373,7 +372,7 @@ void bench_ops(const Arguments& arguments) {
   };
   const test::OpTable& table = test::op_cases();
   if (std::none_of(table.begin(), table.end(), chosen))
-    throw UsageError(fmt::format("--rows: no timed row has '{}' in its name", bench.rows));
+    throw UsageError("--rows: no timed row has '{}' in its name", bench.rows);
 
   Timer timer(device, bench.seconds, !bench.small);
   const Ceilings ceilings = measure_ceilings(timer, device, dtypes, bench.small);

@@ -9,7 +9,6 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <sstream>
 
 #include "apps/command.h"
 #include "apps/commands/bench.h"
@@ -132,6 +131,33 @@ struct RemoveAtEnd {
   const fs::path path;
 };
 
+using Figure = std::function<Json(const Json& side)>;
+
+// Ours, the peer as it comes and the peer tuned, in turn; `values`: what must agree.
+Measured run_commands(const Row& row, int rounds, const std::array<std::string, 3>& commands,
+                      const Figure& figure, const Figure& values) {
+  Measured result;
+  std::map<std::string, std::vector<double>> extra;
+  for (int round = 0; round < rounds; ++round) {
+    log_info("{}: round {} of {}", row.name, round + 1, rounds);
+    const Json a = run_json(commands[0]), b = run_json(commands[1]), c = run_json(commands[2]);
+    result.ours.push_back(figure(a));
+    result.peer_default.push_back(figure(b));
+    result.peer_tuned.push_back(figure(c));
+    for (const Json* peer : {&b, &c})
+      result.loss_agreement =
+          std::max(result.loss_agreement, disagreement(values(a), values(*peer)));
+    result.peer_agreement = std::max(result.peer_agreement, disagreement(values(b), values(c)));
+    for (const auto& [side, told] :
+         {std::pair{"ours", &a}, {"peer_default", &b}, {"peer_tuned", &c}})
+      for (const char* key : {"peak_memory_mib", "start_up_seconds", "first_step_seconds"})
+        if (told->contains(key)) extra[fmt::format("{}/{}", key, side)].push_back((*told)[key]);
+  }
+  for (const auto& [key, seconds_or_mib] : extra)
+    result.extra[Json::json_pointer("/" + key)] = median(seconds_or_mib);
+  return result;
+}
+
 Measured run_training(const Row& row, int rounds, const std::string& self) {
   const fs::path start =
       fs::temp_directory_path() / fmt::format("facet_bench_{}.safetensors", ::getpid());
@@ -139,49 +165,17 @@ Measured run_training(const Row& row, int rounds, const std::string& self) {
       row.options +
       (row.options.find("--method") == std::string::npos ? " --method supervised" : "") +
       " --steps 8 --warmup-steps 2";
-  const std::string ours = fmt::format("{} bench train {} --json --threads {} --save-start {}",
-                                       quoted(self), shared, num_threads(), quoted(start.string()));
   const std::string peer = fmt::format("{} {} {} --threads {} --start {}", kPython,
                                        quoted(std::string(FACET_PEERS) + "/train_peer.py"), shared,
                                        num_threads(), quoted(start.string()));
   const RemoveAtEnd removal(start);
-  Measured result;
-  std::map<std::string, std::vector<double>> extra;
-  for (int round = 0; round < rounds; ++round) {
-    log_info("{}: round {} of {}", row.name, round + 1, rounds);
-    const Json a = run_json(ours), b = run_json(peer);
-    const Json c = run_json(fmt::format("env {} {} --channels-last", tuned_environment(), peer));
-    result.ours.push_back(a["images_per_second"]);
-    result.peer_default.push_back(b["images_per_second"]);
-    result.peer_tuned.push_back(c["images_per_second"]);
-    for (const Json& losses : {b["losses"], c["losses"]})
-      result.loss_agreement = std::max(result.loss_agreement, disagreement(a["losses"], losses));
-    result.peer_agreement = std::max(result.peer_agreement, disagreement(b["losses"], c["losses"]));
-    for (const auto& [side, values] :
-         {std::pair{"ours", &a}, {"peer_default", &b}, {"peer_tuned", &c}})
-      for (const char* key : {"peak_memory_mib", "start_up_seconds", "first_step_seconds"})
-        extra[fmt::format("{}/{}", key, side)].push_back((*values)[key]);
-  }
-  for (const auto& [key, values] : extra)
-    result.extra[Json::json_pointer("/" + key)] = median(values);
-  return result;
-}
-
-// Ours, the peer as it comes and the peer tuned, in turn; `values`: what must agree.
-Measured run_commands(const Row& row, int rounds, const std::array<std::string, 3>& commands,
-                      const std::function<Json(const Json&)>& figure,
-                      const std::function<Json(const Json&)>& values) {
-  Measured result;
-  for (int round = 0; round < rounds; ++round) {
-    log_info("{}: round {} of {}", row.name, round + 1, rounds);
-    const Json a = run_json(commands[0]), b = run_json(commands[1]), c = run_json(commands[2]);
-    result.ours.push_back(figure(a));
-    result.peer_default.push_back(figure(b));
-    result.peer_tuned.push_back(figure(c));
-    result.loss_agreement = std::max(result.loss_agreement, disagreement(values(a), values(b)));
-    result.peer_agreement = std::max(result.peer_agreement, disagreement(values(b), values(c)));
-  }
-  return result;
+  return run_commands(
+      row, rounds,
+      {fmt::format("{} bench train {} --json --threads {} --save-start {}", quoted(self), shared,
+                   num_threads(), quoted(start.string())),
+       peer, fmt::format("env {} {} --channels-last", tuned_environment(), peer)},
+      [](const Json& side) { return side["images_per_second"]; },
+      [](const Json& side) { return side["losses"]; });
 }
 
 Measured run_metrics(const Row& row, int rounds, const std::string& self) {
@@ -222,10 +216,9 @@ Measured run_views(const Row& row, int rounds, const std::string& self) {
 }  // namespace
 
 void bench_peers(const Arguments& arguments) {
-  Options options(
-      "bench peers",
-      "Ours beside PyTorch and SciPy on the same weights and data, run in turn; both as "
-      "they come (with as many threads as we use) and tuned.");
+  Options options("bench peers",
+                  "Ours beside PyTorch and SciPy on the same weights and data, run in turn; both "
+                  "as they come (with as many threads as we use) and tuned.");
   std::string rows = "all";
   int64_t rounds = 3;
   bool json = false;
@@ -237,13 +230,12 @@ void bench_peers(const Arguments& arguments) {
 
   const std::vector<std::string> names = names_of(all_rows());
   std::vector<Row> chosen;
-  std::istringstream words(rows);
-  for (std::string word; std::getline(words, word, ',');) {
+  for (const std::string& word : split_list(rows)) {
     const auto before = chosen.size();
     for (const Row& row : all_rows())
       if (word == "all" || word == row.name) chosen.push_back(row);
     if (chosen.size() == before)
-      throw UsageError(fmt::format("--rows: unknown row '{}'{}", word, did_you_mean(word, names)));
+      throw UsageError("--rows: unknown row '{}'{}", word, did_you_mean(word, names));
   }
 
   const std::string self = fs::read_symlink("/proc/self/exe").string();

@@ -33,8 +33,8 @@ void compare_arrays(const CkaOptions& o) {
   const Device where = use_device(o.device);
   const Tensor x = load_npy(o.first).to(where), y = load_npy(o.second).to(where);
   if (x.rank() < 2 || y.rank() < 2 || x.dim(0) != y.dim(0))
-    throw FileError(fmt::format("{}, {}: expected two arrays (n, ...) of one n, got {} and {}",
-                                o.first, o.second, x.str(), y.str()));
+    throw FileError("{}, {}: expected two arrays (n, ...) of one n, got {} and {}", o.first,
+                    o.second, x.str(), y.str());
   const double cka = about(o.first + ", " + o.second, [&] {
     return o.batch == 0 ? linear_cka(x, y) : minibatch_cka(x, y, o.batch);
   });
@@ -63,27 +63,18 @@ void compare_networks(CkaOptions o) {
   if (two) second = load_network(o.second, device);
   const DatasetPtr pictures = open_dataset(o.data, Split::test);
   if (pictures->size() < 4)
-    throw UsageError(
-        fmt::format("--data {}: expected 4 pictures or more, got {}", o.data, pictures->size()));
+    throw UsageError("--data {}: expected 4 pictures or more, got {}", o.data, pictures->size());
   const Tensor matrix = stage_similarity(first, two ? &second : nullptr, pictures, o.stages);
-  const std::vector<double> values = matrix.to_vector<double>();
-  const int64_t rows = matrix.dim(0), columns = matrix.dim(1);
+  const Json rows = rows_of(matrix);
   // A model's own score leaves the diagonal out.
-  const double score = two ? 100.0 * mean_of(matrix) : rows > 1 ? cka_score(matrix) : 100.0;
-  Json list = Json::array();
+  const double score = two ? 100.0 * mean_of(matrix) : rows.size() > 1 ? cka_score(matrix) : 100.0;
   const char* const what = o.stages.blocks ? "block" : "stage";
-  Table table{"", {two ? fmt::format("{} \\ {}", first.name, second.name) : first.name}, {}};
-  for (int64_t j = 1; j <= columns; ++j) table.columns.push_back(fmt::format("{} {}", what, j));
-  for (int64_t i = 0; i < rows; ++i) {
-    Json row = Json::array();
-    std::vector<std::string> cells = {fmt::format("{} {}", what, i + 1)};
-    for (int64_t j = 0; j < columns; ++j) {
-      const double value = values[static_cast<size_t>(i * columns + j)];
-      row.push_back(value);
-      cells.push_back(o.csv ? fmt::format("{}", value) : fmt::format("{:.4f}", value));
-    }
-    list.push_back(row);
-    table.rows.push_back(cells);
+  Table table{{two ? fmt::format("{} \\ {}", first.name, second.name) : first.name}};
+  for (int64_t j = 1; j <= matrix.dim(1); ++j)
+    table.columns.push_back(fmt::format("{} {}", what, j));
+  for (const Json& row : rows) {
+    table.rows.push_back({fmt::format("{} {}", what, table.rows.size() + 1)});
+    for (const double value : row) table.rows.back().push_back(number_cell(value, o.csv));
   }
   if (o.json)
     print_json({{"first", first.name},
@@ -92,7 +83,7 @@ void compare_networks(CkaOptions o) {
                 {"pictures", pictures->size()},
                 {"batch_size", o.stages.batch_size},
                 {"epochs", o.stages.epochs},
-                {"matrix", list},
+                {"matrix", rows},
                 {"score", score}});
   else if (o.csv)
     fmt::print("{}", table.csv());

@@ -27,9 +27,7 @@ void run_convert(const Arguments& arguments) {
   Metadata added;
   if (map) {
     const MappedWeights mapped = map_weights(file);
-    if (mapped.unfit)
-      throw FileError(fmt::format("{}: no {} (read as {}): {}", path, mapped.arch, mapped.mapping,
-                                  mapped.problems()));
+    mapped.expect_fit(path);
     chosen.assign(mapped.weights.begin(), mapped.weights.end());
     const auto* const resnet = std::get_if<ResNetOptions>(&mapped.architecture);
     if (resnet && resnet->stem == Stem::padded) added["facet.stem"] = "padded";
@@ -40,7 +38,7 @@ void run_convert(const Arguments& arguments) {
     for (const StoredTensor& tensor : file.content().tensors)
       chosen.emplace_back(tensor.name, &tensor);
   }
-  if (chosen.empty()) throw FileError(fmt::format("{}: no tensors", path));
+  if (chosen.empty()) throw FileError("{}: no tensors", path);
   std::vector<std::vector<std::byte>> bytes;  // what the packed tensors point to
   std::vector<PackedTensor> packed;
   for (const auto& [name, tensor] : chosen) {

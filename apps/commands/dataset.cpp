@@ -18,7 +18,6 @@
 #include "data/verify.h"
 #include "tensor/file.h"
 #include "tensor/parallel.h"
-#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -57,9 +56,9 @@ void each_range(const Dataset& dataset, const std::string& title,
 // ---- verify
 
 void verify(const Arguments& arguments) {
-  Options options("dataset verify",
-                  "Checks a dataset's tree and decodes every picture; exit code 4 when one cannot "
-                  "be decoded.");
+  Options options(
+      "dataset verify",
+      "Checks a dataset's tree and decodes every picture; exit code 4 when one cannot be decoded.");
   Source source;
   bool isolate = false;
   source.add_to(options);
@@ -185,10 +184,8 @@ void stats(const Arguments& arguments) {
     });
     const int64_t bad = n - static_cast<int64_t>(widths.size());
     if (bad == n)
-      throw FileError(
-          fmt::format("{}: none of {} pictures can be decoded; facet dataset verify "
-                      "names all",
-                      dataset->describe(), n));
+      throw FileError("{}: none of {} pictures can be decoded; facet dataset verify names all",
+                      dataset->describe(), n);
     std::vector<double> mean, deviation;
     for (int c = 0; c < 3; ++c) {
       mean.push_back(sum[c] / pixels);
@@ -305,8 +302,8 @@ void cache(const Arguments& arguments) {
       on_bad = [&](const std::string& error) {
         log_info("warning: {}", error);
         if (++bad > max_bad_samples(dataset->size()))
-          throw FileError(fmt::format("{}: {} of {} samples cannot be decoded", source.data, bad,
-                                      dataset->size()));
+          throw FileError("{}: {} of {} samples cannot be decoded", source.data, bad,
+                          dataset->size());
       };
     const auto progress = [&](int64_t done) {
       stop_if_interrupted("cache stopped");
@@ -329,26 +326,12 @@ void cache(const Arguments& arguments) {
 }  // namespace
 
 void run_dataset(const Arguments& arguments) {
-  const std::vector<std::pair<std::string, void (*)(const Arguments&)>> kinds = {
-      {"verify", verify}, {"stats", stats}, {"preview", preview}, {"cache", cache}};
-  const std::string word = arguments.empty() ? "--help" : arguments[0];
-  std::vector<std::string> names;
-  for (const auto& [name, run] : kinds) {
-    if (word == name) return run(Arguments(arguments.begin() + 1, arguments.end()));
-    names.push_back(name);
-  }
-  if (word == "--help" || word == "-h") {
-    fmt::print(
-        "usage: facet dataset verify|stats|preview|cache DATASET [options]\n\n"
-        "  verify   check the tree and decode every picture\n"
-        "  stats    counts, sizes and colours\n"
-        "  preview  a PNG of what the network sees\n"
-        "  cache    decode once, into files that are mapped into memory\n");
-    return;
-  }
-  throw UsageError(
-      fmt::format("facet dataset: unknown command '{}': expected verify, stats, preview or cache{}",
-                  word, did_you_mean(word, names)));
+  run_one_of("dataset", "DATASET [options]",
+             {{"verify", verify, "check the tree and decode every picture"},
+              {"stats", stats, "counts, sizes and colours"},
+              {"preview", preview, "a PNG of what the network sees"},
+              {"cache", cache, "decode once, into files that are mapped into memory"}},
+             arguments);
 }
 
 }  // namespace facet

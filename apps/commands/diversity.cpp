@@ -1,34 +1,15 @@
 // facet diversity: how diverse the features of a network's weights are.
 #include "apps/command.h"
-#include "apps/machine.h"
 #include "apps/model.h"
 #include "apps/table.h"
 
 namespace facet {
 namespace {
 
-// tau = 0, 1/steps ... 1.
-std::vector<double> thresholds(int64_t steps) {
-  std::vector<double> list;
-  for (int64_t i = 0; i <= steps; ++i)
-    list.push_back(static_cast<double>(i) / static_cast<double>(steps));
-  return list;
-}
-
 Json json_of(const ModelDiversity& diversity, const DiversityOptions& settings) {
-  Json list = Json::array();
-  const bool curve = !settings.thresholds.empty();
-  for (const LayerDiversity& layer : diversity.layers) {
-    list.push_back({{"name", layer.name},
-                    {"n", layer.n},
-                    {"d", layer.d},
-                    {"D_C", layer.clustering},
-                    {"D_S", layer.spectral}});
-    if (curve) list.back()["C_tau"] = layer.remaining;
-  }
   Json result = {{"model", {{"D_C", diversity.clustering}, {"D_S", diversity.spectral}}},
-                 {"layers", list}};
-  if (curve) {
+                 {"layers", describe_layers(diversity)}};
+  if (!settings.thresholds.empty()) {
     result["tau"] = settings.thresholds;
     result["model"]["C_tau"] = diversity.remaining;
   }
@@ -38,17 +19,14 @@ Json json_of(const ModelDiversity& diversity, const DiversityOptions& settings) 
 // A row a layer, the model's means below.
 Table table_of(const std::string& name, const ModelDiversity& diversity,
                const DiversityOptions& settings, bool exact) {
-  Table table{"", {"layer", "n", "d", "D_C", "D_S"}, {}};
+  Table table{{"layer", "n", "d", "D_C", "D_S"}};
   for (const double tau : settings.thresholds) table.columns.push_back(fmt::format("C {:g}", tau));
-  const auto cell = [&](double value) {
-    return exact ? fmt::format("{}", value) : fmt::format("{:.6f}", value);
-  };
   const auto add = [&](const std::string& row, int64_t n, int64_t d, double clustering,
                        double spectral, const std::vector<double>& remaining) {
     const auto size = [](int64_t value) { return value ? std::to_string(value) : std::string(); };
-    table.rows.push_back({row, size(n), size(d), cell(clustering), cell(spectral)});
-    for (const double c : remaining)
-      table.rows.back().push_back(exact ? cell(c) : fmt::format("{:.3f}", c));
+    table.rows.push_back({row, size(n), size(d), number_cell(clustering, exact, 6),
+                          number_cell(spectral, exact, 6)});
+    for (const double c : remaining) table.rows.back().push_back(number_cell(c, exact, 3));
   };
   for (const LayerDiversity& l : diversity.layers)
     add(l.name, l.n, l.d, l.clustering, l.spectral, l.remaining);
@@ -87,7 +65,7 @@ void run_diversity(const Arguments& arguments) {
   if (network.head_weight.defined()) weights.push_back({"fc.weight", network.head_weight});
   settings.heads = heads > 0 ? static_cast<int>(heads) : network.heads();
   settings.vit_layers = vit == "all" ? VitLayers::all : VitLayers::msa;
-  if (curve) settings.thresholds = thresholds(steps);
+  if (curve) settings.thresholds = even_thresholds(steps);
   const ModelDiversity diversity = about(model, [&] { return model_diversity(weights, settings); });
   if (json) return print_json(json_of(diversity, settings));
   if (csv || layers || curve)

@@ -47,14 +47,14 @@ struct Run {
 
 Run read_run(const fs::path& folder) {
   if (!fs::exists(folder / "metrics.jsonl") || !fs::exists(folder / "config.toml"))
-    throw FileError(fmt::format(
-        "{}: expected a run's folder, with config.toml and metrics.jsonl in it", folder.string()));
+    throw FileError("{}: expected a run's folder, with config.toml and metrics.jsonl in it",
+                    folder.string());
   Run run;
   try {
     run.config = toml::parse_file((folder / "config.toml").string());
   } catch (const toml::parse_error& e) {
-    throw FileError(fmt::format("{}:{}: {}", (folder / "config.toml").string(),
-                                e.source().begin.line, e.description()));
+    throw FileError("{}:{}: {}", (folder / "config.toml").string(), e.source().begin.line,
+                    e.description());
   }
   run.records = read_metrics(folder);
   run.errors = read_metrics(folder, true);
@@ -76,8 +76,8 @@ std::string usual_causes(const Run& run, int64_t step) {
   if (method == "dino") {
     if (run.setting("teacher-temp") > 0.07)
       return "the teacher is too soft: --teacher-temp 0.04 to 0.07";
-    return "a longer warm-up, a smaller --lr, --warmup-teacher-temp 0.04, --norm-last-layer; "
-           "many outputs need many steps: a smaller --out-dim for a short run";
+    return "a longer warm-up, a smaller --lr, --warmup-teacher-temp 0.04, --norm-last-layer; many "
+           "outputs need many steps: a smaller --out-dim for a short run";
   }
   if (method == "moco" || method == "ce+selfsupcon")
     return "another --lr (the official 0.03 is for 256 images), a shorter --queue or a smaller "
@@ -161,10 +161,9 @@ std::vector<Finding> examine(const Run& run) {
 }  // namespace
 
 void run_doctor(const Arguments& arguments) {
-  Options options(
-      "doctor",
-      "Compares a run's loss and embeddings with those of a collapsed network and names "
-      "the usual causes. Exit code 1 where something is wrong.");
+  Options options("doctor",
+                  "Compares a run's loss and embeddings with those of a collapsed network and "
+                  "names the usual causes. Exit code 1 where something is wrong.");
   std::string folder;
   bool json = false;
   options.add("run", folder, "The run's folder").required();
@@ -183,7 +182,7 @@ void run_doctor(const Arguments& arguments) {
   }
   if (json) print_json({{"run", folder}, {"method", run.method()}, {"findings", list}});
   if (errors > 0)
-    throw Error(fmt::format("{}: {} thing{} wrong", folder, errors, errors == 1 ? " is" : "s are"));
+    throw Error("{}: {} thing{} wrong", folder, errors, errors == 1 ? " is" : "s are");
 }
 
 }  // namespace facet

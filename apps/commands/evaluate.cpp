@@ -39,7 +39,7 @@ struct Task {
 
 Task load_task(const EvaluateOptions& options, const char* command, bool needs_train = true) {
   if (options.model.empty())
-    throw UsageError(fmt::format("facet {}: expected a run's folder, a file or 'pixels'", command));
+    throw UsageError("facet {}: expected a run's folder, a file or 'pixels'", command);
   const Device device = use_device(options.device);
   const bool is_raw = options.model == "pixels";
   TrainedNetwork network;
@@ -74,7 +74,7 @@ void run_probe(const Arguments& arguments) {
   options.flag("--own", own, "The network's own classifier instead, which must know the classes");
   if (!options.parse(arguments)) return;
   if (!(share > 0 && share < 1))
-    throw UsageError(fmt::format("--validation: expected a share in (0, 1), got {}", share));
+    throw UsageError("--validation: expected a share in (0, 1), got {}", share);
   const Task task = load_task(settings, "probe", !own);
   const bool multi_label = task.test.labels.rank() == 2;
   Json result = {
@@ -107,9 +107,9 @@ void run_knn(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   const Task task = load_task(settings, "knn");
   if (task.test.labels.rank() == 2)
-    throw UsageError(fmt::format("--data {}: expected one label a picture", settings.data));
+    throw UsageError("--data {}: expected one label a picture", settings.data);
   if (k < 1 || k > task.train.x.dim(0))
-    throw UsageError(fmt::format("-k: expected 1 to {}, got {}", task.train.x.dim(0), k));
+    throw UsageError("-k: expected 1 to {}, got {}", task.train.x.dim(0), k);
   const double percent = knn_accuracy(task.train, task.test, task.classes, k);
   if (settings.json)
     fmt::print("{}\n", Json({{"model", task.model},

@@ -37,14 +37,13 @@ void run_features(const Arguments& arguments) {
       std::visit([](const auto& o) { return o.channels; }, network.architecture);
   if (images.rank() != 4 || !is_floating(images.dtype()) || images.dim(3) != channels ||
       images.numel() == 0)
-    throw FileError(
-        fmt::format("{}: expected floats (N, H, W, {}), got {}", input, channels, images.str()));
+    throw FileError("{}: expected floats (N, H, W, {}), got {}", input, channels, images.str());
   if (const auto* const vit = std::get_if<VitOptions>(&network.architecture))
     if (images.dim(1) % vit->patch != 0 || images.dim(2) % vit->patch != 0)
-      throw FileError(fmt::format("{}: expected images of whole patches of {} pixels, got {}",
-                                  input, vit->patch, images.str()));
+      throw FileError("{}: expected images of whole patches of {} pixels, got {}", input,
+                      vit->patch, images.str());
   if (logits && !network.head_weight.defined())
-    throw FileError(fmt::format("{}: has no classifier: leave --logits out", weights));
+    throw FileError("{}: has no classifier: leave --logits out", weights);
 
   const NoGrad no_grad;
   TensorList rows;

@@ -7,6 +7,7 @@
 #include "apps/machine.h"
 #include "apps/table.h"
 #include "metrics/correlation.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -30,12 +31,12 @@ void run_importance(const Arguments& arguments) {
 
   const Table table = Table::load(file);
   const std::vector<double> y = table.numbers(target);
-  if (y.size() < 2) throw FileError(fmt::format("{}: expected 2 rows or more", file));
+  if (y.size() < 2) throw FileError("{}: expected 2 rows or more", file);
   std::vector<std::string> names = split_list(factors);
   if (names.empty())
     for (size_t i = 1; i < table.columns.size(); ++i)
       if (table.columns[i] != target) names.push_back(table.columns[i]);
-  if (names.empty()) throw FileError(fmt::format("{}: no column besides '{}'", file, target));
+  if (names.empty()) throw FileError("{}: no column besides '{}'", file, target);
   std::vector<std::vector<double>> columns;
   for (const std::string& name : names) columns.push_back(table.numbers(name));
   std::vector<double> x;
@@ -43,7 +44,7 @@ void run_importance(const Arguments& arguments) {
     for (const auto& column : columns) x.push_back(column[row]);
   const std::vector<double> importance = factor_importance(x, y, settings);
 
-  Table result{"", {"factor", "importance", "spearman", "pearson", "kendall", "r2"}, {}};
+  Table result{{"factor", "importance", "spearman", "pearson", "kendall", "r2"}};
   Json list = Json::array();
   for (size_t i = 0; i < names.size(); ++i) {
     Json row = {{"factor", names[i]}};
@@ -55,9 +56,7 @@ void run_importance(const Arguments& arguments) {
                                      {"kendall", kendall(c, y)},
                                      {"r2", r_squared(c, y)}}) {
       row[key] = std::isfinite(value) ? Json(value) : Json(nullptr);  // a constant column has none
-      cells.push_back(!std::isfinite(value) ? (csv ? "" : "-")
-                      : csv                 ? fmt::format("{}", value)
-                                            : fmt::format("{:.4f}", value));
+      cells.push_back(number_cell(value, csv));
     }
     list.push_back(row);
     result.rows.push_back(cells);

@@ -1,6 +1,5 @@
 // facet inspect: what a file of weights holds, without loading it.
 #include <cmath>
-#include <mutex>
 
 #include "apps/command.h"
 #include "apps/machine.h"

@@ -261,7 +261,7 @@ class Study {
 // "Table 7: Transfer" and so on, for a reader.
 void print_paper(const Json& paper) {
   for (const auto& [number, column] : paper["transfer"].items()) {
-    Table table{"", {fmt::format("Table {}, Transfer", number), "printed", "recomputed", "+-"}, {}};
+    Table table{{fmt::format("Table {}, Transfer", number), "printed", "recomputed", "+-"}};
     const int digits = column["scale"].get<double>() > 1 ? 1 : 3;
     for (const Json& row : column["rows"]) {
       table.rows.push_back({row["model"]});
@@ -269,12 +269,10 @@ void print_paper(const Json& paper) {
         table.rows.back().push_back(fmt::format("{:.{}f}", row[key].get<double>(), digits));
     }
     fmt::print(
-        "{}(printed minus recomputed: {:.3f} for most, from models that are not in the "
-        "table)\n\n",
+        "{}(printed minus recomputed: {:.3f} for most, from models that are not in the table)\n\n",
         table.text(), column["offset"].get<double>());
   }
-  Table table{
-      "", {"Table 1", "score", "rho", "r", "tau", "R2", "printed: rho", "r", "tau", "R2"}, {}};
+  Table table{{"Table 1", "score", "rho", "r", "tau", "R2", "printed: rho", "r", "tau", "R2"}};
   for (const Json& row : paper["correlations"]) {
     table.rows.push_back({row["protocol"], row["score"]});
     for (const Json* from : {&row, &row["printed"]})
@@ -317,8 +315,8 @@ void run_reproduce(const Arguments& arguments) {
     return run_paper(Arguments(arguments.begin() + 1, arguments.end()));
   Options options("reproduce",
                   "Pretrains with every method, injects labels with several control cycles, "
-                  "measures diversity and transfer of each model, and writes a report. "
-                  "'facet reproduce paper' works on the paper's own tables instead.");
+                  "measures diversity and transfer of each model, and writes a report. 'facet "
+                  "reproduce paper' works on the paper's own tables instead.");
   StudyOptions settings;
   bool json = false;
   settings.add_to(options);

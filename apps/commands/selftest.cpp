@@ -2,7 +2,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <sstream>
 
 #include "apps/command.h"
 #include "apps/goldens.h"
@@ -29,16 +28,14 @@ void run_selftest(const Arguments& arguments) {
   const Device device = use_device(device_name);
   const bool wide = precision == "f64" || (precision == "auto" && device.is_cpu());
   std::vector<std::string> chosen;
-  std::istringstream words(networks);
-  for (std::string word; std::getline(words, word, ',');) {
+  for (const std::string& word : split_list(networks)) {
     const auto& known = golden_networks();
     if (word == "all")
       chosen = known;
     else if (std::find(known.begin(), known.end(), word) != known.end())
       chosen.push_back(word);
     else
-      throw UsageError(
-          fmt::format("--networks: unknown network '{}'{}", word, did_you_mean(word, known)));
+      throw UsageError("--networks: unknown network '{}'{}", word, did_you_mean(word, known));
   }
 
   Json results = Json::object();
@@ -66,9 +63,9 @@ void run_selftest(const Arguments& arguments) {
     fmt::print("{} of {} values pass\n", count - failed, count);
   if (failed > 0)
     throw Error(
-        fmt::format("{} of {} values differ from the official codes' by more than the "
-                    "tolerance: do not trust results of this build on this machine",
-                    failed, count));
+        "{} of {} values differ from the official codes' by more than the "
+        "tolerance: do not trust results of this build on this machine",
+        failed, count);
 }
 
 }  // namespace facet

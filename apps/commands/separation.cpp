@@ -16,9 +16,9 @@ Separation of_arrays(const std::string& features, const std::string& labels, Dev
   if (labels.empty()) throw UsageError("facet separation: expected features and labels");
   const Tensor x = load_npy(features).to(where), y = load_npy(labels);
   if (x.rank() != 2 || !is_floating(x.dtype()))
-    throw FileError(fmt::format("{}: expected floats (N, d), got {}", features, x.str()));
+    throw FileError("{}: expected floats (N, d), got {}", features, x.str());
   if (is_floating(y.dtype()) || y.shape() != Shape{x.dim(0)} || y.numel() == 0)
-    throw FileError(fmt::format("{}: expected integers ({}), got {}", labels, x.dim(0), y.str()));
+    throw FileError("{}: expected integers ({}), got {}", labels, x.dim(0), y.str());
   const std::vector<int64_t> values = y.to_vector<int64_t>();
   const int64_t largest = *std::max_element(values.begin(), values.end());
   const int64_t classes = std::clamp<int64_t>(largest, 1, INT64_MAX - 1) + 1;
@@ -28,11 +28,8 @@ Separation of_arrays(const std::string& features, const std::string& labels, Dev
 
 Separation of_network(const std::string& model, const DatasetPtr& pictures, const std::string& data,
                       Device where, int64_t workers) {
-  if (pictures->multi_label())
-    throw UsageError(fmt::format("--data {}: expected one label a picture", data));
-  TrainedNetwork network = load_network(model, where);
-  const Features features =
-      extract_features(*network.encoder, pictures, evaluation_pipeline(network), workers);
+  if (pictures->multi_label()) throw UsageError("--data {}: expected one label a picture", data);
+  const Features features = extract_features(load_network(model, where), pictures, workers);
   return separation(features.x, features.labels, pictures->num_classes());
 }
 

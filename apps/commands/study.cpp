@@ -5,8 +5,8 @@
 #include "apps/log.h"
 #include "apps/run_folder.h"
 #include "apps/study/results.h"
-#include "apps/table.h"
 #include "tensor/parallel.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -37,7 +37,7 @@ std::vector<std::string> specifications(const std::string& text) {
 // Run folders and checkpoint files in the folder, by name.
 std::vector<fs::path> checkpoints(const fs::path& folder) {
   if (!fs::is_directory(folder))
-    throw FileError(fmt::format("{}: expected a folder of checkpoints", folder.string()));
+    throw FileError("{}: expected a folder of checkpoints", folder.string());
   std::vector<fs::path> list;
   for (const auto& entry : fs::directory_iterator(folder)) {
     static const std::vector<std::string> kinds = {".safetensors", ".pth",  ".pt", ".npz",
@@ -49,20 +49,18 @@ std::vector<fs::path> checkpoints(const fs::path& folder) {
   }
   std::sort(list.begin(), list.end());
   if (list.size() < 2)
-    throw FileError(fmt::format("{}: expected two checkpoints or runs or more to compare, found {}",
-                                folder.string(), list.size()));
+    throw FileError("{}: expected two checkpoints or runs or more to compare, found {}",
+                    folder.string(), list.size());
   return list;
 }
 
 // A setting of the run that made a model, as its resolved configuration has it; empty without one.
 std::string setting_of(const TrainedNetwork& network, const std::string& key) {
-  const auto found = network.metadata.find("facet.config");
-  if (found == network.metadata.end()) return "";
-  const std::string line = key + " = \"";
-  size_t at = found->second.starts_with(line) ? 0 : found->second.find("\n" + line);
+  const std::string config = value_of(network.metadata, "facet.config"), line = key + " = \"";
+  size_t at = config.starts_with(line) ? 0 : config.find("\n" + line);
   if (at == std::string::npos) return "";
-  at = found->second.find('"', at) + 1;
-  return found->second.substr(at, found->second.find('"', at) - at);
+  at = config.find('"', at) + 1;
+  return config.substr(at, config.find('"', at) - at);
 }
 
 // Names a measurement, so that another file under the same name is measured again.
@@ -79,7 +77,7 @@ Json study(const StudySettings& s) {
   Upstream upstream{open_dataset(s.upstream, Split::train), open_dataset(s.upstream, Split::test),
                     s.neighbours};
   if (upstream.train->multi_label())
-    throw UsageError(fmt::format("--upstream {}: expected one label a picture", s.upstream));
+    throw UsageError("--upstream {}: expected one label a picture", s.upstream);
   const auto thin = [&](DatasetPtr& set, int64_t per_class) {
     if (per_class > 0 && per_class * set->num_classes() < set->size())
       set = balanced_subset(set, per_class, s.seed);
@@ -115,21 +113,19 @@ Json study(const StudySettings& s) {
     models.push_back({{"name", name}, {"label", name}});
     models.back().update(measured);
   }
-  Json results = {
-      {"title", fmt::format("Do diverse features transfer better? A study of {}", s.folder)},
-      {"introduction",
-       {fmt::format("For every checkpoint in {} this report measures its accuracy on {}, how "
-                    "diverse its features are, and how well they serve other tasks (a linear "
-                    "classifier on frozen features). A network without a classifier of those "
-                    "classes gets one fitted to its features.",
-                    s.folder, s.upstream)}},
-      {"command", fmt::format("facet study {} --upstream {} --data {} --output {}", s.folder,
-                              s.upstream, s.data, s.output)},
-      {"stage_seconds", seconds},
-      {"models", models},
-      {"tasks", describe_tasks(tasks)},
-      {"configuration", Json::object()}};
-  return results;
+  return {{"title", fmt::format("Do diverse features transfer better? A study of {}", s.folder)},
+          {"introduction",
+           {fmt::format("For every checkpoint in {} this report measures its accuracy on {}, how "
+                        "diverse its features are, and how well they serve other tasks (a linear "
+                        "classifier on frozen features). A network without a classifier of those "
+                        "classes gets one fitted to its features.",
+                        s.folder, s.upstream)}},
+          {"command", fmt::format("facet study {} --upstream {} --data {} --output {}", s.folder,
+                                  s.upstream, s.data, s.output)},
+          {"stage_seconds", seconds},
+          {"models", models},
+          {"tasks", describe_tasks(tasks)},
+          {"configuration", Json::object()}};
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
 // facet transfer: the transferability score of every model in a table of accuracies.
 #include "metrics/transfer.h"
 
-#include <charconv>
-
 #include "apps/command.h"
 #include "apps/machine.h"
 #include "apps/table.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -14,15 +13,13 @@ namespace {
 std::vector<int64_t> test_counts(const std::string& text, size_t datasets) {
   std::vector<int64_t> counts;
   for (const std::string& word : split_list(text)) {
-    int64_t count = 0;
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), count);
-    if (error != std::errc() || end != word.data() + word.size() || count < 1)
-      throw UsageError(fmt::format("--test-counts: expected numbers above 0, got '{}'", word));
+    const int64_t count = to_number<int64_t>(word).value_or(0);
+    if (count < 1) throw UsageError("--test-counts: expected numbers above 0, got '{}'", word);
     counts.push_back(count);
   }
   if (!counts.empty() && counts.size() != datasets)
-    throw UsageError(fmt::format("--test-counts: expected one for each of the {} datasets, got {}",
-                                 datasets, counts.size()));
+    throw UsageError("--test-counts: expected one for each of the {} datasets, got {}", datasets,
+                     counts.size());
   return counts;
 }
 
@@ -47,9 +44,9 @@ void run_transfer(const Arguments& arguments) {
   const Table table = Table::load(file);
   std::vector<std::string> names = split_list(datasets);
   if (names.empty()) names.assign(table.columns.begin() + 1, table.columns.end());
-  if (names.empty()) throw FileError(fmt::format("{}: no column of accuracies", file));
+  if (names.empty()) throw FileError("{}: no column of accuracies", file);
   if (table.rows.size() < 2)
-    throw FileError(fmt::format("{}: scores compare models: expected 2 rows or more", file));
+    throw FileError("{}: scores compare models: expected 2 rows or more", file);
   const std::vector<int64_t> sizes = test_counts(counts, names.size());
   std::vector<double> accuracies;
   for (size_t model = 0; model < table.rows.size(); ++model)
@@ -57,24 +54,22 @@ void run_transfer(const Arguments& arguments) {
       const double percent = table.number(model, table.column(name));
       const bool needs_size = sizes.empty() && (percent == 0.0 || percent == 100.0);
       if (percent < 0.0 || percent > 100.0 || needs_size)
-        throw FileError(fmt::format(
+        throw FileError(
             "{}: row '{}', column '{}': {}", file, table.rows[model][0], name,
             needs_size ? fmt::format("{}% has infinite log odds: give --test-counts", percent)
                        : fmt::format("expected a percentage, got {} (--datasets chooses columns)",
-                                     percent)));
+                                     percent));
       accuracies.push_back(percent / 100.0);
     }
   const auto models = static_cast<int64_t>(table.rows.size());
   const TransferScores scores = transfer_scores(accuracies, models, sizes);
 
-  Table result{"", {table.columns[0], "transfer", "standard error"}, {}};
+  Table result{{table.columns[0], "transfer", "standard error"}};
   Json list = Json::array();
   for (size_t i = 0; i < table.rows.size(); ++i) {
     const std::string& model = table.rows[i][0];
-    const auto cell = [&](double value) {
-      return csv ? fmt::format("{}", value) : fmt::format("{:.4f}", value);
-    };
-    result.rows.push_back({model, cell(scores.score[i]), cell(scores.standard_error[i])});
+    result.rows.push_back(
+        {model, number_cell(scores.score[i], csv), number_cell(scores.standard_error[i], csv)});
     list.push_back({{"model", model},
                     {"transfer", scores.score[i]},
                     {"standard_error", scores.standard_error[i]}});

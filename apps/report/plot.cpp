@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "apps/report/page.h"
+#include "tensor/text.h"
 
 namespace facet {
 namespace {
@@ -54,9 +55,7 @@ struct Axis {
 
 // Roughly, in the fonts of the page: no need to be exact, labels only keep out of each other's way.
 double text_width(const std::string& text) {
-  const auto characters =
-      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });  // UTF-8
-  return 6.9 * static_cast<double>(characters);
+  return 6.9 * static_cast<double>(characters(text));
 }
 
 struct Box {

@@ -16,7 +16,7 @@ std::string cell(const Json& value) {
 
 // A row for each object, a column for each key.
 Table from_objects(const Json& rows, const std::vector<std::string>& keys) {
-  Table table{"", keys, {}};
+  Table table{keys};
   for (const Json& row : rows) {
     table.rows.emplace_back();
     for (const std::string& key : keys) table.rows.back().push_back(cell(part(row, key.c_str())));
@@ -44,7 +44,7 @@ Table models(const Json& results) {
 }
 
 Table layers(const Json& results) {
-  Table table{"", {"model", "layer", "n", "d", "D_C", "D_S"}, {}};
+  Table table{{"model", "layer", "n", "d", "D_C", "D_S"}};
   for (const Json& model : results["models"]) {
     if (table.columns.size() == 6)
       for (const Json& tau : part(model, "tau"))
@@ -60,7 +60,7 @@ Table layers(const Json& results) {
 }
 
 Table similarities(const Json& results) {
-  Table table{"", {"model", "stage", "other stage", "cka"}, {}};
+  Table table{{"model", "stage", "other stage", "cka"}};
   for (const Json& model : results["models"]) {
     const Json& matrix = part(model, "cka_matrix");
     for (size_t i = 0; i < matrix.size(); ++i)
@@ -72,7 +72,7 @@ Table similarities(const Json& results) {
 }
 
 Table importances(const Json& results) {
-  Table table{"", {"diversity", "combined", "factor", "importance"}, {}};
+  Table table{{"diversity", "combined", "factor", "importance"}};
   for (const Json& row : part(results, "importances"))
     for (const auto& [factor, share] : row["factors"].items())
       table.rows.push_back({row["diversity"], cell(row["combined"]), factor, cell(share)});
@@ -80,7 +80,7 @@ Table importances(const Json& results) {
 }
 
 Table losses(const Json& results) {
-  Table table{"", {"run", "model", "step", "loss"}, {}};
+  Table table{{"run", "model", "step", "loss"}};
   for (const Json& group : part(results, "curves"))
     for (const Json& curve : group["curves"])
       for (const Json& point : curve["points"])

@@ -11,32 +11,13 @@ namespace {
 
 constexpr int kCurveSteps = 20;  // of C_tau
 
-Json rows_of(const Tensor& matrix) {
-  const std::vector<double> values = matrix.to_vector<double>();
-  Json rows = Json::array();
-  for (int64_t i = 0; i < matrix.dim(0); ++i) {
-    const auto* const row = values.data() + i * matrix.dim(1);
-    rows.push_back(std::vector<double>(row, row + matrix.dim(1)));
-  }
-  return rows;
-}
-
 void add_diversity(Json& result, TrainedNetwork& network) {
-  DiversityOptions options{.heads = network.heads()};
-  for (int i = 0; i <= kCurveSteps; ++i)
-    options.thresholds.push_back(static_cast<double>(i) / kCurveSteps);
+  const DiversityOptions options{.heads = network.heads(),
+                                 .thresholds = even_thresholds(kCurveSteps)};
   const ModelDiversity diversity = model_diversity(named_weights(*network.encoder), options);
-  Json layers = Json::array();
-  for (const LayerDiversity& layer : diversity.layers)
-    layers.push_back({{"name", layer.name},
-                      {"n", layer.n},
-                      {"d", layer.d},
-                      {"D_C", layer.clustering},
-                      {"D_S", layer.spectral},
-                      {"C_tau", layer.remaining}});
   result["clustering_diversity"] = diversity.clustering;
   result["spectral_diversity"] = diversity.spectral;
-  result["layers"] = layers;
+  result["layers"] = describe_layers(diversity);
   result["tau"] = options.thresholds;
 }
 
@@ -66,16 +47,15 @@ DownstreamTask open_task(const std::string& name, const std::string& specificati
                       open_dataset(specification, Split::test), 0};
   task.validation = task.train->size() / 4;
   if (task.validation < 1)
-    throw UsageError(fmt::format("--data {}: expected 4 training pictures or more, got {}",
-                                 specification, task.train->size()));
+    throw UsageError("--data {}: expected 4 training pictures or more, got {}", specification,
+                     task.train->size());
   return task;
 }
 
 Json measure_network(TrainedNetwork& network, const Upstream& upstream,
                      const std::vector<DownstreamTask>& tasks, int64_t workers) {
-  const Pipeline view = evaluation_pipeline(network);
   const auto features = [&](const DatasetPtr& dataset) {
-    return extract_features(*network.encoder, dataset, view, workers);
+    return extract_features(network, dataset, workers);
   };
   Json result;
   add_diversity(result, network);  // first: it names a layer that is not finite
@@ -105,13 +85,9 @@ Json measure_network(TrainedNetwork& network, const Upstream& upstream,
 Json measure_classifier(TrainedNetwork& network, const Json& backbone, const Upstream& upstream,
                         int64_t workers) {
   Json result = backbone;
-  const Pipeline view = evaluation_pipeline(network);
-  const auto features = [&](const DatasetPtr& dataset) {
-    return extract_features(*network.encoder, dataset, view, workers);
-  };
   add_accuracy(
-      result, network, features(upstream.test), [&] { return features(upstream.train); },
-      *upstream.test);
+      result, network, extract_features(network, upstream.test, workers),
+      [&] { return extract_features(network, upstream.train, workers); }, *upstream.test);
   return result;
 }
 
@@ -133,8 +109,7 @@ Json measured_once(const std::filesystem::path& folder, const std::string& name,
   }
   Json result = Json::parse(read_file(path), nullptr, false);
   if (!result.is_object())
-    throw FileError(
-        fmt::format("{}: expected a JSON object; remove it to measure again", path.string()));
+    throw FileError("{}: expected a JSON object; remove it to measure again", path.string());
   return result;
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "apps/table.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -35,7 +35,7 @@ std::vector<Start> starts_named(const char* option, const std::string& text) {
     const auto* found = std::find_if(std::begin(kStarts), std::end(kStarts),
                                      [&](const Start& start) { return word == start.method; });
     if (found == std::end(kStarts))
-      throw UsageError(fmt::format("{}: expected {}, got '{}'", option, start_names(), word));
+      throw UsageError("{}: expected {}, got '{}'", option, start_names(), word);
     chosen.push_back(*found);
   }
   return chosen;
@@ -117,8 +117,7 @@ std::vector<Start> chosen_starts(const StudyOptions& options) {
                         std::any_of(chosen.begin(), chosen.end(),
                                     [&](const Start& s) { return is_injected(options, s); });
   if (chosen.empty() || (chosen.size() < 2 && !compared))
-    throw UsageError(
-        fmt::format("--starts: expected two or more to compare, got '{}'", options.starts));
+    throw UsageError("--starts: expected two or more to compare, got '{}'", options.starts);
   return chosen;
 }
 
@@ -131,7 +130,7 @@ std::vector<StudyModel> study_models(const StudyOptions& options,
     for (const std::string& cycle : split_list(options.cycles)) {
       const bool number = cycle.find_first_not_of("0123456789") == std::string::npos;
       if (cycle != "inf" && (!number || cycle.empty() || cycle[0] == '0'))
-        throw UsageError(fmt::format("--cycles: expected 1, 2, ... or inf, got '{}'", cycle));
+        throw UsageError("--cycles: expected 1, 2, ... or inf, got '{}'", cycle);
       const std::string shown = cycle == "inf" ? "∞" : cycle;
       models.push_back({fmt::format("{} + labels, T = {}", start.title, shown),
                         fmt::format("T={}", shown), start.method, cycle,

@@ -1,7 +1,5 @@
 #include "apps/study/results.h"
 
-#include <cmath>
-
 #include "apps/log.h"
 #include "apps/report/report.h"
 #include "apps/study/score.h"
@@ -38,7 +36,7 @@ void finish_results(Json& results, const std::filesystem::path& folder, uint64_t
 }
 
 void print_results(const Json& results, const std::filesystem::path& folder) {
-  Table models{"", {"model", "accuracy", "D_C", "D_S", "CIS_C", "CIS_S", "CKA", "MSC", "kNN"}, {}};
+  Table models{{"model", "accuracy", "D_C", "D_S", "CIS_C", "CIS_S", "CKA", "MSC", "kNN"}};
   for (const Json& task : results["tasks"]) models.columns.push_back(task["name"]);
   models.columns.insert(models.columns.end(), {"transfer", "+-"});
   for (const Json& model : results["models"]) {
@@ -60,10 +58,8 @@ void print_results(const Json& results, const std::filesystem::path& folder) {
   }
   fmt::print("{}\n", models.text());
 
-  Table told{"",
-             {"rank correlation with transfer", "spearman", "95% interval", "gain over accuracy",
-              "95% interval"},
-             {}};
+  Table told{{"rank correlation with transfer", "spearman", "95% interval", "gain over accuracy",
+              "95% interval"}};
   for (const Json& row : results["correlations"]) {
     const auto value = [&](const char* key) {
       return row.contains(key) && row[key].is_number()
@@ -79,8 +75,7 @@ void print_results(const Json& results, const std::filesystem::path& folder) {
   fmt::print("{}", told.text());
 
   if (results.contains("starts")) {
-    Table starts{
-        "", {"pretraining", "first loss", "last", "collapse value", "kNN", "untrained kNN"}, {}};
+    Table starts{{"pretraining", "first loss", "last", "collapse value", "kNN", "untrained kNN"}};
     for (const Json& start : results["starts"]) {
       starts.rows.push_back({start["name"]});
       for (const char* key : {"first_loss", "last_loss", "collapse_loss"})

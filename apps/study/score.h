@@ -2,7 +2,6 @@
 // sure that is.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "apps/machine.h"

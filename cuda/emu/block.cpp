@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -15,6 +14,7 @@
 #include "cuda/emu/fiber.h"
 #include "cuda/emu/sanitizers.h"
 #include "tensor/check.h"
+#include "tensor/text.h"
 
 namespace facet::emu {
 
@@ -479,14 +479,9 @@ Schedule& current_schedule() {
 Schedule Schedule::parse(const std::string& text) {
   if (text == "greedy") return {Kind::greedy, 0};
   if (text == "reverse") return {Kind::reverse, 0};
-  if (text.starts_with("random:")) {
-    uint64_t seed = 0;
-    const char* const end = text.data() + text.size();
-    if (std::from_chars(text.data() + 7, end, seed).ptr == end && text.size() > 7)
-      return {Kind::random, seed};
-  }
-  throw UsageError(
-      fmt::format("FACET_EMU_SCHEDULE: expected greedy, reverse or random:SEED, got '{}'", text));
+  if (text.starts_with("random:"))
+    if (const auto seed = to_number<uint64_t>(text.substr(7))) return {Kind::random, *seed};
+  throw UsageError("FACET_EMU_SCHEDULE: expected greedy, reverse or random:SEED, got '{}'", text);
 }
 
 std::string Schedule::name() const {

@@ -9,12 +9,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <functional>
-#include <memory>
 #include <source_location>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 namespace facet::emu {

@@ -10,12 +10,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <sstream>
 #include <thread>
 #include <vector>
 
 #include "cuda/emu/error.h"
 #include "tensor/check.h"
+#include "tensor/text.h"
 
 namespace facet::emu {
 
@@ -76,8 +76,7 @@ State& state() {
   static auto* instance = [] {
     auto* made = new State;
     const char* text = std::getenv("FACET_EMU_MACHINE");
-    std::istringstream words(text ? text : "");
-    for (std::string word; std::getline(words, word, ',');) {
+    for (const std::string& word : split_list(text ? text : "")) {
       const size_t equals = word.find('=');
       const std::string key = word.substr(0, equals);
       const int64_t value = equals == std::string::npos ? 0 : std::atoll(word.c_str() + equals + 1);
@@ -98,7 +97,7 @@ State& state() {
       else if (key == "fail_collective")
         made->faults.fail_collective = value;
       else
-        throw UsageError(fmt::format("FACET_EMU_MACHINE: unknown setting '{}'", word));
+        throw UsageError("FACET_EMU_MACHINE: unknown setting '{}'", word);
     }
     return made;
   }();
@@ -258,8 +257,7 @@ void enqueue_kernel(cudaStream_t stream_, const char* kernel, const LaunchShape&
       shape.dynamic_shared_bytes > kMaxSharedBytes) {
     state().fault = fmt::format(
         "{}: grid ({}, {}, {}), block ({}, {}, {}), {} bytes of shared memory: expected whole "
-        "warps, "
-        "at most 1024 threads, y and z of the grid at most 65535, at most {} bytes",
+        "warps, at most 1024 threads, y and z of the grid at most 65535, at most {} bytes",
         kernel, shape.grid.x, shape.grid.y, shape.grid.z, shape.block.x, shape.block.y,
         shape.block.z, shape.dynamic_shared_bytes, kMaxSharedBytes);
     leave(cudaErrorInvalidConfiguration);
@@ -349,24 +347,7 @@ using namespace facet::emu;
 // ---- errors and devices
 
 const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-#define NAME(e) \
-  case e: return #e;
-    NAME(cudaSuccess)
-    NAME(cudaErrorInvalidValue)
-    NAME(cudaErrorMemoryAllocation)
-    NAME(cudaErrorInvalidConfiguration)
-    NAME(cudaErrorInsufficientDriver)
-    NAME(cudaErrorNoDevice)
-    NAME(cudaErrorInvalidDevice)
-    NAME(cudaErrorInvalidResourceHandle)
-    NAME(cudaErrorNotReady)
-    NAME(cudaErrorIllegalAddress)
-    NAME(cudaErrorLaunchFailure)
-    NAME(cudaErrorStreamCaptureUnsupported)
-    NAME(cudaErrorStreamCaptureInvalidated)
-#undef NAME
-  }
+  switch (error) { FACET_CUDA_ERRORS(FACET_NAME_CASE) }
   return "unknown";
 }
 const char* cudaGetErrorString(cudaError_t error) {

@@ -34,7 +34,7 @@ const CublasLt& lt() {
 
 void check_blas(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS)
-    throw Error(fmt::format("{}: {}", call, lt().cublasLtGetStatusName(status)));
+    throw Error("{}: {}", call, lt().cublasLtGetStatusName(status));
 }
 
 template <typename Value>

@@ -5,11 +5,11 @@
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "cuda/runtime.h"
 #include "cuda/vendor/library.h"
-#include "tensor/ops.h"
 
 namespace facet::cuda {
 namespace {
@@ -38,7 +38,7 @@ const Nccl& nccl() {
 
 void check_nccl(ncclResult_t result, const char* call) {
   if (result != ncclSuccess && result != ncclInProgress)
-    throw DeviceError(fmt::format("{}: {}", call, nccl().ncclGetErrorString(result)));
+    throw DeviceError("{}: {}", call, nccl().ncclGetErrorString(result));
 }
 
 ncclDataType_t type_of(DType dtype) {
@@ -149,11 +149,10 @@ class Clique {
       if (ranks_[rank].calls > number) continue;
       const std::string waits =
           fmt::format("rank {} waits in call {}, {}", oldest.first, number + 1, oldest.call.str());
-      if (ranks_[rank].ended)
-        throw Error(fmt::format("rank {} ended after {} calls, {}", rank, number, waits));
+      if (ranks_[rank].ended) throw Error("rank {} ended after {} calls, {}", rank, number, waits);
       if (seconds > patience_)
-        throw Error(fmt::format("rank {} on cuda:{} did not come for {:.1f} s: {}", rank,
-                                devices_[rank], seconds, waits));
+        throw Error("rank {} on cuda:{} did not come for {:.1f} s: {}", rank, devices_[rank],
+                    seconds, waits);
     }
   }
 
@@ -177,8 +176,8 @@ class Clique {
     Pending& pending = calls_[number];
     if (pending.arrived == 0) pending = {call, rank, 0, Clock::now()};
     if (!(call == pending.call))
-      throw Error(fmt::format("rank {} calls {}; rank {}: {}", rank, call.str(), pending.first,
-                              pending.call.str()));
+      throw Error("rank {} calls {}; rank {}: {}", rank, call.str(), pending.first,
+                  pending.call.str());
     if (++pending.arrived == size()) calls_.erase(number);
   }
 
@@ -197,8 +196,7 @@ class Clique {
     }
     check_nccl(nccl().ncclGroupEnd(), "ncclAllReduce");
     for (const Tensor& one : ones)
-      if (one.item() != size())
-        throw DeviceError(fmt::format("NCCL adds {} ones to {}", size(), one.item()));
+      if (one.item() != size()) throw DeviceError("NCCL adds {} ones to {}", size(), one.item());
   }
 
   std::vector<int> devices_;

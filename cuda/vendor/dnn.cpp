@@ -26,27 +26,20 @@ struct Direction {
   cudnnBackendDescriptorType_t type;
   cudnnBackendAttributeName_t convolution, x, w, y, alpha, beta;
 };
-constexpr Direction kForward{CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
-                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
-                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
-                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
-                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
-                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
-                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
-constexpr Direction kBackwardInput{CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
-                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
-                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
-                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
-                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
-                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
-                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
-constexpr Direction kBackwardWeight{CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
-                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
-                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
-                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
-                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
-                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
-                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
+#define DIRECTION(descriptor, names, x, w, y)                      \
+  {                                                                \
+    CUDNN_BACKEND_OPERATION_CONVOLUTION_##descriptor##_DESCRIPTOR, \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##names##_CONV_DESC,      \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##names##_##x,            \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##names##_##w,            \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##names##_##y,            \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##names##_ALPHA,          \
+        CUDNN_ATTR_OPERATION_CONVOLUTION_##names##_BETA            \
+  }
+constexpr Direction kForward = DIRECTION(FORWARD, FORWARD, X, W, Y);
+constexpr Direction kBackwardInput = DIRECTION(BACKWARD_DATA, BWD_DATA, DX, W, DY);
+constexpr Direction kBackwardWeight = DIRECTION(BACKWARD_FILTER, BWD_FILTER, X, DW, DY);
+#undef DIRECTION
 
 using PlanKey = std::array<int64_t, 27>;
 
@@ -272,8 +265,7 @@ Plan try_plan(cudnnHandle_t handle, const Descriptor& config, const Call& call) 
   plan.finalize();
   int64_t workspace = 0;
   plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &workspace);
-  if (workspace > kMostWorkspace)
-    throw DnnError(fmt::format("a workspace of {} bytes is too large", workspace));
+  if (workspace > kMostWorkspace) throw DnnError("a workspace of {} bytes is too large", workspace);
   execute(handle, plan, workspace, call);
   return {std::move(plan), workspace, {}};
 }

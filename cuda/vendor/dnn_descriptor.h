@@ -34,7 +34,7 @@ class DnnError : public Error {
 };
 inline void check_dnn(cudnnStatus_t status, const char* call) {
   if (status != CUDNN_STATUS_SUCCESS)
-    throw DnnError(fmt::format("{}: {}", call, dnn().cudnnGetErrorString(status)));
+    throw DnnError("{}: {}", call, dnn().cudnnGetErrorString(status));
 }
 
 class Descriptor {

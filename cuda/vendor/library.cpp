@@ -5,12 +5,12 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <sstream>
 
 #include "cuda/vendor/blas.h"
 #include "cuda/vendor/comm.h"
 #include "cuda/vendor/dnn.h"
 #include "cuda/vendor/solver.h"
+#include "tensor/text.h"
 #if defined(FACET_CUDA_EMULATED)
 #include "cuda/emu/runtime.h"
 #endif
@@ -56,8 +56,7 @@ void note_refusal(const std::string& what) {
 
 void* open_library(const std::vector<std::string>& files, std::string& why) {
   std::vector<std::string> prefixes = {""};
-  std::istringstream folders(environment("FACET_CUDA_LIBRARIES"));
-  for (std::string folder; std::getline(folders, folder, ':');)
+  for (const std::string& folder : split_list(environment("FACET_CUDA_LIBRARIES"), ':'))
     if (!folder.empty()) prefixes.push_back(folder + "/");
   if (const std::string home = environment("CUDA_HOME"); !home.empty())
     prefixes.push_back(home + "/lib64/");

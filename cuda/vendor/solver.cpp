@@ -25,7 +25,7 @@ const Cusolver& solver() {
 
 void check_solver(cusolverStatus_t status, const char* call) {
   if (status != CUSOLVER_STATUS_SUCCESS)
-    throw Error(fmt::format("{}: cuSOLVER status {}", call, static_cast<int>(status)));
+    throw Error("{}: cuSOLVER status {}", call, static_cast<int>(status));
 }
 
 struct SolverState {

@@ -57,8 +57,8 @@ class Library {
     for (const auto& name : names)
       if ((handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) break;
     if (!handle_)
-      throw Error(fmt::format(
-          "OpenBLAS not found ({}); install it: apt install libopenblas0-openmp", dlerror()));
+      throw Error("OpenBLAS not found ({}); install it: apt install libopenblas0-openmp",
+                  dlerror());
     load(set_threads, "openblas_set_num_threads");
     load_all(f32_, 's');
     load_all(f64_, 'd');
@@ -84,10 +84,7 @@ class Library {
   void load(F& function, const std::string& name) {
     function = reinterpret_cast<F>(dlsym(handle_, name.c_str()));
     if (!function)
-      throw Error(
-          fmt::format("OpenBLAS has no {}; install a full one: "
-                      "apt install libopenblas0-openmp",
-                      name));
+      throw Error("OpenBLAS has no {}; install a full one: apt install libopenblas0-openmp", name);
   }
 
   void* handle_ = nullptr;

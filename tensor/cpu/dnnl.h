@@ -1,8 +1,6 @@
 // What the kernels on oneDNN share: the engine, a stream a thread and scratch memory.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "tensor/cpu/allocator.h"

@@ -1,7 +1,7 @@
 // Members lie inside of the archive and do not overlap headers before them.
 #include <algorithm>
 
-#include "data/tar.h"
+#include "tensor/tar.h"
 #include "tests/fuzz/fuzz.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

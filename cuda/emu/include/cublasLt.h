@@ -3,12 +3,12 @@
 
 #include <cuda_runtime.h>
 
-enum cublasStatus_t : int {
-  CUBLAS_STATUS_SUCCESS = 0,
-  CUBLAS_STATUS_NOT_INITIALIZED = 1,
-  CUBLAS_STATUS_INVALID_VALUE = 7,
-  CUBLAS_STATUS_NOT_SUPPORTED = 15
-};
+#define FACET_CUBLAS_STATUSES(VALUE)      \
+  VALUE(CUBLAS_STATUS_SUCCESS, 0)         \
+  VALUE(CUBLAS_STATUS_NOT_INITIALIZED, 1) \
+  VALUE(CUBLAS_STATUS_INVALID_VALUE, 7)   \
+  VALUE(CUBLAS_STATUS_NOT_SUPPORTED, 15)
+enum cublasStatus_t : int { FACET_CUBLAS_STATUSES(FACET_ENUMERATOR) };
 enum cublasOperation_t : int { CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUBLAS_OP_C = 2 };
 enum cublasComputeType_t : int { CUBLAS_COMPUTE_32F = 68, CUBLAS_COMPUTE_64F = 70 };
 enum cudaDataType_t : int { CUDA_R_32F = 0, CUDA_R_64F = 1, CUDA_R_16BF = 14 };

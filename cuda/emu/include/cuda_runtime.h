@@ -9,12 +9,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <source_location>
-#include <tuple>
 #include <type_traits>
 
 #include "cuda/emu/block.h"
+#include "cuda/emu/names.h"
 
 #define __global__
 #define __device__
@@ -31,21 +30,21 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-enum cudaError_t : int {
-  cudaSuccess = 0,
-  cudaErrorInvalidValue = 1,
-  cudaErrorMemoryAllocation = 2,
-  cudaErrorInvalidConfiguration = 9,
-  cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100,
-  cudaErrorInvalidDevice = 101,
-  cudaErrorInvalidResourceHandle = 400,
-  cudaErrorNotReady = 600,
-  cudaErrorIllegalAddress = 700,
-  cudaErrorLaunchFailure = 719,
-  cudaErrorStreamCaptureUnsupported = 900,
-  cudaErrorStreamCaptureInvalidated = 901
-};
+#define FACET_CUDA_ERRORS(VALUE)                \
+  VALUE(cudaSuccess, 0)                         \
+  VALUE(cudaErrorInvalidValue, 1)               \
+  VALUE(cudaErrorMemoryAllocation, 2)           \
+  VALUE(cudaErrorInvalidConfiguration, 9)       \
+  VALUE(cudaErrorInsufficientDriver, 35)        \
+  VALUE(cudaErrorNoDevice, 100)                 \
+  VALUE(cudaErrorInvalidDevice, 101)            \
+  VALUE(cudaErrorInvalidResourceHandle, 400)    \
+  VALUE(cudaErrorNotReady, 600)                 \
+  VALUE(cudaErrorIllegalAddress, 700)           \
+  VALUE(cudaErrorLaunchFailure, 719)            \
+  VALUE(cudaErrorStreamCaptureUnsupported, 900) \
+  VALUE(cudaErrorStreamCaptureInvalidated, 901)
+enum cudaError_t : int { FACET_CUDA_ERRORS(FACET_ENUMERATOR) };
 enum cudaMemcpyKind : int {
   cudaMemcpyHostToHost,
   cudaMemcpyHostToDevice,

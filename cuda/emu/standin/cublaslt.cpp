@@ -6,10 +6,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
+#include <vector>
 
 #include "cuda/emu/runtime.h"
 #include "tensor/dtype.h"
+#include "tensor/hash.h"
 
 namespace facet::emu {
 
@@ -65,18 +66,13 @@ struct Problem {
   LtLayout a, b, c, d;
 
   int64_t depth() const { return product.trans_a == CUBLAS_OP_N ? a.cols : a.rows; }
-  uint64_t hash() const {  // FNV-1a of all but the bias's address
-    uint64_t h = 14695981039346656037u;
-    const auto add = [&](int64_t v) { h = (h ^ static_cast<uint64_t>(v)) * 1099511628211u; };
-    for (const int64_t v : {int64_t{product.compute}, int64_t{product.scale},
-                            int64_t{product.trans_a}, int64_t{product.trans_b}})
-      add(v);
-    add(product.epilogue);
+  uint64_t hash() const {  // of all but the bias's address
+    std::vector<int64_t> values = {product.compute, product.scale, product.trans_a, product.trans_b,
+                                   product.epilogue};
     for (const LtLayout& l : {a, b, c, d})
-      for (const int64_t v :
-           {int64_t{l.type}, l.rows, l.cols, l.ld, int64_t{l.batch}, l.batch_stride})
-        add(v);
-    return h;
+      values.insert(values.end(), {l.type, l.rows, l.cols, l.ld, l.batch, l.batch_stride});
+    return facet::fnv1a(
+        {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(int64_t)});
   }
   cublasStatus_t check() const {
     for (const LtLayout& l : {a, b, c, d})
@@ -154,12 +150,7 @@ size_t cublasLtGetVersion() {
   return 0;
 }
 const char* cublasLtGetStatusName(cublasStatus_t status) {
-  switch (status) {
-    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
-  }
+  switch (status) { FACET_CUBLAS_STATUSES(FACET_NAME_CASE) }
   return "unknown";
 }
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {

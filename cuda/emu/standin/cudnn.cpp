@@ -40,20 +40,17 @@ struct Names {
   Convolution::Output output;
   cudnnBackendAttributeName_t window, x, w, y, alpha, beta;
 };
-constexpr Names kOperations[] = {
-    {kForward, Convolution::Output::y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
-    {kData, Convolution::Output::x, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
-    {kFilter, Convolution::Output::w, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
-     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
+#define CONVOLUTION(descriptor, output, names, x, w, y)                                \
+  {                                                                                    \
+    descriptor, Convolution::Output::output, CUDNN_ATTR_OPERATION_##names##_CONV_DESC, \
+        CUDNN_ATTR_OPERATION_##names##_##x, CUDNN_ATTR_OPERATION_##names##_##w,        \
+        CUDNN_ATTR_OPERATION_##names##_##y, CUDNN_ATTR_OPERATION_##names##_ALPHA,      \
+        CUDNN_ATTR_OPERATION_##names##_BETA                                            \
+  }
+constexpr Names kOperations[] = {CONVOLUTION(kForward, y, CONVOLUTION_FORWARD, X, W, Y),
+                                 CONVOLUTION(kData, x, CONVOLUTION_BWD_DATA, DX, W, DY),
+                                 CONVOLUTION(kFilter, w, CONVOLUTION_BWD_FILTER, X, DW, DY)};
+#undef CONVOLUTION
 const Names& names_of(const Descriptor& operation) {
   return *std::find_if(std::begin(kOperations), std::end(kOperations),
                        [&](const Names& n) { return n.type == operation.type; });
@@ -227,23 +224,7 @@ size_t cudnnGetVersion() {
   return 0;
 }
 const char* cudnnGetErrorString(cudnnStatus_t status) {
-  switch (status) {
-#define NAME(status) \
-  case status: return #status;
-    NAME(CUDNN_STATUS_SUCCESS)
-    NAME(CUDNN_STATUS_NOT_INITIALIZED)
-    NAME(CUDNN_STATUS_BAD_PARAM)
-    NAME(CUDNN_STATUS_BAD_PARAM_NULL_POINTER)
-    NAME(CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER)
-    NAME(CUDNN_STATUS_BAD_PARAM_NOT_FINALIZED)
-    NAME(CUDNN_STATUS_BAD_PARAM_SIZE_INSUFFICIENT)
-    NAME(CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH)
-    NAME(CUDNN_STATUS_BAD_PARAM_ATTRIBUTE_TYPE)
-    NAME(CUDNN_STATUS_BAD_PARAM_DESCRIPTOR_TYPE)
-    NAME(CUDNN_STATUS_NOT_SUPPORTED)
-    NAME(CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE)
-#undef NAME
-  }
+  switch (status) { FACET_CUDNN_STATUSES(FACET_NAME_CASE) }
   return "unknown";
 }
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {

@@ -29,7 +29,7 @@ std::vector<TarMember> index_tar(const InputFile& file);
 // What was found is kept in FILE.facet-index beside it, with a checksum, where that can be written.
 std::vector<TarMember> index_nested_tar(const InputFile& file);
 
-// The bytes of a gzipped file, `limit` of them at most.
+// The bytes of a gzipped file, or of a plain one, `limit` of them at most.
 std::string read_gzip(const std::filesystem::path& file, size_t limit);
 
 }  // namespace facet

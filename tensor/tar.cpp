@@ -1,4 +1,4 @@
-#include "data/tar.h"
+#include "tensor/tar.h"
 
 #include <zlib.h>
 
@@ -9,7 +9,7 @@
 #include <memory>
 #include <optional>
 
-#include "data/listing.h"
+#include "tensor/check.h"
 #include "tensor/hash.h"
 
 namespace facet {
@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr size_t kBlock = 512;
+constexpr size_t kTarBlock = 512;
 constexpr size_t kMaxText = 64 * 1024;  // of a long name or PAX header
 constexpr const char* kIndexTitle = "facet tar index 1";
 
@@ -27,7 +27,7 @@ struct Header {
   char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], checksum[8], type, link[100],
       magic[6], version[2], user[32], group[32], major[8], minor[8], prefix[155], rest[12];
 };
-static_assert(sizeof(Header) == kBlock);
+static_assert(sizeof(Header) == kTarBlock);
 
 template <size_t N>
 std::string text_of(const char (&field)[N]) {
@@ -57,7 +57,7 @@ std::optional<uint64_t> number_of(const char (&field)[N]) {
 bool checksum_holds(const Header& header) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(&header);
   uint64_t sum = 0;
-  for (size_t i = 0; i < kBlock; ++i) {
+  for (size_t i = 0; i < kTarBlock; ++i) {
     const bool in_field = i >= offsetof(Header, checksum) && i < offsetof(Header, type);
     sum += in_field ? ' ' : bytes[i];
   }
@@ -88,14 +88,14 @@ std::vector<TarMember> index_tar(const ReadAt& read, size_t begin, size_t end,
                                  const std::string& file) {
   std::vector<TarMember> members;
   std::string long_name, pax;
-  for (size_t at = begin; end - at >= kBlock;) {
+  for (size_t at = begin; end - at >= kTarBlock;) {
     const auto fail = [&](const std::string& what) {
-      throw FileError(fmt::format("{}: no tar file: {} at byte {}", file, what, at));
+      throw FileError("{}: no tar file: {} at byte {}", file, what, at);
     };
     Header header;
     read(at, std::as_writable_bytes(std::span(&header, 1)));
     const auto* bytes = reinterpret_cast<const char*>(&header);
-    if (std::all_of(bytes, bytes + kBlock, [](char c) { return c == 0; })) break;
+    if (std::all_of(bytes, bytes + kTarBlock, [](char c) { return c == 0; })) break;
     if (!checksum_holds(header)) fail("a header with a wrong checksum");
     std::optional<uint64_t> size = number_of(header.size);
     if (const auto longer = pax_value(pax, "size")) {
@@ -104,7 +104,7 @@ std::vector<TarMember> index_tar(const ReadAt& read, size_t begin, size_t end,
           std::from_chars(longer->data(), longer->data() + longer->size(), value);
       size = error == std::errc() && *last == 0 ? std::optional(value) : std::nullopt;
     }
-    const size_t start = at + kBlock;
+    const size_t start = at + kTarBlock;
     if (!size || *size > end - start)
       fail(
           fmt::format("'{:.80}' is larger than what is left of the archive", text_of(header.name)));
@@ -124,7 +124,7 @@ std::vector<TarMember> index_tar(const ReadAt& read, size_t begin, size_t end,
       long_name.clear();
       pax.clear();
     }
-    const size_t padded = (*size + kBlock - 1) / kBlock * kBlock;
+    const size_t padded = (*size + kTarBlock - 1) / kTarBlock * kTarBlock;
     if (padded > end - start) break;  // the last member without its padding
     at = start + padded;
   }
@@ -198,7 +198,8 @@ std::vector<TarMember> index_nested_tar(const InputFile& file) {
 
 std::string read_gzip(const fs::path& path, size_t limit) {
   const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), gzclose);
-  if (!file) throw FileError(fmt::format("{}: cannot be opened", path.string()));
+  if (!file) throw FileError("{}: cannot be opened", path.string());
+  gzbuffer(file.get(), 1 << 17);
   std::string text;
   std::array<char, 1 << 16> buffer;
   while (true) {
@@ -206,12 +207,11 @@ std::string read_gzip(const fs::path& path, size_t limit) {
     int code = Z_OK;
     const char* message = gzerror(file.get(), &code);
     if (n < 0 || code != Z_OK)
-      throw FileError(fmt::format("{}: damaged gzip data after {} bytes ({})", path.string(),
-                                  text.size(), message));
+      throw FileError("{}: damaged gzip data after {} bytes ({})", path.string(), text.size(),
+                      message);
     if (n == 0) return text;
     text.append(buffer.data(), static_cast<size_t>(n));
-    if (text.size() > limit)
-      throw FileError(fmt::format("{}: more than {} bytes", path.string(), limit));
+    if (text.size() > limit) throw FileError("{}: more than {} bytes", path.string(), limit);
   }
 }
 
