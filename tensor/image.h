@@ -48,34 +48,7 @@ float hue_turn(double shift);
 // (Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering").
 float blur_radius(float sigma);
 
-// ---- operations by name
 uint8_t luma(const uint8_t* rgb);  // ITU-R 601-2, (19595 R + 38470 G + 7471 B + 32768) >> 16
-inline void flip_horizontal(Image& i) {
-  apply({.kind = ImageOpKind::flip}, i);
-}
-inline void to_gray(Image& i) {
-  apply({.kind = ImageOpKind::gray}, i);
-}
-// Enhancements: blend(a, image, factor) = a + factor (image - a), truncated and clipped, with a =
-// black, the grey of the mean luma, the grey image.
-inline void adjust_brightness(Image& i, float factor) {
-  apply({.kind = ImageOpKind::brightness, .value = factor}, i);
-}
-inline void adjust_contrast(Image& i, float factor) {
-  apply({.kind = ImageOpKind::contrast, .value = factor}, i);
-}
-inline void adjust_saturation(Image& i, float factor) {
-  apply({.kind = ImageOpKind::saturation, .value = factor}, i);
-}
-inline void adjust_hue(Image& i, double shift) {
-  apply({.kind = ImageOpKind::hue, .value = hue_turn(shift)}, i);
-}
-inline void solarize(Image& i, int threshold = 128) {
-  apply({.kind = ImageOpKind::solarize, .value = static_cast<float>(threshold)}, i);
-}
-inline void gaussian_blur(Image& i, float sigma) {
-  apply({.kind = ImageOpKind::blur, .value = blur_radius(sigma)}, i);
-}
 
 // ---- operations that only the CPU has, image_policy.cpp
 void apply_policy(const ImageOp& op, Image& image);

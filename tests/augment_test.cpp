@@ -45,6 +45,28 @@ std::vector<int> rgb(const Image& image) {
   return {image.pixels.begin(), image.pixels.end()};
 }
 
+void to_gray(Image& i) {
+  apply({.kind = ImageOpKind::gray}, i);
+}
+void adjust_brightness(Image& i, float factor) {
+  apply({.kind = ImageOpKind::brightness, .value = factor}, i);
+}
+void adjust_contrast(Image& i, float factor) {
+  apply({.kind = ImageOpKind::contrast, .value = factor}, i);
+}
+void adjust_saturation(Image& i, float factor) {
+  apply({.kind = ImageOpKind::saturation, .value = factor}, i);
+}
+void adjust_hue(Image& i, double shift) {
+  apply({.kind = ImageOpKind::hue, .value = hue_turn(shift)}, i);
+}
+void solarize(Image& i) {
+  apply({.kind = ImageOpKind::solarize, .value = 128}, i);
+}
+void gaussian_blur(Image& i, float sigma) {
+  apply({.kind = ImageOpKind::blur, .value = blur_radius(sigma)}, i);
+}
+
 TEST(Resize, PillowsAntialiasedRamp) {
   Rows ramp(8, std::vector<int>(8));
   for (int k = 0; k < 64; ++k) ramp[static_cast<size_t>(k / 8)][static_cast<size_t>(k % 8)] = 4 * k;
