@@ -44,7 +44,9 @@ Tensor cross_entropy(const Tensor& z, const Tensor& labels, Tensor& dz) {
 
 // The objective in weights and the bias of *centred* features: logits W (x - mean) + b'. Since the
 // intercept is not penalised this is the same problem, but without the direction of the mean,
-// whose curvature would dwarf all others (features after a ReLU are positive).
+// whose curvature would dwarf all others (features after a ReLU are positive). b' is taken in units
+// of bias_unit_, so that its curvature, C N / classes where all classes are alike, is no smaller
+// than that of the weights' half square: at small C it would be the last to arrive.
 class Objective {
  public:
   Objective(std::span<const ProbeData> parts, int64_t classes, double c)
@@ -59,6 +61,8 @@ class Objective {
       rows += part.features.dim(0);
     }
     ops::scale_(mean_, 1.0 / static_cast<double>(rows));
+    bias_unit_ =
+        std::sqrt(std::max(1.0, static_cast<double>(classes) / (c * static_cast<double>(rows))));
   }
 
   double operator()(const Tensor& theta, Tensor& gradient) const {
@@ -86,21 +90,25 @@ class Objective {
     }
     ops::matmul_into(grad.bias.reshape({classes_, 1}), mean_.reshape({1, mean_.numel()}),
                      {.alpha = -1.0, .beta = 1.0}, grad.weight);
+    ops::scale_(grad.bias, bias_unit_);
     return value.item();
   }
 
-  // The vector for a classifier, and back: b' = b + W mean.
+  // The vector for a classifier, and back: b' = b + W mean, in its unit.
   Tensor centred(const LinearClassifier& model) const {
     Tensor theta = Tensor::empty({classes_ * (mean_.numel() + 1)}, mean_.dtype(), mean_.device());
     LinearClassifier to = view_of(theta, classes_, mean_.numel());
     to.weight.copy_(model.weight);
     to.bias.copy_(model.bias);
     ops::add_(to.bias, mean_logits(to.weight));
+    ops::scale_(to.bias, 1.0 / bias_unit_);
     return theta;
   }
   LinearClassifier uncentred(const Tensor& theta) const {
     const LinearClassifier view = view_of(theta, classes_, mean_.numel());
-    return {view.weight, ops::sub(view.bias, mean_logits(view.weight))};
+    Tensor bias = ops::affine(bias_unit_, view.bias, 0.0);
+    ops::add_(bias, mean_logits(view.weight), -1.0);
+    return {view.weight, bias};
   }
   LinearClassifier zeros() const {
     return {Tensor::zeros({classes_, mean_.numel()}, mean_.dtype(), mean_.device()),
@@ -114,7 +122,7 @@ class Objective {
 
   std::span<const ProbeData> parts_;
   int64_t classes_;
-  double c_;
+  double c_, bias_unit_;
   Tensor mean_;  // (d)
 };
 
@@ -172,7 +180,11 @@ LogisticFit fit_logistic(std::span<const ProbeData> parts, int64_t classes, doub
   for (const ProbeData& part : parts) check(part, parts[0], classes);
   const Objective objective(parts, classes, c);
   Tensor theta = objective.centred(start ? *start : objective.zeros());
-  const LbfgsResult solver = minimize_lbfgs(theta, objective, options);
+  // At small C the whole objective is below 1, and scikit-learn's absolute tolerance on the
+  // gradient would stop at the start. The half square of the weights is strongly convex.
+  LbfgsOptions with_gap = options;
+  if (with_gap.gap_tolerance <= 0.0) with_gap.gap_tolerance = 1e-7;
+  const LbfgsResult solver = minimize_lbfgs(theta, objective, with_gap);
   return {objective.uncentred(theta), solver};
 }
 

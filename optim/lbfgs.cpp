@@ -206,6 +206,7 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
   const double tolerance = options.decrease_tolerance < 0.0
                                ? options.decrease_tolerance
                                : std::max(options.decrease_tolerance, noise);
+  const double least_scale = options.gap_tolerance > 0.0 ? 1e-300 : 1.0;
 
   LbfgsResult result;
   x = x.clone();  // trial points go into its memory
@@ -220,7 +221,9 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
 
   Tensor trial = Tensor::empty_like(x);
   while (true) {
-    if (result.gradient_max <= options.gradient_tolerance) {
+    const double gap = 0.5 * history.gradient_norm() * history.gradient_norm();
+    if (result.gradient_max <= options.gradient_tolerance &&
+        (options.gap_tolerance <= 0.0 || gap <= options.gap_tolerance * std::fabs(result.value))) {
       result.stop = LbfgsStop::gradient;
       return result;
     }
@@ -231,7 +234,7 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     Trial start{0.0, result.value, 0.0};
     const Tensor direction = history.direction(start.slope);
     // A full step is expected to gain half the slope; less than the tolerance is lost in rounding.
-    const double least = tolerance * std::max(std::fabs(result.value), 1.0);
+    const double least = tolerance * std::max(std::fabs(result.value), least_scale);
     if (!history.empty() && start.slope < 0.0 && -0.5 * start.slope <= least) {
       result.stop = LbfgsStop::decrease;
       return result;
@@ -259,7 +262,7 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     std::swap(x, trial);
     history.push(end.step, direction, gradient);
     ++result.iterations;
-    const double scale = std::max({std::fabs(result.value), std::fabs(end.value), 1.0});
+    const double scale = std::max({std::fabs(result.value), std::fabs(end.value), least_scale});
     const double decrease = (result.value - end.value) / scale;
     result.value = end.value;
     result.gradient_max = max_abs(gradient);

@@ -14,7 +14,11 @@ namespace facet {
 struct LbfgsOptions {
   int max_iterations = 100;
   int memory = 10;                   // pairs of (step, change of gradient) kept
-  double gradient_tolerance = 1e-4;  // stop when max |gradient| is not above it
+  double gradient_tolerance = 1e-4;  // stop when max |gradient| is not above it, but not before
+  // |gradient|^2 / 2 <= gap_tolerance |f|: the left side bounds how far a function of strong
+  // convexity 1 is above its minimum. The decrease is then relative to |f| however small. 0:
+  // neither.
+  double gap_tolerance = 0.0;
   // Stop when (f_k - f_k+1) / max(|f_k|, |f_k+1|, 1), or what a full step promises of it, is not
   // above it (SciPy's ftol; at least the rounding error of f). Negative: never.
   double decrease_tolerance = 2.220446049250313e-9;

@@ -235,6 +235,19 @@ TEST(LinearProbe, DefaultPathIsTheProtocols) {
   const ProbeResult result = linear_probe(train, validation, 5);
   EXPECT_EQ(result.steps.size(), 45u);
   EXPECT_GT(result.score, 0.95);
+  // The small C, too, whose whole objective is far below the tolerances, and unbalanced labels. (At
+  // the largest C the 100 iterations of the protocol end some fits of these few samples.)
+  ProbeData single = {train.features.cast(DType::f32), train.targets.clone()};
+  for (int64_t i = 0; i < 20; ++i) single.targets.data<int64_t>()[i] = 0;
+  const ProbeData exact = {single.features.cast(DType::f64), single.targets};
+  const ProbeData other = {validation.features.cast(DType::f32), validation.targets};
+  ProbeOptions options;
+  options.c.assign(path.begin(), path.begin() + 25);
+  const std::vector<ProbeStep> steps = linear_probe(single, other, 5, options).steps;
+  for (const ProbeStep& step : steps) {
+    const LogisticFit best = fit_logistic(std::span(&exact, 1), 5, step.c, converged());
+    EXPECT_NEAR(step.solver.value / best.solver.value, 1.0, 1e-6) << step.c;
+  }
 }
 
 TEST(LinearProbe, DevicesGiveTheCpusValues) {
