@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
+#include <mutex>
 
 #include "apps/log.h"
 #include "tensor/check.h"
@@ -40,14 +41,18 @@ bool interrupted() {
 }
 
 double job_seconds_left() {
+  constexpr double kSecondsToLeave = 5.0;
   const char* const text = std::getenv("SLURM_JOB_END_TIME");
   if (!text) return INFINITY;
   char* rest = nullptr;
   const double end = std::strtod(text, &rest);
   if (*text != '\0' && *rest == '\0' && std::isfinite(end))
-    return end - static_cast<double>(std::time(nullptr));
-  log_info("warning: SLURM_JOB_END_TIME: expected seconds since 1970, got '{}': no time limit",
-           text);
+    return end - static_cast<double>(std::time(nullptr)) - kSecondsToLeave;
+  static std::once_flag told;
+  std::call_once(told, [&] {
+    log_info("warning: SLURM_JOB_END_TIME: expected seconds since 1970, got '{}': no time limit",
+             text);
+  });
   return INFINITY;
 }
 
@@ -57,8 +62,11 @@ void wait_to_be_killed(const std::string& why) {
 }
 
 void stop_if_interrupted(const std::string& where) {
-  if (interrupted())
-    throw Error(where + "; run the same command again to continue", ExitCode::interrupted);
+  const bool ends = job_seconds_left() < 0.0;
+  if (ends || interrupted())
+    throw Error(where + (ends ? ", at the end of the job (SLURM_JOB_END_TIME)" : "") +
+                    "; run the same command again to continue",
+                ExitCode::interrupted);
 }
 
 }  // namespace facet

@@ -10,8 +10,7 @@
 namespace facet {
 namespace {
 
-constexpr double kSecondsToLeave = 5.0;  // of a scheduler's limit, for the end of the process
-constexpr double kSlowDisk = 50e6;       // bytes a second
+constexpr double kSlowDisk = 50e6;  // bytes a second
 
 struct OptimizerKind {
   const char* name;
@@ -167,7 +166,7 @@ TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
   train_.max_bad_samples = max_bad_samples(dataset_->size());
   train_.max_skipped_steps = options.max_skipped_steps();
   train_.stop = [](int64_t) { return interrupted(); };
-  double limit = job_seconds_left() - kSecondsToLeave;
+  double limit = job_seconds_left();
   if (options.max_seconds > 0) limit = std::min(limit, options.max_seconds);
   if (std::isfinite(limit))
     train_.seconds_left = [limit, clock = Stopwatch()] { return limit - clock.seconds(); };

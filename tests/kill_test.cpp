@@ -95,7 +95,9 @@ TEST_F(KillTest, SignalsAndTheTimeLimitSaveAndStop) {
   expect_continued(path("limit"), run(tiny(path("limit"), {"--max-seconds", "0.001"})));
   // The end of the job, less what saving takes.
   ::setenv("SLURM_JOB_END_TIME", std::to_string(std::time(nullptr) + 4).c_str(), 1);
-  const Outcome stopped = run(tiny(path("job")));
+  const Outcome stopped = run(tiny(path("job"))), measuring = run({"knn", path("straight")});
+  EXPECT_EQ(measuring.code, 75) << measuring.err;
+  EXPECT_NE(measuring.err.find("the end of the job"), std::string::npos) << measuring.err;
   ::setenv("SLURM_JOB_END_TIME", "soon", 1);
   expect_continued(path("job"), stopped);
   EXPECT_NE(run(tiny(path("other"))).err.find("got 'soon'"), std::string::npos);
