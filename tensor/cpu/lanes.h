@@ -1,5 +1,5 @@
 // W neighbouring elements in registers, and one mask bit for each: what the
-// memory-bound kernels are written in. Lanes<float, 16> is one AVX-512 register where there is one.
+// memory-bound kernels are written in. Lanes<float, 16> is one AVX-512 register, or two of AVX2.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,9 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define FACET_AVX512
 #include <immintrin.h>
+#elif defined(__AVX2__)
+#define FACET_AVX2
+#include <immintrin.h>
 #endif
 
 namespace facet::cpu {
@@ -18,11 +21,6 @@ template <typename A, int W>
 struct Lanes {
   A v[W];
 
-  static Lanes all(A value) {
-    Lanes r;
-    for (int i = 0; i < W; ++i) r.v[i] = value;
-    return r;
-  }
   template <typename T>
   static Lanes load(const T* p) {
     Lanes r;
@@ -69,7 +67,6 @@ template <>
 struct Lanes<float, 16> {
   __m512 v;
 
-  static Lanes all(float value) { return {_mm512_set1_ps(value)}; }
   static Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Lanes load(const bf16* p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -91,6 +88,52 @@ struct Lanes<float, 16> {
   friend Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend Lanes operator*(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
 };
+#elif defined(FACET_AVX2)
+template <>
+struct Lanes<float, 16> {
+  __m256 low, high;
+
+  static Lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static Lanes load(const bf16* p) {
+    const auto widen = [](const bf16* q) {
+      const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+    };
+    return {widen(p), widen(p + 8)};
+  }
+  void store(float* p) const {
+    _mm256_storeu_ps(p, low);
+    _mm256_storeu_ps(p + 8, high);
+  }
+  void store(bf16* p) const {
+    float wide[16];
+    store(wide);
+    for (int i = 0; i < 16; ++i) p[i] = bf16(wide[i]);
+  }
+  void stream(float* p) const {
+    _mm256_stream_ps(p, low);
+    _mm256_stream_ps(p + 8, high);
+  }
+  void stream(bf16* p) const { store(p); }
+  uint32_t positive() const {
+    const auto bits = [zero = _mm256_setzero_ps()](__m256 half) {
+      return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(half, zero, _CMP_GT_OQ)));
+    };
+    return bits(low) | bits(high) << 8;
+  }
+  Lanes keep(uint32_t bits) const {
+    const __m256i all = _mm256_set1_epi32(static_cast<int>(bits));
+    const auto kept = [&](__m256 half, __m256i bit) {
+      const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(all, bit), bit);
+      return _mm256_and_ps(half, _mm256_castsi256_ps(set));
+    };
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return {kept(low, bit), kept(high, _mm256_slli_epi32(bit, 8))};
+  }
+  friend Lanes operator+(Lanes a, Lanes b) { return {a.low + b.low, a.high + b.high}; }
+  friend Lanes operator-(Lanes a, Lanes b) { return {a.low - b.low, a.high - b.high}; }
+  friend Lanes operator*(Lanes a, Lanes b) { return {a.low * b.low, a.high * b.high}; }
+};
 #endif
 
 // Bit i: p[i] == value.
@@ -100,6 +143,11 @@ uint32_t equal_bits(const uint8_t* p, uint8_t value) {
   if constexpr (W == 16)
     return _mm_cmpeq_epi8_mask(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)),
                                _mm_set1_epi8(static_cast<char>(value)));
+#elif defined(FACET_AVX2)
+  if constexpr (W == 16)
+    return static_cast<uint32_t>(
+        _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)),
+                                         _mm_set1_epi8(static_cast<char>(value)))));
 #endif
   uint32_t bits = 0;
   for (int i = 0; i < W; ++i) bits |= static_cast<uint32_t>(p[i] == value) << i;
@@ -108,7 +156,7 @@ uint32_t equal_bits(const uint8_t* p, uint8_t value) {
 
 // Makes streamed stores visible to other threads.
 inline void flush_streams() {
-#ifdef FACET_AVX512
+#if defined(FACET_AVX512) || defined(FACET_AVX2)
   _mm_sfence();
 #endif
 }

@@ -85,7 +85,7 @@ void backward(const Tensor& dy, const Tensor& where, const PoolArgs& args, Tenso
       for (int64_t w = 0; w < width; ++w) {
         const Cover qs = cover(w, q_out, args);
         for (int64_t c = 0; c < channels; c += W) {
-          V sum = V::all(0);
+          V sum{};
           for (int64_t p = ps.first; p < ps.last; ++p)
             for (int64_t q = qs.first; q < qs.last; ++q) {
               const int64_t i = h + args.padding - p * args.stride;
