@@ -172,6 +172,7 @@ void add_conv_cases(OpTable& table) {
       {3, 4, 4, 31, 33, 3, 3, {.padding = 1}},
       {1, 8, 8, 64, 64, 3, 3, {.padding = 1}},
       {2, 7, 9, 72, 80, 3, 3, {.padding = 1}},
+      {1, 9, 8, 128, 136, 1, 1, {}},            // its weights are a product without AVX-512
       {2, 17, 16, 3, 5, 3, 3, {.padding = 1}},  // sums over 544 places, in parts on CUDA
       {2, 8, 8, 4, 16, 1, 1, {.stride = 2}},    // its weights' gradient: CpuBackend, is_miscomputed
       // Channels by 8, for tensor cores, and where only one side's are.

@@ -1,6 +1,6 @@
-// Convolution of NHWC tensors, f64 by conv_f64.cpp and the rest by oneDNN. Primitives are made
-// once a shape and kept; activations stay as they are, weights are copied into the layout that the
-// primitive chose.
+// Convolution of NHWC tensors: f64 and some of f32 by matrix products (conv_gemm.cpp), the rest by
+// oneDNN. Primitives are made once a shape and kept; activations stay as they are, weights are
+// copied into the layout that the primitive chose.
 #include "tensor/cpu/conv.h"
 
 #include <algorithm>
@@ -37,6 +37,11 @@ ConvKey make_key(ConvPass pass, const Shape& x, const Shape& w, const Shape& y, 
   return {pass, dtype, x[0], x[1], x[2], x[3], y[1], y[2], y[3], w[1], w[2], args, num_threads()};
 }
 
+bool has(dnnl::cpu_isa isa) {
+  const auto wanted = static_cast<unsigned>(isa);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
+}
+
 // One of the three tensors of a convolution: as facet keeps it and as the primitive wants it.
 struct Operand {
   Operand(const memory::desc& kept_, const memory::desc& wanted_, bool is_output_)
@@ -64,6 +69,19 @@ bool prefers_winograd(const ConvKey& key) {
          key.args == ConvArgs{.stride = 1, .padding = 1, .groups = 1} && key.c_in % 16 == 0 &&
          key.c_out % 16 == 0 && key.c_in * key.c_out >= 2048 && key.n * tiles >= 96 &&
          10 * key.p * key.q >= 6 * 16 * tiles;
+}
+
+// Whether matrix products are faster than oneDNN's kernels for AVX2. Measured (docs/benchmarks):
+// 3x3 kernels of 64 channels and more are 1.0 to 2.5 times as fast, forward and for the weights;
+// weights of 1x1 kernels from 128 channels on 1.0 to 1.9 times.
+bool prefers_products(const ConvKey& key) {
+  static const bool has_avx512 = has(dnnl::cpu_isa::avx512_core);
+  const int64_t channels = std::min(key.c_in, key.c_out);
+  const bool is_pixel = key.kernel_h * key.kernel_w == 1;
+  return !has_avx512 && key.dtype == DType::f32 && key.args.groups == 1 && !key.bias &&
+         !key.residual && !key.relu && key.n * key.p * key.q >= 64 &&
+         (is_pixel ? key.pass == ConvPass::backward_weight && channels >= 128
+                   : key.kernel_h <= 3 && key.kernel_w <= 3 && channels >= 64);
 }
 
 // Whether the gradient of the input is a forward convolution with the transposed weights: for 1x1
@@ -228,9 +246,7 @@ PlanCache& plans() {
 
 // oneDNN in f32 is twice as fast as with vdpbf16ps; only AMX makes bf16 arithmetic worth it.
 bool bf16_is_fast() {
-  static const bool fast = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) &
-                            static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx)) ==
-                           static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
+  static const bool fast = has(dnnl::cpu_isa::avx512_core_amx);
   return fast;
 }
 bool by_conversion(DType dtype) {
@@ -242,31 +258,6 @@ bool by_conversion(DType dtype) {
 bool is_miscomputed(const ConvKey& key) {
   return key.dtype == DType::f32 && key.kernel_h == 1 && key.kernel_w == 1 && key.c_in < 8 &&
          key.args.stride > 1 && key.args.padding == 0 && key.args.groups == 1;
-}
-
-// use(offset in x (N, H, W, C), offset in (N, P, Q, C)) for the pixels that a 1x1 kernel meets.
-template <typename Use>
-void for_each_met_pixel(const ConvKey& key, const Use& use) {
-  int64_t met = 0;
-  for (int64_t n = 0; n < key.n; ++n)
-    for (int64_t p = 0; p < key.p; ++p)
-      for (int64_t q = 0; q < key.q; ++q, met += key.c_in)
-        use(((n * key.h + p * key.args.stride) * key.w + q * key.args.stride) * key.c_in, met);
-}
-
-// Those pixels, (N, P, Q, C).
-Tensor met_pixels(const Tensor& x, const ConvKey& key) {
-  Tensor met = Tensor::empty({key.n, key.p, key.q, key.c_in}, DType::f32);
-  for_each_met_pixel(key, [&, from = x.data<float>(), to = met.data<float>()](
-                              int64_t i, int64_t j) { std::copy_n(from + i, key.c_in, to + j); });
-  return met;
-}
-
-// ... whose gradient is `met`, and 0 elsewhere.
-void spread_pixels(const Tensor& met, const ConvKey& key, Tensor& dx) {
-  dx.zero_();
-  for_each_met_pixel(key, [&, from = met.data<float>(), to = dx.data<float>()](
-                              int64_t i, int64_t j) { std::copy_n(from + j, key.c_in, to + i); });
 }
 
 // What oneDNN does not do: f64.
@@ -309,12 +300,14 @@ void CpuBackend::conv2d(const Tensor& x, const Tensor& w, const ConvEpilogue& ep
   }
   ConvKey key = make_key(ConvPass::forward, x.shape(), w.shape(), y.shape(), x.dtype(), args);
   if (x.dtype() == DType::f64) {
-    conv_forward_f64(key, x.data<double>(), w.data<double>(), y.data<double>());
+    conv_forward_gemm(key, x.data<double>(), w.data<double>(), y.data<double>());
     return finish(epilogue, y);
   }
   key.bias = bias.defined();
   key.residual = residual.defined();
   key.relu = epilogue.relu;
+  if (prefers_products(key))
+    return conv_forward_gemm(key, x.data<float>(), w.data<float>(), y.data<float>());
   plans().get(key)->run({x.raw(), w.raw(), y.raw()}, key.bias ? bias.raw() : nullptr,
                         key.residual ? residual.raw() : nullptr);
 }
@@ -330,12 +323,9 @@ void CpuBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const 
   const ConvKey key =
       make_key(ConvPass::backward_input, dx.shape(), w.shape(), dy.shape(), dy.dtype(), args);
   if (dy.dtype() == DType::f64)
-    return conv_backward_input_f64(key, dy.data<double>(), w.data<double>(), dx.data<double>());
-  if (is_miscomputed(key)) {
-    Tensor met = Tensor::empty({key.n, key.p, key.q, key.c_in}, DType::f32);
-    conv2d_backward_input(dy, w, {}, met);
-    return spread_pixels(met, key, dx);
-  }
+    return conv_backward_input_gemm(key, dy.data<double>(), w.data<double>(), dx.data<double>());
+  if (is_miscomputed(key))
+    return conv_backward_input_gemm(key, dy.data<float>(), w.data<float>(), dx.data<float>());
   plans().get(key)->run({dx.raw(), w.raw(), dy.raw()});
 }
 
@@ -348,8 +338,9 @@ void CpuBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const
   const ConvKey key =
       make_key(ConvPass::backward_weight, x.shape(), dw.shape(), dy.shape(), x.dtype(), args);
   if (x.dtype() == DType::f64)
-    return conv_backward_weight_f64(key, x.data<double>(), dy.data<double>(), dw.data<double>());
-  if (is_miscomputed(key)) return conv2d_backward_weight(met_pixels(x, key), dy, {}, dw);
+    return conv_backward_weight_gemm(key, x.data<double>(), dy.data<double>(), dw.data<double>());
+  if (is_miscomputed(key) || prefers_products(key))
+    return conv_backward_weight_gemm(key, x.data<float>(), dy.data<float>(), dw.data<float>());
   plans().get(key)->run({x.raw(), dw.raw(), dy.raw()});
 }
 

@@ -27,9 +27,12 @@ struct ConvKeyHash {
 // oneDNN primitives made so far (for tests: a repeated shape must not make another one).
 size_t conv_primitive_count();
 
-// Convolution in f64: im2col and dgemm, one image after the other.
-void conv_forward_f64(const ConvKey& key, const double* x, const double* w, double* y);
-void conv_backward_input_f64(const ConvKey& key, const double* dy, const double* w, double* dx);
-void conv_backward_weight_f64(const ConvKey& key, const double* x, const double* dy, double* dw);
+// Convolution as matrix products, in f64 and f32.
+template <typename T>
+void conv_forward_gemm(const ConvKey& key, const T* x, const T* w, T* y);
+template <typename T>
+void conv_backward_input_gemm(const ConvKey& key, const T* dy, const T* w, T* dx);
+template <typename T>
+void conv_backward_weight_gemm(const ConvKey& key, const T* x, const T* dy, T* dw);
 
 }  // namespace facet::cpu
