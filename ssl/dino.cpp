@@ -16,22 +16,22 @@ Variable dino_loss(const Variable& student, const Tensor& teacher, const Tensor&
                             student_temperature);
 }
 
+static DinoHeadOptions head_options(int64_t features, const DinoOptions& options) {
+  return {.in = features,
+          .hidden = options.hidden,
+          .bottleneck = options.bottleneck,
+          .out = options.out,
+          .norms = options.head_norms,
+          .norm_last_layer = options.norm_last_layer};
+}
+
 Dino::Dino(std::unique_ptr<Encoder> student, std::unique_ptr<Encoder> teacher,
            const DinoOptions& options)
     : options_(options),
       student_(std::move(student)),
       teacher_(std::move(teacher)),
-      student_head_({.in = student_->feature_dim(),
-                     .hidden = options.hidden,
-                     .bottleneck = options.bottleneck,
-                     .out = options.out,
-                     .norms = options.head_norms,
-                     .norm_last_layer = options.norm_last_layer}),
-      teacher_head_({.in = student_->feature_dim(),
-                     .hidden = options.hidden,
-                     .bottleneck = options.bottleneck,
-                     .out = options.out,
-                     .norms = options.head_norms}),
+      student_head_(head_options(student_->feature_dim(), options)),
+      teacher_head_(head_options(student_->feature_dim(), options)),
       center_(Tensor::zeros({1, options.out})) {
   if (options.out < 2 || options.hidden < 1 || options.bottleneck < 1)
     throw UsageError("DINO: expected a head with two outputs or more, got {}", options.out);

@@ -146,6 +146,26 @@ TEST(Dino, TheTeacherFollowsTheStudentAndGetsNoGradient) {
     }
 }
 
+// Thrice the lengths of the last layer's rows at thrice the temperatures are the same loss.
+TEST(Dino, StudentAndTeacherHaveTheLengthsOfTheLastLayersRows) {
+  double losses[2];
+  for (const bool longer : {false, true}) {
+    DinoOptions options = kSmall;
+    options.norm_last_layer = false;
+    if (longer)
+      for (double* t : {&options.student_temperature, &options.teacher_temperature,
+                        &options.warmup_teacher_temperature})
+        *t *= 3;
+    const auto dino = make_dino(options);
+    Tensor lengths = tensor_of(*dino, "student_head.last_layer.weight_g");
+    if (longer) lengths.fill_(3.0);
+    dino->begin(3);
+    Optimizer optimizer({}, dino->groups(0));
+    losses[longer] = dino->train_step(views(4), optimizer, 0, 0, 0);
+  }
+  EXPECT_NEAR(losses[1], losses[0], 1e-5);
+}
+
 TEST(Dino, TheLastLayerStandsStillInTheFirstEpoch) {
   DinoOptions options = kSmall;
   options.steps_per_epoch = 2;
