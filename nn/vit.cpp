@@ -67,9 +67,10 @@ Variable Vit::position_for(int64_t height, int64_t width) const {
   const Variable rows = reshape(pos_embed_, {1 + trained * trained, width_});
   if (h == trained && w == trained) return rows;
   const auto along = [&](int64_t n) {
-    // The official DINO code's scale factor, (grid + .1) / trained grid.
-    const double scale = static_cast<double>(trained) / (static_cast<double>(n) + 0.1);
-    return bicubic_matrix(n, trained, scale).to_vector<double>();
+    const auto from = static_cast<double>(trained);
+    const double to =
+        static_cast<double>(n) + (options_.resize == VitOptions::Resize::dino ? 0.1 : 0.0);
+    return bicubic_matrix(n, trained, from / to).to_vector<double>();
   };
   // Rows and columns are resampled apart: one matrix (h w, grid grid), their product.
   const std::vector<double> down = along(h), across = along(w);

@@ -25,6 +25,12 @@ struct VitOptions {
     sincos,  // fixed (MAE)
   };
   Position position = Position::learned;
+  // How the position embedding is resized for images of another size.
+  enum class Resize : uint8_t {
+    dino,  // the official DINO code's scale factor, (grid + .1) / trained grid
+    timm,  // to the grid itself
+  };
+  Resize resize = Resize::dino;
   enum class Init : uint8_t {
     normal,  // timm and DINO: N(0, .02)
     xavier,  // MAE
