@@ -10,6 +10,7 @@ namespace facet::cpu {
 
 constexpr int64_t kLeastRows = 1024;  // of a product, where there are as many pixels
 
+// In no anonymous namespace: lambdas of functions that others call capture it.
 template <typename T>
 class Lowering {
  public:
