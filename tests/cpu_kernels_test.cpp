@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <future>
 
 #include "tensor/cpu/allocator.h"
 #include "tensor/cpu/conv.h"
@@ -149,6 +150,32 @@ TEST(Matmul, AgreesWithPlainLoops) {
         SCOPED_TRACE(fmt::format("{} batch {} flags {}", name(dtype), batch, flags));
         EXPECT_LE(worst_difference(out, want), tolerance(dtype, 10.0));
       }
+}
+
+// What a primitive keeps is used by all who run it: nothing of it may be written.
+TEST(Kernels, SeveralThreadsAtOnceComputeWhatOneDoes) {
+  const int threads = num_threads();
+  set_num_threads(1);
+  const auto results = [](int stream) {
+    std::vector<std::vector<float>> all;
+    for (const int64_t m : {7, 33, 128})
+      for (const int64_t k : {16, 63, 200}) {
+        const Tensor a = random({m, k}, stream).cast(DType::f32);
+        const Tensor w = random({m, 3, 3, k}, stream + 1).cast(DType::f32);
+        const Tensor x = random({2, 8, 8, k}, stream + 2).cast(DType::f32);
+        all.push_back(ops::matmul(a, x.reshape({128, k}), false, true).to_vector<float>());
+        all.push_back(ops::matmul(a, a, true).to_vector<float>());
+        all.push_back(ops::conv2d(x, w, {1, 1, 1}).to_vector<float>());
+      }
+    return all;
+  };
+  const auto first = results(10), second = results(20);
+  for (int round = 0; round < 10; ++round) {
+    auto other = std::async(std::launch::async, results, 20);
+    EXPECT_TRUE(results(10) == first) << round;
+    EXPECT_TRUE(other.get() == second) << round;
+  }
+  set_num_threads(threads);
 }
 
 TEST(MaxPool, AgreesWithPlainLoopsAndKeepsTheFirstOfEquals) {

@@ -35,10 +35,11 @@ void multiply_by_own_transpose(bool trans, int64_t n, int64_t k, T alpha, const 
   });
 }
 
-// A oneDNN product for one set of extents and types.
+// A oneDNN product for one set of extents and types. The scratch memory is the caller's: oneDNN's
+// own is one for all threads that run the primitive.
 struct Product {
   dnnl::matmul primitive;
-  dnnl::memory::desc a, b, out;
+  dnnl::memory::desc a, b, out, scratchpad;
 };
 // batch, m, n, k, transposed a and b, type of a and b, of out, adds to out, threads
 using ProductKey = std::array<int64_t, 10>;
@@ -60,6 +61,7 @@ const Product* find_product(const ProductKey& key) {
   const memory::desc out({batch, m, n}, onednn::type_of(static_cast<DType>(type_out)),
                          memory::dims{m * n, n, 1});
   dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (adds) {
     dnnl::post_ops sum;
     sum.append_sum(1.0f);
@@ -67,7 +69,8 @@ const Product* find_product(const ProductKey& key) {
   }
   try {
     const dnnl::matmul::primitive_desc description({a, b, out}, attributes, onednn::engine());
-    place->second = std::make_unique<Product>(Product{dnnl::matmul(description), a, b, out});
+    place->second = std::make_unique<Product>(
+        Product{dnnl::matmul(description), a, b, out, description.scratchpad_desc()});
   } catch (const dnnl::error&) {
   }
   return place->second.get();
@@ -84,10 +87,12 @@ bool multiply_onednn(const Tensor& a, const Tensor& b, const MatmulArgs& args, b
       find_product({batch, m, n, k, args.trans_a, args.trans_b, static_cast<int64_t>(a.dtype()),
                     static_cast<int64_t>(out.dtype()), adds, num_threads()});
   if (!product) return false;
-  product->primitive.execute(onednn::stream(),
-                             {{DNNL_ARG_SRC, onednn::wrap(product->a, a.raw())},
-                              {DNNL_ARG_WEIGHTS, onednn::wrap(product->b, b.raw())},
-                              {DNNL_ARG_DST, onednn::wrap(product->out, out.raw())}});
+  const onednn::Scratch scratch(product->scratchpad.get_size());
+  product->primitive.execute(
+      onednn::stream(), {{DNNL_ARG_SCRATCHPAD, onednn::wrap(product->scratchpad, scratch.data())},
+                         {DNNL_ARG_SRC, onednn::wrap(product->a, a.raw())},
+                         {DNNL_ARG_WEIGHTS, onednn::wrap(product->b, b.raw())},
+                         {DNNL_ARG_DST, onednn::wrap(product->out, out.raw())}});
   onednn::stream().wait();
   return true;
 }
