@@ -6,13 +6,11 @@
 
 #include "tensor/ops.h"
 #include "tests/generators.h"
-#include "tests/op_runner.h"
 
 namespace facet {
 namespace {
 
-using test::expect_refused;
-using test::hashed;
+using namespace test;
 
 Tensor x_golden() {
   return hashed("cka.x", {24, 10});

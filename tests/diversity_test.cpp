@@ -9,7 +9,6 @@
 #include "tensor/ops.h"
 #include "tests/folder.h"
 #include "tests/generators.h"
-#include "tests/op_runner.h"
 
 namespace facet {
 namespace {

@@ -3,7 +3,8 @@
 
 #include <cmath>
 
-#include "nn/module.h"
+#include "data/batch.h"
+#include "nn/resnet.h"
 #include "tests/generators.h"
 
 namespace facet::test {
@@ -17,13 +18,19 @@ inline Tensor tensor_of(Module& module, const std::string& name) {
   throw Error("no tensor " + name);
 }
 
-inline std::vector<double> values(const Tensor& t) {
-  return t.cast(DType::f64).to_vector<double>();
+inline std::unique_ptr<ResNet> small_resnet() {
+  return std::make_unique<ResNet>(
+      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
 }
-inline void expect_near(const std::vector<double>& got, const std::vector<double>& want,
-                        double tolerance) {
-  ASSERT_GE(got.size(), want.size());
-  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], tolerance) << i;
+// Views of so many pixels a side, others for each step.
+inline Batch hashed_batch(int64_t n, const std::vector<int64_t>& sizes, int64_t step,
+                          DType dtype = DType::f32) {
+  Batch batch{{}, Tensor::zeros({n}, DType::i64), {}};
+  for (std::string name = "a" + std::to_string(step); const int64_t size : sizes) {
+    batch.views.push_back(hashed_images(name, n, size, dtype));
+    ++name[0];
+  }
+  return batch;
 }
 
 inline double norm(const Tensor& t) {

@@ -7,13 +7,11 @@
 #include "metrics/accuracy.h"
 #include "tensor/ops.h"
 #include "tests/generators.h"
-#include "tests/op_runner.h"
 
 namespace facet {
 namespace {
 
-using test::hashed;
-using test::labels_modulo;
+using namespace test;
 
 void expect_near_all(const Tensor& got, const std::vector<double>& expected, double relative) {
   const std::vector<double> values = got.to_vector<double>();
@@ -24,24 +22,24 @@ void expect_near_all(const Tensor& got, const std::vector<double>& expected, dou
 
 TEST(Knn, Golden) {
   const Tensor train = hashed("knnT", {20, 6}), queries = hashed("knnQ", {3, 6});
-  const KnnResult result = knn_classify(train, labels_modulo(20, 4), 4, queries, {.k = 5});
-  EXPECT_EQ(result.neighbours.to_vector<int64_t>(),
-            (std::vector<int64_t>{4, 3, 8, 1, 18, 15, 18, 4, 12, 6, 8, 9, 0, 16, 3}));
-  expect_near_all(
-      result.scores,
-      {5861.4218864758, 152.7274953036, 95.1191343379, 2254.0091515241, 2064.0524435734, 0.0,
-       5597.3789511534, 9096.161409208, 9926.8899273, 9.7901482102, 0.0, 0.29035779339},
-      1e-9);
-  const KnnResult single = knn_classify(train.cast(DType::f32), labels_modulo(20, 4), 4,
-                                        queries.cast(DType::f32), {.k = 5});
-  expect_near_all(single.scores, result.scores.to_vector<double>(), 1e-5);
+  for (const Setting& at : settings()) {
+    const KnnResult result =
+        knn_classify(at(train), at(labels_modulo(20, 4)), 4, at(queries), {.k = 5});
+    EXPECT_EQ(result.neighbours.to_vector<int64_t>(),
+              (std::vector<int64_t>{4, 3, 8, 1, 18, 15, 18, 4, 12, 6, 8, 9, 0, 16, 3}));
+    expect_near_all(
+        result.scores,
+        {5861.4218864758, 152.7274953036, 95.1191343379, 2254.0091515241, 2064.0524435734, 0.0,
+         5597.3789511534, 9096.161409208, 9926.8899273, 9.7901482102, 0.0, 0.29035779339},
+        at.dtype == DType::f64 ? 1e-9 : 1e-5);
+  }
 }
 
 TEST(Knn, DevicesGiveTheCpusValues) {
   const Tensor train = hashed("knnT", {20, 6}), queries = hashed("knnQ", {3, 6});
   const Tensor labels = labels_modulo(20, 4);
   const KnnResult want = knn_classify(train, labels, 4, queries, {.k = 5});
-  for (const Device device : test::other_devices()) {
+  for (const Device device : other_devices()) {
     const KnnResult got = knn_classify(train.to(device), labels.to(device), 4, queries.to(device),
                                        {.k = 5, .scratch_bytes = 2 * 20 * 8});
     EXPECT_EQ(got.neighbours.to_vector<int64_t>(), want.neighbours.to_vector<int64_t>());

@@ -8,44 +8,28 @@
 #include <map>
 
 #include "nn/init.h"
-#include "nn/resnet.h"
 #include "nn/vit.h"
 #include "optim/ema.h"
 #include "tensor/cpu/allocator.h"
 #include "tests/fill.h"
-#if defined(FACET_CUDA)
-#include "cuda/runtime.h"
-#endif
 
 namespace facet {
 namespace {
 
 Device where;  // of the test that runs
 
-class OnDevice : public testing::TestWithParam<const char*> {
+std::vector<Device> devices() {
+  std::vector<Device> all = test::other_devices();
+  all.insert(all.begin(), Device{});
+  return all;
+}
+
+class Injection : public testing::TestWithParam<Device> {
  protected:
-  void SetUp() override {
-    where = {};
-    if (GetParam() == std::string("cpu")) return;
-#if defined(FACET_CUDA)
-    cuda::install();
-    where = {DeviceType::cuda, 0};
-#endif
-  }
-  void TearDown() override {
-    where = {};
-  }
+  void SetUp() override { where = GetParam(); }
+  void TearDown() override { where = {}; }
 };
-class InjectionToy : public OnDevice {};
-class Injection : public OnDevice {};
-const std::vector<const char*> kDevices = {
-    "cpu",
-#if defined(FACET_CUDA)
-    "cuda",
-#endif
-};
-INSTANTIATE_TEST_SUITE_P(Devices, InjectionToy, testing::ValuesIn(kDevices));
-INSTANTIATE_TEST_SUITE_P(Devices, Injection, testing::ValuesIn(kDevices));
+INSTANTIATE_TEST_SUITE_P(Devices, Injection, testing::ValuesIn(devices()));
 
 // Features h = b x.
 class ScalarBackbone final : public Encoder {
@@ -58,97 +42,92 @@ class ScalarBackbone final : public Encoder {
 
 struct Toy {
   InjectionOptions injection;
+  std::vector<double> after2, after4;  // wanted b, w0, w1
+  std::vector<double> wanted_losses{};
   double momentum = 0, weight_decay = 0;
-  std::vector<double> losses{};
-  std::vector<double> after2{}, after4{};  // b, w0, w1
 
-  void run() {
+  void check() {
+    for (const test::Setting& at : test::settings()) check(at);
+  }
+  void check(const test::Setting& at) {
     injection.smoothing = 0;
     LabelInjection method(std::make_unique<ScalarBackbone>(), 2, injection);
-    const DType dtype = where.is_cpu() ? DType::f64 : DType::f32;
-    to_dtype(method, dtype);
-    to_device(method, where);
+    to_dtype(method, at.dtype);
+    to_device(method, at.device);
     Linear& head = method.classifier();
     head.bias.set_requires_grad(false);  // the toy's head has weights only
-    head.weight.value().copy_(Tensor::from<double>({.1, -.2}).reshape({2, 1}).cast(dtype));
+    head.weight.value().copy_(at(Tensor::from<double>({.1, -.2}).reshape({2, 1})));
     head.bias.value().zero_();
     std::vector<ParamGroup> groups = method.groups(weight_decay);
     for (ParamGroup& group : groups) group.weight_decay = weight_decay;  // b decays, too
     Optimizer optimizer({.algorithm = Algorithm::sgd, .momentum = momentum}, groups);
     const std::pair<double, int64_t> data[] = {{1, 0}, {.5, 1}, {-1, 1}, {2, 0}};
+    std::vector<double> losses;
     for (int64_t step = 0; step < 4; ++step) {
       Batch batch;
-      batch.views = {Tensor::full({1, 1}, data[step].first, dtype, where)};
-      batch.labels = Tensor::from<int64_t>({data[step].second}).to(where);
+      batch.views = {at(Tensor::full({1, 1}, data[step].first, DType::f64))};
+      batch.labels = at(Tensor::from<int64_t>({data[step].second}));
       losses.push_back(method.train_step(batch, optimizer, .5, step, 0));
-      if (step != 1 && step != 3) continue;
-      auto& out = step == 1 ? after2 : after4;
-      out = parameters(method.encoder())[0].value.value().to_vector<double>();
-      for (const double w : head.weight.value().to_vector<double>()) out.push_back(w);
+      const Variable b = parameters(method.encoder())[0].value;
+      if (step % 2)
+        at.near(ops::concat(TensorList{b.value(), head.weight.value().reshape({2})}),
+                step == 1 ? after2 : after4, 1e-10, 7e-7);
+      EXPECT_TRUE(injection.cycle > 0 || b.item() == 1.0);
     }
+    at.near(Tensor::from(losses, {4}), wanted_losses, 1e-10, 7e-7);
   }
 };
-
-void expect_all(const std::vector<double>& got, std::initializer_list<double> want) {
-  size_t i = 0;
-  for (const double w : want) EXPECT_NEAR(got[i++], w, where.is_cpu() ? 1e-10 : 1e-6);
-}
 
 using Order = InjectionOptions::Order;
 using Norm = InjectionOptions::Norm;
 
-TEST_P(InjectionToy, Joint) {
-  Toy one{.injection = {.cycle = 1}};
-  one.run();
-  expect_all(one.after2, {.9558517961, .1544526266, -.2544526266});
-  expect_all(one.after4, {1.1663520667, .5145675734, -.6145675734});
-  Toy two{.injection = {.cycle = 2}};
-  two.run();
-  expect_all(two.after2, {.8930323441, .1653505110, -.2653505110});
-  expect_all(two.after4, {1.0478699608, .5206983457, -.6206983457});
-  expect_all(two.losses, {.5543552445, .8908981746, .5192118537, .2174176573});
-  Toy infinite{.injection = {.cycle = 0}};
-  infinite.run();
-  expect_all(infinite.after2, {1, .1653505110, -.2653505110});
-  expect_all(infinite.after4, {1, .5235308675, -.6235308675});
-  EXPECT_EQ(infinite.after4[0], 1.0);
+TEST(InjectionToy, Joint) {
+  Toy{{.cycle = 1},
+      {.9558517961, .1544526266, -.2544526266},
+      {1.1663520667, .5145675734, -.6145675734}}
+      .check();
+  Toy{{.cycle = 2},
+      {.8930323441, .1653505110, -.2653505110},
+      {1.0478699608, .5206983457, -.6206983457},
+      {.5543552445, .8908981746, .5192118537, .2174176573}}
+      .check();
+  Toy{{.cycle = 0}, {1, .1653505110, -.2653505110}, {1, .5235308675, -.6235308675}}.check();
 }
 
-TEST_P(InjectionToy, Sequential) {
-  Toy one{.injection = {.cycle = 1, .order = Order::sequential}};
-  one.run();
-  expect_all(one.after2, {1.0642789955, .1450134603, -.2450134603});
-  expect_all(one.after4, {1.2589118360, .5071957092, -.6071957092});
-  Toy two{.injection = {.cycle = 2, .order = Order::sequential}};
-  two.run();
-  expect_all(two.after2, {.9403876918, .1653505110, -.2653505110});
-  expect_all(two.after4, {1.0594627635, .5225595358, -.6225595358});
+TEST(InjectionToy, Sequential) {
+  Toy{{.cycle = 1, .order = Order::sequential},
+      {1.0642789955, .1450134603, -.2450134603},
+      {1.2589118360, .5071957092, -.6071957092}}
+      .check();
+  Toy{{.cycle = 2, .order = Order::sequential},
+      {.9403876918, .1653505110, -.2653505110},
+      {1.0594627635, .5225595358, -.6225595358}}
+      .check();
 }
 
-TEST_P(InjectionToy, MomentumAndDecayOnSkippedSteps) {
-  Toy skip{.injection = {.cycle = 2}, .momentum = .9, .weight_decay = .01};
-  skip.run();
-  expect_all(skip.after2, {.8882863362, .3543853537, -.4529378537});
-  expect_all(skip.after4, {.9134382249, .7959853774, -.8914953687});
-  Toy zero{.injection = {.cycle = 2, .skipped = SkippedStep::zero_grad},
-           .momentum = .9,
-           .weight_decay = .01};
-  zero.run();
-  expect_all(zero.after4, {.8462633963, .8052176371, -.9007276284});
+TEST(InjectionToy, MomentumAndDecayOnSkippedSteps) {
+  Toy skip{{.cycle = 2},
+           {.8882863362, .3543853537, -.4529378537},
+           {.9134382249, .7959853774, -.8914953687}};
+  skip.momentum = .9;
+  skip.weight_decay = .01;
+  skip.check();
+  skip.injection.skipped = SkippedStep::zero_grad;
+  skip.after4 = {.8462633963, .8052176371, -.9007276284};
+  skip.check();
 }
 
-TEST_P(InjectionToy, AccumulateMean) {
-  Toy mean{.injection = {.cycle = 2, .skipped = SkippedStep::accumulate_mean}};
-  mean.run();
-  expect_all(mean.after2, {.9784329833, .1653505110, -.2653505110});
-  expect_all(mean.after4, {1.0897458308, .5233388520, -.6233388520});
+TEST(InjectionToy, AccumulateMean) {
+  Toy{{.cycle = 2, .skipped = SkippedStep::accumulate_mean},
+      {.9784329833, .1653505110, -.2653505110},
+      {1.0897458308, .5233388520, -.6233388520}}
+      .check();
 }
 
 // ---- a small ResNet
 
 std::unique_ptr<Encoder> encoder() {
-  auto net =
-      std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
+  auto net = test::small_resnet();
   initialize(*net, 3);
   to_device(*net, where);
   return net;
@@ -467,29 +446,27 @@ TEST(InjectionSteps, Phases) {
 
 TEST(Centroids, Golden) {
   const Tensor f = ops::abs(test::hashed("cent", {6, 4}));
-  const Tensor w = class_centroids(f, Tensor::from<int64_t>({0, 1, 0, 1, 1, 0}), 2);
-  const double want[] = {.8080305082, .4473456618, .506508451, .4845507385};
-  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(w.to_vector<double>()[i], want[i], 1e-9);
+  const Tensor labels = Tensor::from<int64_t>({0, 1, 0, 1, 1, 0});
+  for (const test::Setting& at : test::settings())
+    at.near(class_centroids(at(f), at(labels), 2),
+            {.8080305082, .4473456618, .506508451, .4845507385}, 1e-9);
 }
 
 TEST(Centroids, Options) {
   const Tensor f = Tensor::from<float>({3, 4, 0, 2, 100, 100}).reshape({3, 2});
   const Tensor y = Tensor::from<int64_t>({0, 0, -1});  // the last has no label
-  const auto of = [&](const CentroidOptions& o) {
-    return class_centroids(f, y, 2, o).to_vector<double>();
+  const auto expect = [&](const CentroidOptions& o, const std::vector<double>& want) {
+    test::expect_near(class_centroids(f, y, 2, o), want, 1e-6);
   };
-  const auto near = [](const std::vector<double>& got, const std::vector<double>& want) {
-    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-6) << i;
-  };
-  near(of({}), {1.5, 3, 0, 0});
-  near(of({.unit_features = true}), {.3, .9, 0, 0});
-  near(of({.unit_rows = true}), {1 / std::sqrt(5.0), 2 / std::sqrt(5.0), 0, 0});
-  near(of({.scale = 2}), {3, 6, 0, 0});
+  expect({}, {1.5, 3, 0, 0});
+  expect({.unit_features = true}, {.3, .9, 0, 0});
+  expect({.unit_rows = true}, {1 / std::sqrt(5.0), 2 / std::sqrt(5.0), 0, 0});
+  expect({.scale = 2}, {3, 6, 0, 0});
   EXPECT_THROW(class_centroids(f, Tensor::from<int64_t>({0, 2, 0}), 2), Error);
   EXPECT_THROW(class_centroids(f, Tensor::from<int64_t>({0}), 2), Error);
   // With its bias the largest logit is the nearest centroid's, not the longest one's.
   const Tensor c = Tensor::from<float>({1, 0, 10, 0}).reshape({2, 2});
-  near(nearest_centroid_bias(c).to_vector<double>(), {-.5, -50});
+  test::expect_near(nearest_centroid_bias(c), {-.5, -50}, 1e-6);
 }
 
 TEST_P(Injection, ResetHead) {

@@ -13,8 +13,7 @@
 namespace facet {
 namespace {
 
-using test::hashed;
-using test::values;
+using namespace test;
 
 TEST(ResNet, HasTorchvisionsNames) {
   ResNet net({.arch = "resnet18", .width = 8, .num_classes = 5});

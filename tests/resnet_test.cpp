@@ -10,8 +10,7 @@
 namespace facet {
 namespace {
 
-using test::fill;
-using test::norm;
+using namespace test;
 
 // Large enough that the CPU takes Winograd in every stage: 512 tiles in the first, 128 in the last.
 // The loss says how exact the forward pass is; gradients differ by the few ReLUs whose input is so

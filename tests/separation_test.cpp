@@ -6,13 +6,11 @@
 
 #include "tensor/ops.h"
 #include "tests/generators.h"
-#include "tests/op_runner.h"
 
 namespace facet {
 namespace {
 
-using test::expect_refused;
-using test::hashed;
+using namespace test;
 
 Tensor features_golden() {
   return ops::affine(1.0, hashed("sep.e", {20, 7}), 0.5);

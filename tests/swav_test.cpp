@@ -7,38 +7,35 @@
 #include <cmath>
 
 #include "nn/init.h"
-#include "nn/resnet.h"
 #include "tests/fill.h"
 #include "tests/gradcheck.h"
 
 namespace facet {
 namespace {
 
-using test::hashed;
-using test::tensor_of;
-using test::values;
-using test::wave;
-
-void expect_near(const Tensor& got, const std::vector<double>& want, double tolerance) {
-  test::expect_near(values(got), want, tolerance);
-}
+using namespace test;
 
 struct Golden {
-  Variable raw{wave({18, 8}, .5), true};
-  Variable prototypes{ops::l2_normalize(wave({5, 8}, 1.5)).y, true};
+  Setting at{{}, DType::f64};
+  Tensor order = Tensor::from<int64_t>({0, 1, 2, 3, 4});  // of the prototypes
+  Variable raw{at(wave({18, 8}, .5)), true};
+  Variable prototypes{
+      ops::gather_rows(ops::l2_normalize(at(wave({5, 8}, 1.5))).y, order.to(at.device)), true};
   Variable scores = linear(l2_normalize(raw), prototypes, {});
   TensorList assignments = {sinkhorn(scores.value().narrow(0, 6), .05, 3),
                             sinkhorn(scores.value().narrow(6, 6), .05, 3)};
 };
 
 TEST(Sinkhorn, Golden) {
-  const Golden g;
-  const Tensor& q = g.assignments[0];
-  expect_near(q, {.9999625632, 7.361936e-6, 2.997834e-5, 9.65e-8, 9.08e-15}, 5e-10);
-  expect_near(q.narrow(5, 1), {5.638047258e-4, 2.25e-9, .998952717, 2.062e-5, 4.628546908e-4},
-              5e-9);  // as many digits as are known
-  const Tensor mass = ops::affine(5.0 / 6.0, ops::reduce(ReduceOp::sum, q, 0), 0.0);
-  expect_near(mass, {.8344818864, .8333150365, 1.665722153, .8330844956, .8333964283}, 1e-9);
+  for (const Setting& at : settings()) {
+    const Golden g{at};
+    const Tensor& q = g.assignments[0];
+    at.near(q, {.9999625632, 7.361936e-6, 2.997834e-5, 9.65e-8, 9.08e-15}, 5e-10);
+    at.near(q.narrow(5, 1), {5.638047258e-4, 2.25e-9, .998952717, 2.062e-5, 4.628546908e-4},
+            5e-9);  // as many digits as are known
+    const Tensor mass = ops::affine(5.0 / 6.0, ops::reduce(ReduceOp::sum, q, 0), 0.0);
+    at.near(mass, {.8344818864, .8333150365, 1.665722153, .8330844956, .8333964283}, 1e-9);
+  }
 }
 
 TEST(Sinkhorn, Properties) {
@@ -75,42 +72,40 @@ TEST(Sinkhorn, RanksAssignAsOne) {
 }
 
 TEST(SwappedPrediction, Golden) {
-  const Golden g;
-  const Variable loss = swapped_prediction(g.scores, g.assignments, .1);
-  EXPECT_NEAR(loss.item(), 5.24504319664, 1e-9);
-  backward(loss);
-  expect_near(g.raw.grad(), {-.01622959725, .06514665302, .1031933938, -.05621942687}, 1e-9);
-  expect_near(g.prototypes.grad(), {-.04833392784, .2687666344, .2614498002, .6226531434}, 1e-8);
+  for (const Setting& at : settings()) {
+    const Golden g{at}, permuted{at, Tensor::from<int64_t>({3, 1, 4, 0, 2})};
+    const Variable loss = swapped_prediction(g.scores, g.assignments, .1);
+    at.near(loss.value(), {5.24504319664}, 1e-9);
+    backward(loss);
+    at.near(g.raw.grad(), {-.01622959725, .06514665302, .1031933938, -.05621942687}, 1e-9);
+    at.near(g.prototypes.grad(), {-.04833392784, .2687666344, .2614498002, .6226531434}, 1e-8);
+    at.orthogonal(g.raw);
+    // Other numbers for the prototypes.
+    at.near(swapped_prediction(permuted.scores, permuted.assignments, .1).value(), {5.24504319664},
+            1e-9);
+    at.near(permuted.assignments[0].narrow(0, 1), {9.65e-8, 7.361936e-6, 9.08e-15, .9999625632},
+            5e-10);
+  }
 }
 
 TEST(SwappedPrediction, PassesTheGradientCheckAndKnowsItsCollapseValue) {
   const Variable scores(hashed("scores", {12, 5}), true);
   const TensorList targets = {sinkhorn(hashed("t0", {4, 5}), .05, 3),
                               sinkhorn(hashed("t1", {4, 5}), .05, 3)};
-  EXPECT_EQ(test::gradcheck([&] { return swapped_prediction(scores, targets, .1); }, {scores}), "");
+  EXPECT_EQ(gradcheck([&] { return swapped_prediction(scores, targets, .1); }, {scores}), "");
   const Variable equal(Tensor::zeros({12, 5}, DType::f64));
   EXPECT_NEAR(swapped_prediction(equal, targets, .1).item(), std::log(5.0), 1e-12);
   EXPECT_THROW(swapped_prediction(scores, {hashed("t", {5, 5})}, .1), Error);
 }
 
 std::unique_ptr<Swav> make_swav(const SwavOptions& options) {
-  auto swav = std::make_unique<Swav>(
-      std::make_unique<ResNet>(ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4}),
-      options);
+  auto swav = std::make_unique<Swav>(small_resnet(), options);
   initialize(*swav, 2);
   swav->begin(2);
   return swav;
 }
-// Two crops of 12 pixels and two of 8.
-Batch crops(int64_t n, int step = 0) {
-  Batch batch;
-  const std::string number = std::to_string(step);
-  for (const char* name : {"a", "b"})
-    batch.views.push_back(hashed_images(name + number, n, 12, DType::f32));
-  for (const char* name : {"c", "d"})
-    batch.views.push_back(hashed_images(name + number, n, 8, DType::f32));
-  batch.labels = Tensor::zeros({n}, DType::i64);
-  return batch;
+Batch crops(int64_t n, int64_t step = 0) {
+  return hashed_batch(n, {12, 12, 8, 8}, step);
 }
 const SwavOptions kSmall = {.prototypes = 6, .projection_dim = 8, .freeze_steps = 2};
 
@@ -145,8 +140,8 @@ TEST(Swav, TheQueueIsUsedWhenItIsFull) {
   Optimizer a({}, with->groups(0)), b({}, without->groups(0));
   std::vector<double> difference;
   for (int64_t step = 0; step < 5; ++step) {
-    const double x = with->train_step(crops(4, static_cast<int>(step)), a, .05, step, 0);
-    const double y = without->train_step(crops(4, static_cast<int>(step)), b, .05, step, 0);
+    const double x = with->train_step(crops(4, step), a, .05, step, 0);
+    const double y = without->train_step(crops(4, step), b, .05, step, 0);
     difference.push_back(std::fabs(x - y));
   }
   // Filled by steps 1 and 2, so it tells from step 3 on.
