@@ -13,15 +13,20 @@
 #include "cuda/runtime.h"
 #include "cuda/trace.h"
 #include "nn/init.h"
-#include "nn/resnet.h"
 #include "ssl/dino.h"
 #include "ssl/mae.h"
+#include "ssl/moco.h"
 #include "ssl/simclr.h"
+#include "ssl/supcon.h"
 #include "ssl/supervised.h"
+#include "ssl/swav.h"
+#include "tests/fill.h"
 #include "tests/folder.h"
 
 namespace facet {
 namespace {
+
+using test::small_resnet;
 
 const Device kCuda{DeviceType::cuda, 0};
 
@@ -82,6 +87,7 @@ template <typename Make>
 std::vector<double> losses(const Make& make, size_t views, Device device) {
   const auto objective = make();
   initialize(*objective, 5);
+  objective->begin(5);
   to_device(*objective, device);
   Optimizer optimizer({}, objective->groups(1e-4));
   Batch batch;
@@ -103,18 +109,39 @@ void expect_the_cpus_losses(const Make& make, size_t views) {
   for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 2e-4 * want[i]) << i;
 }
 
-std::unique_ptr<ResNet> small_network() {
-  return std::make_unique<ResNet>(
-      ResNetOptions{.arch = "resnet18", .stem = Stem::small, .width = 4});
-}
-
 TEST_F(CudaTest, SupervisedStepsGiveTheCpusLosses) {
-  expect_the_cpus_losses([] { return std::make_unique<Supervised>(small_network(), 5, 0.1); }, 1);
+  expect_the_cpus_losses([] { return std::make_unique<Supervised>(small_resnet(), 5, 0.1); }, 1);
 }
 
 TEST_F(CudaTest, SimclrStepsGiveTheCpusLosses) {
   expect_the_cpus_losses(
-      [] { return std::make_unique<Simclr>(small_network(), SimclrOptions{.temperature = 0.5}); },
+      [] { return std::make_unique<Simclr>(small_resnet(), SimclrOptions{.temperature = 0.5}); },
+      2);
+}
+
+TEST_F(CudaTest, SupconStepsGiveTheCpusLosses) {
+  expect_the_cpus_losses(
+      [] { return std::make_unique<Supcon>(small_resnet(), SupconOptions{}, 16); }, 2);
+}
+
+TEST_F(CudaTest, SwavStepsGiveTheCpusLosses) {
+  const SwavOptions options{.prototypes = 12, .projection_dim = 16, .freeze_steps = 1, .queue = 16};
+  expect_the_cpus_losses([&] { return std::make_unique<Swav>(small_resnet(), options); }, 3);
+}
+
+const MocoOptions kSmallMoco{.queue = 16, .projection_dim = 16, .splits = 2};
+
+TEST_F(CudaTest, MocoStepsGiveTheCpusLosses) {
+  expect_the_cpus_losses(
+      [] { return std::make_unique<Moco>(small_resnet(), small_resnet(), kSmallMoco); }, 2);
+}
+
+TEST_F(CudaTest, CeSelfSupconStepsGiveTheCpusLosses) {
+  expect_the_cpus_losses(
+      [] {
+        return std::make_unique<CeSelfSupcon>(small_resnet(), small_resnet(), 5,
+                                              HybridOptions{.moco = kSmallMoco});
+      },
       2);
 }
 
@@ -226,8 +253,8 @@ std::vector<double> trained(const Make& make, size_t views, const StepOptions& o
 }
 
 TEST_F(CudaTest, ReplayedStepsGiveTheBitsOfLaunchedOnes) {
-  const auto supervised = [] { return std::make_unique<Supervised>(small_network(), 5, 0.1); };
-  const auto simclr = [] { return std::make_unique<Simclr>(small_network(), SimclrOptions{}); };
+  const auto supervised = [] { return std::make_unique<Supervised>(small_resnet(), 5, 0.1); };
+  const auto simclr = [] { return std::make_unique<Simclr>(small_resnet(), SimclrOptions{}); };
   for (const DType precision : {DType::f32, DType::bf16}) {
     StepOptions options{.device = kCuda, .precision = precision, .clip = 1.0};
     StepOptions launched = options;
@@ -240,7 +267,7 @@ TEST_F(CudaTest, ReplayedStepsGiveTheBitsOfLaunchedOnes) {
 
 // f32 masters, bf16 activations: close to f32, and learning.
 TEST_F(CudaTest, Bf16StepsFollowF32) {
-  const auto supervised = [] { return std::make_unique<Supervised>(small_network(), 5, 0.1); };
+  const auto supervised = [] { return std::make_unique<Supervised>(small_resnet(), 5, 0.1); };
   for (const Device device : {Device{}, kCuda}) {
     const StepOptions options{.device = device, .precision = DType::bf16, .graph = false};
     StepOptions plain = options;
