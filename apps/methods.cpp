@@ -341,7 +341,7 @@ std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkO
     const double low = area(grey ? 0.3 : 0.08);
     const Filter filter = grey ? Filter::bilinear : Filter::bicubic;
     const Pipeline view = grey || small ? small_pipeline(size, n, low, 1, filter, grey)
-                                        : simclr_pipeline(size, n, low);
+                                        : swav_pipeline(size, n, low, 1);
     return {view, view};
   }
   if (method.method == "swav") return swav_views(method, network, n, grey, min_area);

@@ -110,18 +110,15 @@ Architecture NetworkOptions::resolve() const {
         "--width, --depth, --heads and --patch-size: expected at least 0, got {}, {}, {} and {}",
         width, depth, heads, patch_size);
   need(image_size >= 8, "--image-size", "at least 8", image_size);
-  if (is_vit()) {
-    const VitOptions options{
-        .arch = arch,
-        .patch = patch(),
-        .image_size = image_size,
-        .width = width,
-        .depth = depth,
-        .heads = heads,
-        .init = init == "xavier" ? VitOptions::Init::xavier : VitOptions::Init::normal,
-        .drop_path = drop_path};
-    return resolved(options);
-  }
+  if (is_vit())
+    return resolved({.arch = arch,
+                     .patch = patch(),
+                     .image_size = image_size,
+                     .width = width,
+                     .depth = depth,
+                     .heads = heads,
+                     .init = init == "xavier" ? VitOptions::Init::xavier : VitOptions::Init::normal,
+                     .drop_path = drop_path});
   if (patch_size > 0 || depth > 0 || heads > 0 || drop_path > 0)
     throw UsageError("--patch-size, --depth, --heads and --drop-path are a ViT's: {} has none",
                      arch);

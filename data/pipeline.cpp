@@ -189,10 +189,6 @@ void narrow(std::span<ViewPlan> plans, const Rectangle& part) {
   }
 }
 
-Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {
-  return swav_pipeline(size, n, min_area, 1);
-}
-
 Pipeline small_pipeline(int size, const Normalization& n, double low, double high, Filter filter,
                         bool grey, bool solarize) {
   std::vector<PipelineStep> steps = {
