@@ -165,14 +165,14 @@ class Study {
   }
 
   Json loss_curve(const StudyModel& model) const {
-    Json points = Json::array(), collapse = nullptr;
+    Json points = Json::array(), collapse = Json::array();
     for (const Json& record : read_metrics(root_ / model.folder)) {
       points.push_back({record["step"], record["loss"]});
-      if (!model.injected()) collapse = record.value("collapse_loss", Json(nullptr));
+      if (!model.injected()) collapse.push_back({record["step"], record["collapse_loss"]});
     }
     return {{"name", model.injected() ? model.label : model.name},
             {"points", points},
-            {"collapse", collapse}};
+            {"collapse", collapse.empty() ? Json(nullptr) : Json(mean_of_last(collapse))}};
   }
 
   // Whether each start learned: its loss beside the value of a collapsed network, and its nearest
