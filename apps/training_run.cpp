@@ -66,6 +66,10 @@ std::function<double(int64_t)> make_schedule(const RunOptions& options, int64_t 
     return [=](int64_t step) {
       return schedule::timm(peak, last, first, step / per_epoch, std::llround(warm), epochs);
     };
+  if (options.schedule == "islam")
+    return [=](int64_t step) {
+      return schedule::islam(peak, last, first, step, per_epoch, std::llround(warm), epochs);
+    };
   if (options.schedule == "onecycle") {
     // Without a warm-up of one's own: a fifth of the run, as Ben-Baruch et al. 2021.
     const double rising =
