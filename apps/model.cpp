@@ -12,7 +12,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kStem = "facet.stem";  // what shapes do not say
-constexpr int64_t kSmallImage = 64;  // pixels a side of pictures without room for large steps
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
@@ -88,6 +87,8 @@ void NetworkOptions::add_to(Options& options) {
   options.choice("--arch,--model", arch, architecture_names(), "Network");
   options.choice("--stem", stem, {"auto", "small", "padded", "imagenet"},
                  "ResNet: first layers; padded: small as solo-learn's");
+  options.flag("--zero-init-residual", zero_init_residual,
+               "ResNet: the last norm of each block starts at 0, as in timm and SimCLR");
   options.add("--width", width, "Channels of a ResNet's first stage, or of a ViT (0: its own)");
   options.add("--image-size,--img-size", image_size, "Height and width of the views, in pixels");
   options.add("--patch-size", patch_size,
@@ -127,7 +128,8 @@ Architecture NetworkOptions::resolve() const {
                        .stem = stem == "padded" ? Stem::padded
                                : small          ? Stem::small
                                                 : Stem::imagenet,
-                       .width = width > 0 ? width : ResNetOptions{}.width};
+                       .width = width > 0 ? width : ResNetOptions{}.width,
+                       .zero_init_residual = zero_init_residual};
 }
 
 Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,

@@ -16,6 +16,9 @@
 
 namespace facet {
 
+// Pixels a side of pictures that have no room for large steps, blurs and margins.
+inline constexpr int64_t kSmallImage = 64;
+
 using Architecture = std::variant<ResNetOptions, VitOptions>;
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture);
 int attention_heads(const Encoder& encoder);  // 0 for a ResNet
@@ -31,6 +34,7 @@ struct NetworkOptions {
   int64_t depth = 0, heads = 0;  // of a ViT; 0: the architecture's
   double drop_path = 0.0;
   std::string init = "normal";  // or xavier
+  bool zero_init_residual = false;
 
   void add_to(Options& options);
   Architecture resolve() const;

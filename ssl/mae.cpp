@@ -91,8 +91,11 @@ Mae::Mae(std::unique_ptr<Vit> encoder, const MaeOptions& options)
                 .heads = options.decoder_heads,
                 .grid = encoder_->grid(),
                 .patch_values = patch_values()}) {
-  if (!(options.mask_ratio > 0 && options.mask_ratio < 1))
-    throw UsageError("--mask-ratio: expected between 0 and 1, got {}", options.mask_ratio);
+  const auto patches = static_cast<double>(encoder_->grid() * encoder_->grid());
+  const double kept = std::floor(patches * (1.0 - options.mask_ratio));
+  if (!(kept >= 1 && kept < patches))
+    throw UsageError("--mask-ratio: expected a share that masks some of {} patches, got {}",
+                     patches, options.mask_ratio);
 }
 
 int64_t Mae::patch_values() const {

@@ -103,6 +103,11 @@ TEST_F(CliTest, BadValuesNameTheirOption) {
   pretrain(split("--method dino -b 8 --local-crops 2 --local-size 40"),
            {"--local-size", "28", "40"});
   pretrain(split("--method dino -b 8 --momentum-teacher 2"), {"--momentum-teacher", "2"});
+  for (const char* temperature : {"--teacher-temp", "--warmup-teacher-temp", "--base-temperature"})
+    pretrain({"--method", "dino", temperature, "0"}, {temperature, "positive", "0"});
+  for (const char* ratio : {"0.99", "0", "1e-20", "nan"})
+    pretrain({"--method", "mae", "--arch", "vit_tiny", "--patch-size", "14", "--mask-ratio", ratio},
+             {"--mask-ratio", "4 patches"});
   expect_error({"reproduce", "--output", path("r"), "--starts", "simclr,byol"}, 2,
                {"--starts", "byol", "swav"});
   expect_error({"reproduce", "--output", path("r"), "--starts", "mae"}, 2, {"--starts", "'mae'"});
