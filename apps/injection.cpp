@@ -186,10 +186,12 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
   const DatasetPtr dataset = training_set(options.run);
   check(options, *dataset);
   const int64_t classes = dataset->num_classes();
-  const Normalization n = normalization_for(options.run.data);
+  const Normalization n =
+      normalization_for(options.run.data, value_of(start.metadata, "facet.start"));
   const int64_t size =
       options.image_size > 0 ? options.image_size : evaluation_pipeline(start).size();
-  const Pipeline eval = eval_pipeline(static_cast<int>(size), n);
+  const Pipeline eval =
+      test_view(size, n, method, options.labels.crop, options.labels.interpolation);
   injection.steps_per_epoch = std::max<int64_t>(dataset->size() / options.run.batch_size, 1);
 
   LabelInjection objective(starting_encoder(options, start, device), classes, injection);
@@ -228,7 +230,8 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
     };
   if (options.run.dry_run) return run.try_out();
   const TrainResult result = run.train(*folder);
-  run.save_model(*folder, method, size, config, result, &objective.classifier());
+  run.save_model(*folder, method, size, config, result, &objective.classifier(),
+                 value_of(start.metadata, "facet.start"));
   return result;
 }
 

@@ -173,6 +173,13 @@ TrainedNetwork load_network(const fs::path& path, Device device, const std::stri
   TrainedNetwork network;
   network.architecture = mapped.architecture;
   network.metadata = content.content().metadata;
+  network.metadata.try_emplace("facet.method", mapped.mapping);
+  std::string& start = network.metadata["facet.start"];
+  if (start.empty()) start = network.metadata["facet.method"];
+  // SwAV trains with crops of several sizes, too.
+  if (auto* const vit = std::get_if<VitOptions>(&network.architecture))
+    vit->resize =
+        start == "dino" || start == "swav" ? VitOptions::Resize::dino : VitOptions::Resize::timm;
   network.name = fs::is_directory(path) ? fs::weakly_canonical(path).filename().string()
                                         : path.stem().string();
   network.encoder = make_encoder(network.architecture);

@@ -48,7 +48,9 @@ struct TrainedNetwork {
   Architecture architecture;  // without classes: the encoder alone
   std::unique_ptr<Encoder> encoder;
   Tensor head_weight, head_bias;  // undefined without a classifier
-  Metadata metadata;              // "facet.image_size", "facet.data", "facet.method" ...
+  // "facet.image_size", "facet.data", "facet.method" (a file of others: its layout), "facet.start"
+  // (the method before labels were injected) ...
+  Metadata metadata;
   std::string name;
 
   int heads() const { return attention_heads(*encoder); }

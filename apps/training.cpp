@@ -207,7 +207,9 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
     TrainingRun run(options.run, objective, views, dataset, devices[rank]);
     run.options().stop_at = &stop_at;
     if (supervised && rank == 0)
-      run.follow(*supervised, eval_pipeline(static_cast<int>(options.network.image_size), n));
+      run.follow(*supervised,
+                 test_view(options.network.image_size, n, method, options.method.labels.crop,
+                           options.method.labels.interpolation));
     const TrainResult mine = folder ? run.train(*folder) : run.try_out();
     objective.set_comm(single_rank());
     set_norm_comm(objective, single_rank());

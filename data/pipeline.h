@@ -100,6 +100,7 @@ Pipeline supcon_pipeline(int size, const Normalization& n, double min_area = .2)
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area = 0.08);
 // Evaluation: the shorter side to size / crop_ratio and the centre; ratio 1 squashes to size x
 // size.
-Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio = 1.0);
+Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio = 1.0,
+                       Filter filter = Filter::bilinear);
 
 }  // namespace facet

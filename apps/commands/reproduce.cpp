@@ -124,8 +124,7 @@ class Study {
   void compare_neighbours() {
     neighbours_ = measured_once(root_, "neighbours", [&] {
       log_info("comparing nearest neighbours");
-      const Pipeline view =
-          eval_pipeline(static_cast<int>(options_.image_size), normalization_for(options_.data));
+      const Pipeline view = test_view(options_.image_size, normalization_for(options_.data), "");
       const auto upstream = [&](Split split) {
         return split == Split::train ? upstream_->train : upstream_->test;
       };
