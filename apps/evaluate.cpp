@@ -1,5 +1,7 @@
 #include "apps/evaluate.h"
 
+#include <set>
+
 #include "apps/data_options.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
@@ -184,11 +186,24 @@ bool is_grey(const std::string& dataset) {
   return dataset.starts_with("fashion-mnist") || dataset.starts_with("mnist");
 }
 
-Pipeline evaluation_pipeline(const TrainedNetwork& network) {
+Pipeline test_view(int64_t size, const Normalization& n, const std::string& method,
+                   const std::string& crop, const std::string& interpolation) {
+  static const std::set<std::string> bicubic = {"dino", "inject", "mae", "supervised", "timm"};
+  const bool small = size <= kSmallImage;
+  const bool cubic =
+      interpolation == "bicubic" || (interpolation == "auto" && !small && bicubic.contains(method));
+  return eval_pipeline(static_cast<int>(size), n,
+                       crop == "squash" || (small && crop != "center") ? 1.0 : .875,
+                       cubic ? Filter::bicubic : Filter::bilinear);
+}
+
+Pipeline evaluation_pipeline(const TrainedNetwork& network, const std::string& crop,
+                             const std::string& interpolation) {
   const std::string size = value_of(network.metadata, "facet.image_size");
-  return eval_pipeline(static_cast<int>(size.empty() ? kDefaultImageSize : std::stol(size)),
-                       normalization_for(value_of(network.metadata, "facet.data"),
-                                         value_of(network.metadata, "facet.method")));
+  return test_view(size.empty() ? kDefaultImageSize : std::stol(size),
+                   normalization_for(value_of(network.metadata, "facet.data"),
+                                     value_of(network.metadata, "facet.start")),
+                   value_of(network.metadata, "facet.method"), crop, interpolation);
 }
 
 }  // namespace facet

@@ -64,7 +64,13 @@ Json rows_of(const Tensor& matrix);
 // SwAV with its authors' .228 for the deviation of red).
 Normalization normalization_for(const std::string& dataset, const std::string& method = "");
 bool is_grey(const std::string& dataset);
-// How the network was shown pictures, from its metadata: its image size and normalisation.
-Pipeline evaluation_pipeline(const TrainedNetwork& network);
+// How evaluation shows pictures. `crop`: "squash" (auto up to 64 pixels), whole; "center", the
+// shorter side to size / .875 and the centre. `interpolation`: auto is the method's official
+// code's.
+Pipeline test_view(int64_t size, const Normalization& n, const std::string& method,
+                   const std::string& crop = "auto", const std::string& interpolation = "auto");
+// The same for a network, whose metadata say its image size, data and method.
+Pipeline evaluation_pipeline(const TrainedNetwork& network, const std::string& crop = "auto",
+                             const std::string& interpolation = "auto");
 
 }  // namespace facet

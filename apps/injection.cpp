@@ -11,36 +11,29 @@ namespace facet {
 namespace {
 
 template <typename Enum>
-struct Words {
-  std::vector<std::pair<std::string, Enum>> all;
+using Words = std::map<std::string, Enum>;
 
-  std::vector<std::string> names() const {
-    std::vector<std::string> list;
-    for (const auto& [name, value] : all) list.push_back(name);
-    return list;
-  }
-  Enum of(const std::string& word) const {
-    for (const auto& [name, value] : all)
-      if (word == name) return value;
-    throw InternalError("an option of unknown value " + word);
-  }
-};
+template <typename Enum>
+std::vector<std::string> names(const Words<Enum>& words) {
+  std::vector<std::string> list;
+  for (const auto& [name, value] : words) list.push_back(name);
+  return list;
+}
 
 using Order = InjectionOptions::Order;
 using Norm = InjectionOptions::Norm;
 using Phase = InjectionOptions::Phase;
-const Words<Order> kOrders{{{"joint", Order::joint}, {"sequential", Order::sequential}}};
-const Words<Norm> kNorms{{{"auto", Norm::automatic},
-                          {"train", Norm::train},
-                          {"eval", Norm::eval},
-                          {"batch_no_update", Norm::batch_no_update}}};
-const Words<Phase> kPhases{{{"global", Phase::global},
-                            {"zero_based", Phase::zero_based},
-                            {"per_epoch", Phase::per_epoch}}};
-const Words<SkippedStep> kSkipped{{{"skip", SkippedStep::skip},
-                                   {"zero_grad", SkippedStep::zero_grad},
-                                   {"accumulate_mean", SkippedStep::accumulate_mean},
-                                   {"accumulate_sum", SkippedStep::accumulate_sum}}};
+const Words<Order> kOrders{{"joint", Order::joint}, {"sequential", Order::sequential}};
+const Words<Norm> kNorms{{"auto", Norm::automatic},
+                         {"train", Norm::train},
+                         {"eval", Norm::eval},
+                         {"batch_no_update", Norm::batch_no_update}};
+const Words<Phase> kPhases{
+    {"global", Phase::global}, {"zero_based", Phase::zero_based}, {"per_epoch", Phase::per_epoch}};
+const Words<SkippedStep> kSkipped{{"skip", SkippedStep::skip},
+                                  {"zero_grad", SkippedStep::zero_grad},
+                                  {"accumulate_mean", SkippedStep::accumulate_mean},
+                                  {"accumulate_sum", SkippedStep::accumulate_sum}};
 
 int64_t parse_cycle(const std::string& text) {
   if (text == "inf") return 0;
@@ -51,10 +44,10 @@ int64_t parse_cycle(const std::string& text) {
 
 InjectionOptions injection_of(const InjectOptions& options) {
   return {.cycle = parse_cycle(options.cycle),
-          .order = kOrders.of(options.order),
-          .norm = kNorms.of(options.norm),
-          .skipped = kSkipped.of(options.skipped),
-          .phase = kPhases.of(options.phase),
+          .order = kOrders.at(options.order),
+          .norm = kNorms.at(options.norm),
+          .skipped = kSkipped.at(options.skipped),
+          .phase = kPhases.at(options.phase),
           .smoothing = options.labels.smoothing,
           .backbone_lr_scale = options.backbone_lr_scale,
           .clip_all = options.clip_groups == "all"};
@@ -125,14 +118,14 @@ void check(const InjectOptions& options, const Dataset& dataset) {
 void InjectOptions::add_to(Options& options) {
   options.add("--cycle", cycle,
               "Control cycle T: the backbone learns at every T-th step; inf: never");
-  options.choice("--order", order, kOrders.names(), "Backbone's gradient at the old or new head");
-  options.choice("--norm", norm, kNorms.names(),
+  options.choice("--order", order, names(kOrders), "Backbone's gradient at the old or new head");
+  options.choice("--norm", norm, names(kNorms),
                  "Batch norm and drop path of the backbone on the steps between; auto: train, eval "
                  "for T = inf");
-  options.choice("--skipped", skipped, kSkipped.names(),
+  options.choice("--skipped", skipped, names(kSkipped),
                  "Optimiser state of the backbone on the steps between");
-  options.choice("--phase", phase, kPhases.names(),
-                 "The backbone's steps: T, 2T, ...; 1, T + 1, ...; counted anew in every epoch");
+  options.choice("--phase", phase, names(kPhases),
+                 "The backbone's steps: T, 2T, ...; counted anew in every epoch; 1, T + 1, ...");
   options.choice("--backbone-clock", backbone_clock, {"global", "own"},
                  "Its place on the learning rate's schedule: all steps, or its own alone");
   options.choice("--ema-backbone", ema_backbone, {"always", "own"},
@@ -193,10 +186,12 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
   const DatasetPtr dataset = training_set(options.run);
   check(options, *dataset);
   const int64_t classes = dataset->num_classes();
-  const Normalization n = normalization_for(options.run.data);
+  const Normalization n =
+      normalization_for(options.run.data, value_of(start.metadata, "facet.start"));
   const int64_t size =
       options.image_size > 0 ? options.image_size : evaluation_pipeline(start).size();
-  const Pipeline eval = eval_pipeline(static_cast<int>(size), n);
+  const Pipeline eval =
+      test_view(size, n, method, options.labels.crop, options.labels.interpolation);
   injection.steps_per_epoch = std::max<int64_t>(dataset->size() / options.run.batch_size, 1);
 
   LabelInjection objective(starting_encoder(options, start, device), classes, injection);
@@ -235,7 +230,8 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
     };
   if (options.run.dry_run) return run.try_out();
   const TrainResult result = run.train(*folder);
-  run.save_model(*folder, method, size, config, result, &objective.classifier());
+  run.save_model(*folder, method, size, config, result, &objective.classifier(),
+                 value_of(start.metadata, "facet.start"));
   return result;
 }
 

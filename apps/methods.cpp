@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "apps/options.h"
@@ -17,7 +18,6 @@ namespace facet {
 namespace {
 
 constexpr int64_t kLargestQueue = 65536;  // He et al. 2020
-constexpr int kSmall = 64;                // pixels a side of pictures without room for a blur
 
 struct Method {
   const char* name;
@@ -91,9 +91,9 @@ std::unique_ptr<Objective> make_dino(const MethodOptions& method, const NetworkO
 }
 
 // timm's names: "original" (AutoAugment), "rand-m9-mstd0.5-inc1", "rand-m7-n3-inc1".
-std::optional<PipelineStep> policy_of(const std::string& text) {
+std::optional<PipelineStep> policy_of(const std::string& text, std::optional<Filter> filter) {
   if (text == "none") return std::nullopt;
-  if (text == "original") return auto_augment();
+  if (text == "original") return auto_augment(filter);
   const auto fail = [&] {
     return UsageError("--aa: expected none, original or one like rand-m9-mstd0.5-inc1, got '{}'",
                       text);
@@ -115,7 +115,7 @@ std::optional<PipelineStep> policy_of(const std::string& text) {
       throw fail();
   }
   if (!increasing || magnitude < 0 || magnitude > 10 || layers < 1 || deviation < 0) throw fail();
-  return rand_augment(magnitude, deviation, static_cast<int>(layers));
+  return rand_augment(magnitude, deviation, static_cast<int>(layers), filter);
 }
 
 }  // namespace
@@ -136,7 +136,7 @@ void LabelTraining::add_to(Options& options, const std::string& prefix) {
   options.choice("--crop", crop, {"random", "squash"},
                  prefix + "a random crop and flip, or the whole picture");
   options.choice("--interpolation", interpolation, {"auto", "bilinear", "bicubic"},
-                 prefix + "of crops; auto: bilinear, either one with --aa");
+                 prefix + "of crops and --aa; auto: bilinear, with --aa either one");
 }
 
 MixedTraining LabelTraining::mixed(int64_t batch_size, uint64_t seed) const {
@@ -161,11 +161,11 @@ MixedTraining LabelTraining::mixed(int64_t batch_size, uint64_t seed) const {
 
 Pipeline LabelTraining::view(int64_t image_size, const Normalization& n, double min_area) const {
   const auto size = static_cast<int>(image_size);
-  const double low = min_area > 0 ? min_area : size <= kSmall ? 0.5 : 0.08;
-  const auto policy_step = policy_of(policy);
-  std::optional<Filter> filter = Filter::bilinear;
-  if (interpolation == "bicubic") filter = Filter::bicubic;
-  if (interpolation == "auto" && policy_step) filter = std::nullopt;
+  const double low = min_area > 0 ? min_area : size <= kSmallImage ? 0.5 : 0.08;
+  std::optional<Filter> filter;
+  if (interpolation != "auto" || policy == "none")
+    filter = interpolation == "bicubic" ? Filter::bicubic : Filter::bilinear;
+  const auto policy_step = policy_of(policy, filter);
   std::vector<PipelineStep> steps = {crop == "squash"
                                          ? resize_to(size, filter.value_or(Filter::bilinear))
                                          : random_resized_crop(size, low, 1, filter)};
@@ -178,6 +178,8 @@ Pipeline LabelTraining::view(int64_t image_size, const Normalization& n, double 
 void MethodOptions::add_to(Options& options) {
   options.choice("--method", method, method_names(), "How to train");
   options.add("--temperature", temperature, "Of similarities (0: the method's own)");
+  options.add("--base-temperature", base_temperature,
+              "SupCon: its loss is multiplied by --temperature over this");
   options.add("--projection-dim", projection_dim, "Outputs of the projection head");
   labels.add_to(options, "Supervised: ");
   options.add("--queue", queue, "MoCo: remembered keys; SwAV: embeddings (-1: the method's own)");
@@ -231,11 +233,15 @@ bool shares_norms(const std::string& method) {
 std::unique_ptr<Objective> make_objective(const MethodOptions& method,
                                           const NetworkOptions& network, const RunSize& run,
                                           uint64_t seed) {
-  if (!(method.temperature >= 0) || !(method.swav.epsilon > 0) || method.projection_dim < 1)
-    throw UsageError(
-        "--temperature, --epsilon and --projection-dim: expected positive numbers, got {}, {} and "
-        "{}",
-        method.temperature, method.swav.epsilon, method.projection_dim);
+  const auto positive = [](const char* option, double value) {
+    need(std::isfinite(value) && value > 0, option, "a positive number", value);
+  };
+  if (method.temperature != 0) positive("--temperature", method.temperature);
+  positive("--base-temperature", method.base_temperature);
+  positive("--teacher-temp", method.dino.teacher_temperature);
+  positive("--warmup-teacher-temp", method.dino.warmup_teacher_temperature);
+  positive("--epsilon", method.swav.epsilon);
+  need(method.projection_dim >= 1, "--projection-dim", "at least 1", method.projection_dim);
   expect_shares(
       {{"--key-momentum", method.key_momentum}, {"--momentum-teacher", method.dino.momentum}});
   const auto encoder = [&] { return make_encoder(network.resolve()); };
@@ -255,7 +261,8 @@ std::unique_ptr<Objective> make_objective(const MethodOptions& method,
     objective = make_mae(method, network);
   else if (method.method == "supcon")
     objective = std::make_unique<Supcon>(
-        encoder(), SupconOptions{.temperature = temperature, .base_temperature = temperature},
+        encoder(),
+        SupconOptions{.temperature = temperature, .base_temperature = method.base_temperature},
         method.projection_dim);
   else if (method.method == "ce+selfsupcon")
     objective = std::make_unique<CeSelfSupcon>(
@@ -282,7 +289,7 @@ std::vector<Pipeline> crops_of(const MethodOptions& method, const NetworkOptions
                                const Pipeline& first, const Pipeline& second,
                                const std::function<Pipeline(int size)>& local) {
   const int64_t size = network.image_size, patch = network.patch();
-  const int64_t usual = size <= kSmall ? 0 : method.method == "dino" ? 8 : 6;
+  const int64_t usual = size <= kSmallImage ? 0 : method.method == "dino" ? 8 : 6;
   const int64_t count = method.local_crops >= 0 ? method.local_crops : usual;
   std::vector<Pipeline> views = {first, second};
   if (count == 0) return views;
@@ -303,11 +310,11 @@ std::vector<Pipeline> dino_views(const MethodOptions& method, const NetworkOptio
   const auto size = static_cast<int>(network.image_size);
   // The official areas of a ViT and of a ResNet-50; small pictures show little in 5 % of them.
   const double border = min_area > 0 ? min_area : network.is_vit() ? .4 : .14;
-  const double smallest = size <= kSmall ? .2 : .05;
+  const double smallest = size <= kSmallImage ? .2 : .05;
   const auto view = [&](DinoView kind, int side, double low, double high) {
-    return !grey && size > kSmall ? dino_pipeline(side, n, kind, low, high)
-                                  : small_pipeline(side, n, low, high, Filter::bicubic, grey,
-                                                   kind == DinoView::global2);
+    return !grey && size > kSmallImage ? dino_pipeline(side, n, kind, low, high)
+                                       : small_pipeline(side, n, low, high, Filter::bicubic, grey,
+                                                        kind == DinoView::global2);
   };
   return crops_of(method, network, view(DinoView::global1, size, border, 1),
                   view(DinoView::global2, size, border, 1), [&](int side) {
@@ -319,10 +326,10 @@ std::vector<Pipeline> swav_views(const MethodOptions& method, const NetworkOptio
                                  const Normalization& n, bool grey, double min_area) {
   const auto size = static_cast<int>(network.image_size);
   // Large crops above the area where small ones end.
-  const double border = size <= kSmall ? .3 : .14;
+  const double border = size <= kSmallImage ? .3 : .14;
   const auto view = [&](int side, double low, double high) {
-    return !grey && size > kSmall ? swav_pipeline(side, n, low, high)
-                                  : small_pipeline(side, n, low, high, Filter::bilinear, grey);
+    return !grey && size > kSmallImage ? swav_pipeline(side, n, low, high)
+                                       : small_pipeline(side, n, low, high, Filter::bilinear, grey);
   };
   const Pipeline large = view(size, min_area > 0 ? min_area : border, 1);
   return crops_of(method, network, large, large, [&](int side) { return view(side, .05, border); });
@@ -333,7 +340,7 @@ std::vector<Pipeline> swav_views(const MethodOptions& method, const NetworkOptio
 std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkOptions& network,
                                      const Normalization& n, bool grey, double min_area) {
   const auto size = static_cast<int>(network.image_size);
-  const bool small = size <= kSmall;
+  const bool small = size <= kSmallImage;
   const auto area = [&](double usual) { return min_area > 0 ? min_area : usual; };
   if (method.method == "supervised") return {method.labels.view(size, n, min_area)};
   if (method.method == "mae") return {mae_pipeline(size, n, area(small ? 0.5 : 0.2))};
@@ -341,7 +348,7 @@ std::vector<Pipeline> training_views(const MethodOptions& method, const NetworkO
     const double low = area(grey ? 0.3 : 0.08);
     const Filter filter = grey ? Filter::bilinear : Filter::bicubic;
     const Pipeline view = grey || small ? small_pipeline(size, n, low, 1, filter, grey)
-                                        : simclr_pipeline(size, n, low);
+                                        : swav_pipeline(size, n, low, 1);
     return {view, view};
   }
   if (method.method == "swav") return swav_views(method, network, n, grey, min_area);

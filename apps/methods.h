@@ -28,7 +28,8 @@ struct LabelTraining {
 
 struct MethodOptions {
   std::string method = "simclr";
-  double temperature = 0.0;  // 0: the method's own
+  double temperature = 0.0;        // 0: the method's own
+  double base_temperature = 0.07;  // of SupCon
   int64_t projection_dim = 128;
   LabelTraining labels = {};
   // MoCo, CE + SelfSupCon; SwAV's queue

@@ -12,7 +12,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kStem = "facet.stem";  // what shapes do not say
-constexpr int64_t kSmallImage = 64;  // pixels a side of pictures without room for large steps
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
@@ -88,6 +87,8 @@ void NetworkOptions::add_to(Options& options) {
   options.choice("--arch,--model", arch, architecture_names(), "Network");
   options.choice("--stem", stem, {"auto", "small", "padded", "imagenet"},
                  "ResNet: first layers; padded: small as solo-learn's");
+  options.flag("--zero-init-residual", zero_init_residual,
+               "ResNet: the last norm of each block starts at 0, as in timm and SimCLR");
   options.add("--width", width, "Channels of a ResNet's first stage, or of a ViT (0: its own)");
   options.add("--image-size,--img-size", image_size, "Height and width of the views, in pixels");
   options.add("--patch-size", patch_size,
@@ -110,18 +111,15 @@ Architecture NetworkOptions::resolve() const {
         "--width, --depth, --heads and --patch-size: expected at least 0, got {}, {}, {} and {}",
         width, depth, heads, patch_size);
   need(image_size >= 8, "--image-size", "at least 8", image_size);
-  if (is_vit()) {
-    const VitOptions options{
-        .arch = arch,
-        .patch = patch(),
-        .image_size = image_size,
-        .width = width,
-        .depth = depth,
-        .heads = heads,
-        .init = init == "xavier" ? VitOptions::Init::xavier : VitOptions::Init::normal,
-        .drop_path = drop_path};
-    return resolved(options);
-  }
+  if (is_vit())
+    return resolved({.arch = arch,
+                     .patch = patch(),
+                     .image_size = image_size,
+                     .width = width,
+                     .depth = depth,
+                     .heads = heads,
+                     .init = init == "xavier" ? VitOptions::Init::xavier : VitOptions::Init::normal,
+                     .drop_path = drop_path});
   if (patch_size > 0 || depth > 0 || heads > 0 || drop_path > 0)
     throw UsageError("--patch-size, --depth, --heads and --drop-path are a ViT's: {} has none",
                      arch);
@@ -130,7 +128,8 @@ Architecture NetworkOptions::resolve() const {
                        .stem = stem == "padded" ? Stem::padded
                                : small          ? Stem::small
                                                 : Stem::imagenet,
-                       .width = width > 0 ? width : ResNetOptions{}.width};
+                       .width = width > 0 ? width : ResNetOptions{}.width,
+                       .zero_init_residual = zero_init_residual};
 }
 
 Architecture architecture_of(const Shapes& shapes, const Metadata& metadata,
@@ -174,6 +173,13 @@ TrainedNetwork load_network(const fs::path& path, Device device, const std::stri
   TrainedNetwork network;
   network.architecture = mapped.architecture;
   network.metadata = content.content().metadata;
+  network.metadata.try_emplace("facet.method", mapped.mapping);
+  std::string& start = network.metadata["facet.start"];
+  if (start.empty()) start = network.metadata["facet.method"];
+  // SwAV trains with crops of several sizes, too.
+  if (auto* const vit = std::get_if<VitOptions>(&network.architecture))
+    vit->resize =
+        start == "dino" || start == "swav" ? VitOptions::Resize::dino : VitOptions::Resize::timm;
   network.name = fs::is_directory(path) ? fs::weakly_canonical(path).filename().string()
                                         : path.stem().string();
   network.encoder = make_encoder(network.architecture);

@@ -16,6 +16,9 @@
 
 namespace facet {
 
+// Pixels a side of pictures that have no room for large steps, blurs and margins.
+inline constexpr int64_t kSmallImage = 64;
+
 using Architecture = std::variant<ResNetOptions, VitOptions>;
 std::unique_ptr<Encoder> make_encoder(const Architecture& architecture);
 int attention_heads(const Encoder& encoder);  // 0 for a ResNet
@@ -31,6 +34,7 @@ struct NetworkOptions {
   int64_t depth = 0, heads = 0;  // of a ViT; 0: the architecture's
   double drop_path = 0.0;
   std::string init = "normal";  // or xavier
+  bool zero_init_residual = false;
 
   void add_to(Options& options);
   Architecture resolve() const;
@@ -44,7 +48,9 @@ struct TrainedNetwork {
   Architecture architecture;  // without classes: the encoder alone
   std::unique_ptr<Encoder> encoder;
   Tensor head_weight, head_bias;  // undefined without a classifier
-  Metadata metadata;              // "facet.image_size", "facet.data", "facet.method" ...
+  // "facet.image_size", "facet.data", "facet.method" (a file of others: its layout), "facet.start"
+  // (the method before labels were injected) ...
+  Metadata metadata;
   std::string name;
 
   int heads() const { return attention_heads(*encoder); }

@@ -267,8 +267,8 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     if (step % options.log_every == 0 || step == 1 || step == options.total_steps) {
       Json record = {{"step", step},     {"epoch", epoch()},    {"seconds", seconds()},
                      {"split", "train"}, {"loss", result.loss}, {"lr", lr}};
-      record["collapse_loss"] = objective.collapse_loss(images);
       guarded([&] {
+        record["collapse_loss"] = objective.collapse_loss(images);
         for (const NamedMetric& metric : objective.metrics()) record[metric.name] = metric.value;
       });
       if (result.bad_samples > 0) record["bad_samples"] = result.bad_samples;

@@ -27,11 +27,12 @@ void RunOptions::add_to(Options& options) {
   options.add("--epochs", epochs, "Passes over the training images");
   options.choice("--opt", opt, optimizer_names(), "Optimiser; lars is SimCLR's form");
   options.add("--lr", lr, "Highest learning rate");
-  options.choice("--sched", schedule, {"cosine", "moco", "simclr", "mae", "timm", "onecycle"},
+  options.choice("--sched", schedule,
+                 {"cosine", "moco", "simclr", "mae", "timm", "islam", "onecycle"},
                  "The learning rate's, after the official codes; cosine: SwAV's and DINO's");
   options.add("--min-lr", min_lr, "Last learning rate");
   options.add("--warmup-epochs", warmup_epochs, "Linear warm-up (moco has none)");
-  options.add("--warmup-lr", warmup_lr, "First learning rate (cosine, timm)");
+  options.add("--warmup-lr", warmup_lr, "First learning rate (cosine, timm, islam)");
   options.add("--momentum", momentum, "Of SGD and LARS; Adam's beta1");
   options.add("--beta2", beta2, "Of Adam");
   options.add("--weight-decay", weight_decay, "Of weights, not of norms and biases");
@@ -206,7 +207,9 @@ TrainResult pretrain(const PretrainOptions& options, const std::string& config) 
     TrainingRun run(options.run, objective, views, dataset, devices[rank]);
     run.options().stop_at = &stop_at;
     if (supervised && rank == 0)
-      run.follow(*supervised, eval_pipeline(static_cast<int>(options.network.image_size), n));
+      run.follow(*supervised,
+                 test_view(options.network.image_size, n, method, options.method.labels.crop,
+                           options.method.labels.interpolation));
     const TrainResult mine = folder ? run.train(*folder) : run.try_out();
     objective.set_comm(single_rank());
     set_norm_comm(objective, single_rank());

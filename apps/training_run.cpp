@@ -66,6 +66,10 @@ std::function<double(int64_t)> make_schedule(const RunOptions& options, int64_t 
     return [=](int64_t step) {
       return schedule::timm(peak, last, first, step / per_epoch, std::llround(warm), epochs);
     };
+  if (options.schedule == "islam")
+    return [=](int64_t step) {
+      return schedule::islam(peak, last, first, step, per_epoch, std::llround(warm), epochs);
+    };
   if (options.schedule == "onecycle") {
     // Without a warm-up of one's own: a fifth of the run, as Ben-Baruch et al. 2021.
     const double rising =
@@ -245,9 +249,10 @@ TrainResult TrainingRun::train(RunFolder& folder) {
 
 void TrainingRun::save_model(const RunFolder& folder, const char* method, int64_t image_size,
                              const std::string& config, const TrainResult& result,
-                             Linear* classifier) {
+                             Linear* classifier, const std::string& start) {
   // What a later command has to know about a trained network.
   Metadata metadata = {{"facet.method", method},
+                       {"facet.start", start},
                        {"facet.data", run_.reading.specification(run_.data)},
                        {"facet.image_size", std::to_string(image_size)},
                        {"facet.config", config},

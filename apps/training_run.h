@@ -32,9 +32,11 @@ class TrainingRun {
   // One step on the first batch: says what it took, and writes nothing.
   TrainResult try_out();
   TrainResult train(RunFolder& folder);
-  // model.safetensors and, where weights are averaged, model-ema.safetensors beside it.
+  // model.safetensors and, where weights are averaged, model-ema.safetensors beside it. `start`:
+  // the origin of the network that the run began with.
   void save_model(const RunFolder& folder, const char* method, int64_t image_size,
-                  const std::string& config, const TrainResult& result, Linear* classifier);
+                  const std::string& config, const TrainResult& result, Linear* classifier,
+                  const std::string& start = {});
 
  private:
   // Batches by global step: step s is batch s mod n of epoch s div n.

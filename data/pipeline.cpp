@@ -189,10 +189,6 @@ void narrow(std::span<ViewPlan> plans, const Rectangle& part) {
   }
 }
 
-Pipeline simclr_pipeline(int size, const Normalization& n, double min_area) {
-  return swav_pipeline(size, n, min_area, 1);
-}
-
 Pipeline small_pipeline(int size, const Normalization& n, double low, double high, Filter filter,
                         bool grey, bool solarize) {
   std::vector<PipelineStep> steps = {
@@ -242,10 +238,10 @@ Pipeline supervised_pipeline(int size, const Normalization& n, double min_area) 
   return {size, n, {random_resized_crop(size, min_area, 1, Filter::bilinear), random_flip()}};
 }
 
-Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio) {
-  if (crop_ratio == 1.0) return {size, n, {resize_to(size, Filter::bilinear)}};
+Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio, Filter filter) {
+  if (crop_ratio == 1.0) return {size, n, {resize_to(size, filter)}};
   const int larger = static_cast<int>(std::nearbyint(size / crop_ratio));
-  return {size, n, {resize_and_center_crop(larger, size, Filter::bilinear)}};
+  return {size, n, {resize_and_center_crop(larger, size, filter)}};
 }
 
 }  // namespace facet

@@ -76,9 +76,6 @@ Rectangle shown_part(std::span<const ViewPlan> plans);
 // Changes plans of a picture to be of a part of it that holds what they show.
 void narrow(std::span<ViewPlan> plans, const Rectangle& part);
 
-// SimCLR as ported to Pillow (VISSL): crop (.08, 1) bilinear, flip, jitter (.8, .8, .8, .2) p .8,
-// grey p .2, blur p .5.
-Pipeline simclr_pipeline(int size, const Normalization& n, double min_area = .08);
 // Without the blur that small images have no room for. Of about 32 pixels (SimCLR, appendix B.9):
 // crop, flip, jitter at strength .5 p .8, grey p .2. Grey images, where hue, saturation and greying
 // do nothing: crop, flip, and brightness and contrast at strength 1 (measured on Fashion-MNIST
@@ -88,7 +85,8 @@ Pipeline small_pipeline(int size, const Normalization& n, double low, double hig
                         bool grey, bool solarize = false);
 // MoCo v2: crop (.2, 1) bilinear, jitter (.4, .4, .4, .1) p .8, grey p .2, blur p .5, flip.
 Pipeline moco_v2_pipeline(int size, const Normalization& n, double min_area = .2);
-// SwAV: as SimCLR with the area of one kind of crop, (.14, 1) for 224 and (.05, .14) for 96.
+// SimCLR as ported to Pillow (VISSL), areas (.08, 1), and SwAV, (.14, 1) for 224 and (.05, .14) for
+// 96: crop bilinear, flip, jitter (.8, .8, .8, .2) p .8, grey p .2, blur p .5.
 Pipeline swav_pipeline(int size, const Normalization& n, double low, double high);
 // DINO: crop bicubic, flip, jitter (.4, .4, .2, .1) p .8, grey p .2, blur p 1, .1, .5 and, in the
 // second global view alone, solarize p .2. Areas (.4, 1) and (.05, .4) for ViT.
@@ -102,6 +100,7 @@ Pipeline supcon_pipeline(int size, const Normalization& n, double min_area = .2)
 Pipeline supervised_pipeline(int size, const Normalization& n, double min_area = 0.08);
 // Evaluation: the shorter side to size / crop_ratio and the centre; ratio 1 squashes to size x
 // size.
-Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio = 1.0);
+Pipeline eval_pipeline(int size, const Normalization& n, double crop_ratio = 1.0,
+                       Filter filter = Filter::bilinear);
 
 }  // namespace facet

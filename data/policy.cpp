@@ -42,10 +42,10 @@ double value_at(ImageOpKind kind, double level, bool increasing, RandomSequence&
 }
 
 void add_policy_op(ViewPlan& plan, ImageOpKind kind, double level, bool increasing,
-                   RandomSequence& random) {
+                   std::optional<Filter> filter, RandomSequence& random) {
   ImageOp op{.kind = kind, .value = static_cast<float>(value_at(kind, level, increasing, random))};
   if (is_geometric(kind)) {
-    op.filter = random.below(2) != 0 ? Filter::bicubic : Filter::bilinear;
+    op.filter = filter ? *filter : random.below(2) != 0 ? Filter::bicubic : Filter::bilinear;
     std::copy(kFill.begin(), kFill.end(), op.fill);
   }
   add(plan, op);
@@ -79,7 +79,8 @@ constexpr PolicyOp kAutoAugmentPolicy[25][2] = {
 
 }  // namespace
 
-PipelineStep rand_augment(double magnitude, double deviation, int layers) {
+PipelineStep rand_augment(double magnitude, double deviation, int layers,
+                          std::optional<Filter> filter) {
   return {[=](ViewPlan& plan, RandomSequence& random) {
             std::vector<ImageOpKind> chosen;
             for (int i = 0; i < layers; ++i)
@@ -87,17 +88,17 @@ PipelineStep rand_augment(double magnitude, double deviation, int layers) {
             for (const ImageOpKind kind : chosen) {
               if (!random.bernoulli(.5)) continue;
               const double level = std::clamp(magnitude + deviation * random.normal(), 0.0, 10.0);
-              add_policy_op(plan, kind, level, true, random);
+              add_policy_op(plan, kind, level, true, filter, random);
             }
           },
           false};
 }
 
-PipelineStep auto_augment() {
+PipelineStep auto_augment(std::optional<Filter> filter) {
   return {[=](ViewPlan& plan, RandomSequence& random) {
             for (const PolicyOp& op : kAutoAugmentPolicy[random.below(25)])
               if (random.bernoulli(op.probability))
-                add_policy_op(plan, op.kind, op.level, false, random);
+                add_policy_op(plan, op.kind, op.level, false, filter, random);
           },
           false};
 }

@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "nn/resnet.h"
 #include "tensor/hash.h"
 
 namespace facet {
@@ -22,7 +21,7 @@ void fill_uniform(Tensor& value, const RandomKey& key, double bound) {
 
 }  // namespace
 
-void initialize(Module& module, uint64_t seed, bool zero_init_residual) {
+void initialize(Module& module, uint64_t seed) {
   int64_t fan_in = 0;  // of the weight just seen, whose bias follows it; 0 for a norm's
   for (NamedParameter& p : parameters(module)) {
     Tensor& value = p.value.value();
@@ -44,11 +43,7 @@ void initialize(Module& module, uint64_t seed, bool zero_init_residual) {
       value.zero_();
     }
   }
-  for_each_module(module, [&](Module& m) {
-    m.initialize(seed);
-    auto* net = dynamic_cast<ResNet*>(&m);
-    if (net && zero_init_residual) net->zero_residual_branches();
-  });
+  for_each_module(module, [&](Module& m) { m.initialize(seed); });
 }
 
 void initialize_transformer(Module& module, uint64_t seed, bool xavier) {

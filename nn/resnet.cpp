@@ -141,7 +141,8 @@ Variable ResNet::logits(const Variable& x) {
   return (*fc_)(features(x));
 }
 
-void ResNet::zero_residual_branches() {
+void ResNet::initialize(uint64_t) {
+  if (!options_.zero_init_residual) return;
   for (auto& layer : layers_)
     for (auto& block : layer) block->last_norm().weight.value().zero_();
 }

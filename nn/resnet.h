@@ -23,6 +23,9 @@ struct ResNetOptions {
   int64_t width = 64;       // channels of the first stage; torchvision's networks have 64
   int64_t num_classes = 0;  // 0: no fc layer
   int64_t channels = 3;
+  // Weight 0 for the last norm of every block, so that each starts as its shortcut (Goyal et al.
+  // 2017): timm's and SimCLR's start, not torchvision's.
+  bool zero_init_residual = false;
 };
 
 class ResidualBlock;
@@ -38,10 +41,8 @@ class ResNet final : public Encoder {
   VariableList stages(const Variable& x) override;
   VariableList blocks(const Variable& x) override;
   int64_t feature_dim() const override { return feature_dim_; }
-  // Weight 0 for the last norm of every block, so that each starts as its shortcut (Goyal et al.
-  // 2017).
-  void zero_residual_branches();
   const ResNetOptions& options() const { return options_; }
+  void initialize(uint64_t seed) override;
   void visit(ModuleVisitor& v) override;
 
  private:

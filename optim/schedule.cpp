@@ -49,6 +49,13 @@ double timm(double base, double min, double warmup_lr, int64_t epoch, int64_t wa
   return epoch < epochs ? cosine(base, min, ratio(epoch, epochs)) : min;
 }
 
+double islam(double base, double min, double first, int64_t t, int64_t per_epoch,
+             int64_t warmup_epochs, int64_t epochs) {
+  const int64_t rising = warmup_epochs * per_epoch;
+  if (t < rising) return first + (base - first) * ratio(t + 1, rising);
+  return cosine(base, min, ratio(t / per_epoch - warmup_epochs, epochs));
+}
+
 double one_cycle(double peak, int64_t t, double warmup_steps, int64_t total_steps) {
   const double step = static_cast<double>(t), top = warmup_steps - 1,
                end = static_cast<double>(total_steps - 1);

@@ -34,6 +34,11 @@ double mae(double base, double min, double epoch, double warmup_epochs, double e
 double timm(double base, double min, double warmup_lr, int64_t epoch, int64_t warmup_epochs,
             int64_t epochs);
 
+// Islam et al. 2021: steps rise linearly from behind `first`; then once an epoch a cosine that
+// counts from the end of the warm-up, but over all epochs, and so ends above min.
+double islam(double base, double min, double first, int64_t t, int64_t per_epoch,
+             int64_t warmup_epochs, int64_t epochs);
+
 // PyTorch's OneCycleLR with cosines: from peak / 25 up to the peak at step warmup_steps - 1, down
 // to peak / 250,000 at the last of total_steps. The momentum stays.
 double one_cycle(double peak, int64_t t, double warmup_steps, int64_t total_steps);

@@ -91,8 +91,11 @@ Mae::Mae(std::unique_ptr<Vit> encoder, const MaeOptions& options)
                 .heads = options.decoder_heads,
                 .grid = encoder_->grid(),
                 .patch_values = patch_values()}) {
-  if (!(options.mask_ratio > 0 && options.mask_ratio < 1))
-    throw UsageError("--mask-ratio: expected between 0 and 1, got {}", options.mask_ratio);
+  const auto patches = static_cast<double>(encoder_->grid() * encoder_->grid());
+  const double kept = std::floor(patches * (1.0 - options.mask_ratio));
+  if (!(kept >= 1 && kept < patches))
+    throw UsageError("--mask-ratio: expected a share that masks some of {} patches, got {}",
+                     patches, options.mask_ratio);
 }
 
 int64_t Mae::patch_values() const {
@@ -123,12 +126,18 @@ Variable Mae::loss(const Batch& batch, int64_t) {
   const int64_t n = images.dim(0);
   last_tokens_ = encoded.value().reshape({n, encoded.dim(0) / n, encoded.dim(1)});
   const Variable predicted = decoder_(encoded, mask.visible, mask.masked, mask.masked_at);
+  last_images_ = images;
+  last_masked_ = mask.patches_at;
   return mae_loss(predicted, images, encoder_->options().patch, mask.patches_at, options_.norm_pix);
 }
 
 double Mae::collapse_loss(int64_t) const {
   const auto n = static_cast<double>(patch_values());
-  return options_.norm_pix ? (n - 1.0) / n : 1.0;
+  if (!last_images_.defined()) return options_.norm_pix ? (n - 1.0) / n : 1.0;
+  const Variable zeros(Tensor::zeros({last_masked_.numel(), patch_values()},
+                                     acc_dtype(last_images_.dtype()), last_images_.device()));
+  return mae_loss(zeros, last_images_, encoder_->options().patch, last_masked_, options_.norm_pix)
+      .item();
 }
 
 std::vector<NamedMetric> Mae::metrics() const {

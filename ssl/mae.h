@@ -48,7 +48,8 @@ class Mae final : public Objective {
   bool replayable() const override { return true; }
   Variable loss(const Batch& batch, int64_t step) override;
   bool divisible() const override { return true; }
-  // Predicting 0 everywhere, the mean of normalised patches; 1 for pixels of a normalised dataset.
+  // Predicting 0 everywhere, a mean: what was masked in the last batch, squared. A normalised patch
+  // of n values has (n - 1) / n, but one of a single colour 0.
   double collapse_loss(int64_t batch_size) const override;
   std::vector<NamedMetric> metrics() const override;
   void visit(ModuleVisitor& v) override;
@@ -60,7 +61,7 @@ class Mae final : public Objective {
   std::unique_ptr<Vit> encoder_;
   MaeDecoder decoder_;
   uint64_t seed_ = 0;
-  Tensor last_tokens_;  // class tokens of the last batch
+  Tensor last_images_, last_masked_, last_tokens_;  // of the last batch (part)
 };
 
 }  // namespace facet

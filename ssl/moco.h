@@ -16,7 +16,8 @@ struct MocoOptions {
   double momentum = 0.999;   // of the key encoder
   int64_t projection_dim = 128;
   // Batch norm over parts of the batch, keys in another order than queries: with common statistics
-  // the network could tell a pair by them. The official code has a GPU for each part.
+  // the network could tell a pair by them. The official code has a GPU for each part, its
+  // one-GPU demo every S-th sample, a view in NCHW but a copy here; batches are in random order.
   int splits = 8;
   uint64_t seed = 0;  // of the keys' order
 };

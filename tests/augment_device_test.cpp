@@ -82,7 +82,7 @@ TEST(AugmentDevice, EveryOperation) {
 TEST(AugmentDevice, EveryPipeline) {
   const Normalization n = kImagenetNormalization;
   const std::vector<Pipeline> pipelines = {
-      simclr_pipeline(40, n),
+      swav_pipeline(40, n, .08, 1),
       small_pipeline(40, n, .08, 1, Filter::bicubic, false),
       small_pipeline(40, n, .3, 1, Filter::bilinear, true),
       moco_v2_pipeline(40, n),
@@ -181,7 +181,8 @@ TEST(AugmentDevice, PillowsGoldenValues) {
 
 LoaderOptions loader_options(bool on_device) {
   LoaderOptions options;
-  options.views = {simclr_pipeline(12, kHalfNormalization), mae_pipeline(20, kHalfNormalization)};
+  options.views = {swav_pipeline(12, kHalfNormalization, .08, 1),
+                   mae_pipeline(20, kHalfNormalization)};
   options.batch_size = 5;
   options.workers = 1;
   options.views_on_device = on_device;

@@ -78,6 +78,8 @@ TEST_F(LabelRunTest, EveryOptionOfInjectionChangesTheResult) {
       "--aa original,--cutout 0.5,--crop squash,--interpolation bicubic,--image-size 24,"
       "--accumulate 2,--sched onecycle");
   expect_all_differ("--clip-groups all", "model.safetensors", {"--clip-grad", "0.01"});
+  expect_all_differ("--interpolation bilinear", "model.safetensors",  // of --aa alone
+                    split("--aa original --crop squash"));
   for (const Words& more : {Words{"--clip-groups", "all"}, {"--accumulate", "3"}})
     expect_error(joined(joined({"inject", "--from", path("start")}, common("no", kData)), more), 2,
                  {more[0]});

@@ -132,6 +132,16 @@ TEST(Mae, VisiblePatchesAreNotGuessedAndMaskedOnesNotSeen) {
   EXPECT_NE(loss(other), loss(batch.views[0]));
 }
 
+TEST(Mae, CollapseIsWhatZerosGetOnThisBatch) {
+  const auto mae = small_mae();
+  EXPECT_NEAR(mae->collapse_loss(3), 47.0 / 48.0, 1e-12);
+  Batch batch = batch_of(hashed_images("input", 3, 16, DType::f32));
+  batch.views[0].narrow(1, 1).fill_(.5);  // one picture of three is flat: its targets are 0
+  mae->prepare(batch, 7);
+  mae->loss(batch, 7);
+  EXPECT_NEAR(mae->collapse_loss(3), 2.0 / 3.0 * 47.0 / 48.0, 1e-4);
+}
+
 TEST(Mae, AnotherMaskEachStepTheSameWhenRepeated) {
   const auto mae = small_mae();
   const auto mask = [&](int64_t step) {

@@ -157,14 +157,14 @@ TEST(Initialize, SeedsAndNamesDiffer) {
 
 TEST(Initialize, ZeroResidualTouchesTheBlocksOnly) {
   struct Net final : Module {
-    ResNet encoder{{.arch = "resnet18", .width = 8}};
+    ResNet encoder{{.arch = "resnet18", .width = 8, .zero_init_residual = true}};
     ProjectionHead head{{.in = 64, .hidden = 16, .out = 8, .num_layers = 4}};
     void visit(ModuleVisitor& v) override {
       v("encoder", encoder);
       v("head", head);
     }
   } net;
-  initialize(net, 1, true);
+  initialize(net, 1);
   int zeroed = 0;
   for (const NamedParameter& p : parameters(net)) {
     if (!p.name.ends_with("weight") || p.value.value().rank() != 1) continue;

@@ -116,6 +116,8 @@ TEST(RandAugment, LevelsAndChances) {
 }
 
 TEST(RandAugment, LevelsVaryAndStayInRange) {
+  EXPECT_EQ(draw(rand_augment(9, .5, 2, Filter::bilinear)).filters[int(Filter::bicubic)], 0);
+  EXPECT_EQ(draw(auto_augment(Filter::bicubic)).filters[int(Filter::bilinear)], 0);
   const Draws draws = draw(rand_augment(9, .5));
   const std::set<int>& angles = draws.values.at(Kind::rotate);
   EXPECT_GT(angles.size(), 100u);

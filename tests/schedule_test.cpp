@@ -71,6 +71,14 @@ TEST(Schedule, TimmCountsItsCosineFromEpochZero) {
   near(lr(109), 1e-5);
 }
 
+TEST(Schedule, IslamEndsAboveItsMinimum) {
+  const auto lr = [](int64_t t) { return islam(.48, 1e-8, .0048, t, 10, 5, 400); };
+  near(lr(0), .0048 + .02 * .4752);
+  near(lr(49), .48);
+  near(lr(2059), .24 + 5e-9);       // epoch 205: half of 400 behind the warm-up
+  near(lr(3999), 2.6644000358e-4);  // epoch 399, 394 of 400
+}
+
 // Values of torch.optim.lr_scheduler.OneCycleLR.
 TEST(Schedule, OneCycle) {
   const auto fifth = [](int64_t t) { return one_cycle(2e-4, t, .2 * 50, 50); };

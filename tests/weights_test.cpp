@@ -8,9 +8,11 @@
 
 #include "apps/evaluate.h"
 #include "apps/machine.h"
+#include "apps/methods.h"
 #include "nn/init.h"
 #include "tensor/npy.h"
 #include "tensor/pytorch.h"
+#include "tests/fill.h"
 #include "tests/program.h"
 
 namespace facet {
@@ -205,9 +207,51 @@ TEST_F(WeightsTest, EveryLayoutOfAVit) {
   expect_layout("timm", whole, v, 0, true);
 }
 
+// Blocks of zeros let through what torch's bicubic interpolation makes of 2 x 2 positions on 4 x 4.
+TEST_F(WeightsTest, PositionsAreResizedAsTheirAuthorsDo) {
+  Shaped v = small_vit();
+  for (NamedTensor& t : v)
+    t.value = t.name == "pos_embed" ? test::wave({1, 5, 192}, .5).cast(DType::f32)
+                                    : Tensor::zeros(t.value.shape());
+  const std::vector<double> plain = {-1.151823869, .62167814, .923827145, 1.127725243},
+                            dino = {-1.153254441, .632795873, .911626862, 1.118749675};
+  for (const auto& [tensors, want] : {std::pair{with(v, "model."), plain},
+                                      {with(v, "", {extra("head.weight", {5, 192})}), plain},
+                                      {with(v, ""), dino},
+                                      {with(v, "teacher.backbone."), dino}}) {
+    const TrainedNetwork network = load_network(save(tensors));
+    const Tensor y = network.encoder->stages(Variable(Tensor::zeros({1, 16, 16, 3})))[1].value();
+    for (size_t i = 0; const int at : {192, 1159, 2404, 3263})  // patches 0, 5, 11 and 15
+      EXPECT_NEAR(y.data<float>()[at], want[i++], 1e-6);
+  }
+}
+
+// Photographs of 300 x 200: the shorter side to 256 and the centre, as the official codes do.
+TEST(Evaluation, PhotographsAsTheOfficialCodes) {
+  TrainedNetwork network;
+  const auto plan = [&](const char* method, const char* crop, const char* interpolation) {
+    network.metadata = {{"facet.method", method}};
+    return evaluation_pipeline(network, crop, interpolation).plan(200, 300, RandomSequence({}));
+  };
+  for (const char* method : {"moco", "swav", "dino", "mae", "supervised"}) {
+    const ViewPlan p = plan(method, "auto", "auto");
+    EXPECT_TRUE(p.resized_height == 256 && p.resized_width == 384 && p.view.left == 80) << method;
+    EXPECT_EQ(p.filter == Filter::bilinear, method[1] == 'o' || method[1] == 'w') << method;
+  }
+  EXPECT_EQ(plan("dino", "squash", "bilinear").filter, Filter::bilinear);
+  EXPECT_EQ(plan("dino", "squash", "bilinear").resized_width, 224);
+  EXPECT_EQ(test_view(28, {}, "dino").plan(200, 300, RandomSequence({})).resized_width, 28);
+}
+
+TEST(Methods, TakeBaseTemperatureAndZeroResiduals) {
+  const auto supcon = make_objective({.method = "supcon"}, {.zero_init_residual = true}, {}, 1);
+  EXPECT_NEAR(supcon->collapse_loss(8), .1 / .07 * std::log(15.0), 1e-12);
+  EXPECT_EQ(*test::tensor_of(supcon->encoder(), "layer1.0.bn2.weight").data<float>(), 0.0f);
+}
+
 TEST(Normalization, SwavsOwnOnPhotographs) {
   TrainedNetwork network;
-  network.metadata = {{"facet.method", "swav"}, {"facet.data", "imagenet:x"}};
+  network.metadata = {{"facet.start", "swav"}, {"facet.data", "imagenet:x"}};
   const float of_others = kImagenetNormalization.std[0];
   EXPECT_NEAR(evaluation_pipeline(network).scale().scale[0] * .228f / of_others,
               eval_pipeline(8, kImagenetNormalization).scale().scale[0], 1e-6f);

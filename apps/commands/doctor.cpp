@@ -113,7 +113,7 @@ std::vector<Finding> examine(const Run& run) {
   const Json &first = run.records.front(), &last = run.records.back();
   const int64_t step = last["step"];
   const double loss = run.mean_of_last_quarter("loss"), start = first.value("loss", NAN),
-               collapse = last.value("collapse_loss", NAN),
+               collapse = run.mean_of_last_quarter("collapse_loss"),
                spread = run.mean_of_last_quarter("embedding_std"),
                rank = run.mean_of_last_quarter("effective_rank"),
                wait = run.mean_of_last_quarter("wait_share");

@@ -9,7 +9,7 @@ namespace facet {
 namespace {
 
 struct EvaluateOptions {
-  std::string model, data = "fashion-mnist", device = "cpu";
+  std::string model, data = "fashion-mnist", device = "cpu", crop = "auto", interpolation = "auto";
   int64_t per_class = 0, workers = 1;
   uint64_t seed = 0;
   ReadingOptions reading;
@@ -23,6 +23,11 @@ struct EvaluateOptions {
     reading.add_to(options);
     options.add("--per-class", per_class, "Training pictures a class (0: all)");
     options.add("--seed", seed, "Of the choice of training pictures");
+    options.choice("--crop", crop, {"auto", "squash", "center"},
+                   "The whole picture, or the centre of it at 8/7 of the size; auto: the centre "
+                   "above 64 pixels, but to probe");
+    options.choice("--interpolation", interpolation, {"auto", "bilinear", "bicubic"},
+                   "Of pictures; auto: as the network's official code");
     options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
     options.add("-j,--workers", workers, "Threads that prepare batches", Options::kProcess);
     options.flag("--json", json, "Print JSON", Options::kProcess);
@@ -50,7 +55,7 @@ Task load_task(const EvaluateOptions& options, const char* command, bool needs_t
   const bool omit = options.reading.policy() != OnBadSample::fail;
   const Pipeline pipeline =
       is_raw ? eval_pipeline(train->image(0).height, normalization_for(options.data))
-             : evaluation_pipeline(network);
+             : evaluation_pipeline(network, options.crop, options.interpolation);
   const auto features = [&](const DatasetPtr& dataset) {
     return is_raw ? raw_pixels(dataset, pipeline, device, omit)
                   : extract_features(*network.encoder, dataset, pipeline, options.workers, omit);
@@ -75,6 +80,7 @@ void run_probe(const Arguments& arguments) {
   if (!options.parse(arguments)) return;
   if (!(share > 0 && share < 1))
     throw UsageError("--validation: expected a share in (0, 1), got {}", share);
+  if (!own && settings.crop == "auto") settings.crop = "squash";  // Nayman et al., appendix H
   const Task task = load_task(settings, "probe", !own);
   const bool multi_label = task.test.labels.rank() == 2;
   Json result = {

@@ -124,8 +124,7 @@ class Study {
   void compare_neighbours() {
     neighbours_ = measured_once(root_, "neighbours", [&] {
       log_info("comparing nearest neighbours");
-      const Pipeline view =
-          eval_pipeline(static_cast<int>(options_.image_size), normalization_for(options_.data));
+      const Pipeline view = test_view(options_.image_size, normalization_for(options_.data), "");
       const auto upstream = [&](Split split) {
         return split == Split::train ? upstream_->train : upstream_->test;
       };
@@ -165,14 +164,14 @@ class Study {
   }
 
   Json loss_curve(const StudyModel& model) const {
-    Json points = Json::array(), collapse = nullptr;
+    Json points = Json::array(), collapse = Json::array();
     for (const Json& record : read_metrics(root_ / model.folder)) {
       points.push_back({record["step"], record["loss"]});
-      if (!model.injected()) collapse = record.value("collapse_loss", Json(nullptr));
+      if (!model.injected()) collapse.push_back({record["step"], record["collapse_loss"]});
     }
     return {{"name", model.injected() ? model.label : model.name},
             {"points", points},
-            {"collapse", collapse}};
+            {"collapse", collapse.empty() ? Json(nullptr) : Json(mean_of_last(collapse))}};
   }
 
   // Whether each start learned: its loss beside the value of a collapsed network, and its nearest

@@ -207,6 +207,7 @@ PretrainOptions pretraining(const StudyOptions& options, const fs::path& root,
     p.method.local_crops = 0;
     p.run.lr = 0.05;
   } else if (start == "supcon") {
+    p.method.base_temperature = 0.1;  // as the paper's formula, without the official code's factor
     p.run.batch_size = 2 * small_batch;
   } else if (start == "dino") {
     vit(options.image_size / 4);

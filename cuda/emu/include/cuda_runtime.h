@@ -4,7 +4,6 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -146,10 +145,6 @@ inline int __syncthreads_count(int predicate,
                                std::source_location at = std::source_location::current()) {
   return facet::emu::sync_threads_sum(predicate != 0, at);
 }
-inline int __syncthreads_or(int predicate,
-                            std::source_location at = std::source_location::current()) {
-  return facet::emu::sync_threads_sum(predicate != 0, at) != 0;
-}
 inline void __syncwarp(unsigned mask = 0xffffffffu,
                        std::source_location at = std::source_location::current()) {
   facet::emu::sync_warp(mask, at);
@@ -226,22 +221,6 @@ T atomicMax(T* at, T value) {
   return old;
 }
 template <typename T>
-T atomicMin(T* at, T value) {
-  static_assert(std::is_integral_v<T>);
-  std::atomic_ref<T> cell(*at);
-  T old = cell.load(std::memory_order_relaxed);
-  while (old > value && !cell.compare_exchange_weak(old, value, std::memory_order_relaxed)) {
-  }
-  return old;
-}
-inline void __threadfence() {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-}
-template <typename T>
-T __ldg(const T* at) {
-  return *at;
-}
-template <typename T>
 T min(T a, T b) {
   return b < a ? b : a;
 }
@@ -249,44 +228,8 @@ template <typename T>
 T max(T a, T b) {
   return a < b ? b : a;
 }
-inline float __expf(float x) {
-  return std::exp(x);
-}
-inline float __logf(float x) {
-  return std::log(x);
-}
-inline float rsqrtf(float x) {
-  return 1.0f / std::sqrt(x);
-}
-inline double rsqrt(double x) {
-  return 1.0 / std::sqrt(x);
-}
-inline float __fdividef(float a, float b) {
-  return a / b;
-}
-inline int __popc(unsigned x) {
-  return std::popcount(x);
-}
-inline int __clz(int x) {
-  return std::countl_zero(static_cast<unsigned>(x));
-}
-inline int __ffs(int x) {
-  return x ? std::countr_zero(static_cast<unsigned>(x)) + 1 : 0;
-}
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(uint64_t{a} * b >> 32);
-}
-inline int __float_as_int(float x) {
-  return std::bit_cast<int>(x);
-}
-inline unsigned __float_as_uint(float x) {
-  return std::bit_cast<unsigned>(x);
-}
-inline float __int_as_float(int x) {
-  return std::bit_cast<float>(x);
-}
-inline float __uint_as_float(unsigned x) {
-  return std::bit_cast<float>(x);
 }
 
 // ---- vectors of the sizes that one load takes
@@ -302,15 +245,3 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-inline float2 make_float2(float x, float y) {
-  return {x, y};
-}
-inline float4 make_float4(float x, float y, float z, float w) {
-  return {x, y, z, w};
-}
-inline uint2 make_uint2(unsigned x, unsigned y) {
-  return {x, y};
-}
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
-  return {x, y, z, w};
-}
