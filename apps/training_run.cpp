@@ -144,9 +144,6 @@ TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
                          .rank = objective.comm().rank(),
                          .world = objective.comm().size(),
                          .on_bad_sample = options.reading.policy()}) {
-  if (objective.comm().rank() == 0 && !device.is_cpu() && !loader_.leaves_views())
-    log_info("{}: views are made on the CPU, with steps that {} lacks", options.output,
-             device.str());
   const int64_t per_epoch = loader_.batches(), total = per_epoch * options.epochs;
   train_.title = std::filesystem::path(options.output).filename().string();
   train_.total_steps = total;

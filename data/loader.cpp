@@ -53,11 +53,6 @@ int64_t DataLoader::batches() const {
   return (dataset_->size() + (options_.drop_last ? 0 : together - 1)) / together;
 }
 
-bool DataLoader::leaves_views() const {
-  return options_.views_on_device && std::all_of(options_.views.begin(), options_.views.end(),
-                                                 [](const Pipeline& p) { return p.on_devices(); });
-}
-
 void DataLoader::start(int64_t epoch, int64_t first) {
   stop();
   epoch_ = epoch;
@@ -174,9 +169,8 @@ Batch DataLoader::make(int64_t batch) const {
   const int64_t end =
       std::min<int64_t>(begin + options_.batch_size, static_cast<int64_t>(order_.size()));
   Batch result;
-  const bool leaves = leaves_views();
   for (const Pipeline& pipeline : options_.views)
-    if (leaves)
+    if (options_.views_on_device)
       result.planned.push_back({{}, pipeline.scale()});
     else
       result.views.push_back(Tensor::empty({end - begin, pipeline.size(), pipeline.size(), 3}));
@@ -208,7 +202,8 @@ Batch DataLoader::make(int64_t batch) const {
   for (Tensor& view : result.views) view = view.narrow(0, shown);
   result.indices = Tensor::from(indices, {shown});
   result.labels = ops::gather_rows(dataset_->labels(), result.indices);
-  if (leaves) result.pixels = Tensor::from(pixels, {static_cast<int64_t>(pixels.size())});
+  if (options_.views_on_device)
+    result.pixels = Tensor::from(pixels, {static_cast<int64_t>(pixels.size())});
   return result;
 }
 

@@ -31,8 +31,7 @@ struct LoaderOptions {
   bool drop_last = true;  // leave out a last batch that is not full
   int workers = 1;        // threads; 0 makes batches in next()
   int prefetch = 4;       // batches ahead of the consumer
-  // Batches carry pixels and plans, and Batch::to() makes the views on its device. Pipelines with a
-  // step that devices lack are run here as ever.
+  // Batches carry pixels and plans, and Batch::to() makes the views on its device.
   bool views_on_device = false;
   // Rank r of W takes every W-th sample of the epoch's order, padded from its start to a multiple.
   int rank = 0, world = 1;
@@ -53,8 +52,6 @@ class DataLoader {
   // The next batch, or nothing at the end of the epoch. Rethrows a worker's error.
   std::optional<Batch> next();
 
-  // Whether views are left to the device.
-  bool leaves_views() const;
   // Seconds that next() has waited for workers since the loader was made.
   double wait_seconds() const { return wait_seconds_; }
   const LoaderOptions& options() const { return options_; }

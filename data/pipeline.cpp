@@ -147,11 +147,6 @@ ViewPlan Pipeline::plan(int height, int width, RandomSequence random) const {
   return plan;
 }
 
-bool Pipeline::on_devices() const {
-  return std::all_of(steps_.begin(), steps_.end(),
-                     [](const PipelineStep& step) { return step.on_devices; });
-}
-
 ChannelScale Pipeline::scale() const {
   ChannelScale result;
   for (size_t c = 0; c < 3; ++c) {

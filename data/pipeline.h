@@ -28,7 +28,6 @@ inline constexpr Normalization kHalfNormalization{{.5f, .5f, .5f}, {.5f, .5f, .5
 // plan of a view. At most one step crops or resizes, and it is the first.
 struct PipelineStep {
   std::function<void(ViewPlan& plan, RandomSequence& random)> draw;
-  bool on_devices = true;  // false: some of its operations run on the CPU alone
 
   void apply(Image& image, RandomSequence& random) const;
 };
@@ -61,7 +60,6 @@ class Pipeline {
   int size() const { return size_; }
   // What is to be done to a picture of height x width; its offset is left to the caller.
   ViewPlan plan(int height, int width, RandomSequence random) const;
-  bool on_devices() const;     // every operation that a plan may hold runs on devices
   ChannelScale scale() const;  // the normalisation: (v / 255 - mean) / std
   Image view(const Image& image, RandomSequence random) const;  // before normalisation
 

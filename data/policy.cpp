@@ -82,43 +82,40 @@ constexpr PolicyOp kAutoAugmentPolicy[25][2] = {
 PipelineStep rand_augment(double magnitude, double deviation, int layers,
                           std::optional<Filter> filter) {
   return {[=](ViewPlan& plan, RandomSequence& random) {
-            std::vector<ImageOpKind> chosen;
-            for (int i = 0; i < layers; ++i)
-              chosen.push_back(kRandAugmentOps[random.below(kRandAugmentOps.size())]);
-            for (const ImageOpKind kind : chosen) {
-              if (!random.bernoulli(.5)) continue;
-              const double level = std::clamp(magnitude + deviation * random.normal(), 0.0, 10.0);
-              add_policy_op(plan, kind, level, true, filter, random);
-            }
-          },
-          false};
+    std::vector<ImageOpKind> chosen;
+    for (int i = 0; i < layers; ++i)
+      chosen.push_back(kRandAugmentOps[random.below(kRandAugmentOps.size())]);
+    for (const ImageOpKind kind : chosen) {
+      if (!random.bernoulli(.5)) continue;
+      const double level = std::clamp(magnitude + deviation * random.normal(), 0.0, 10.0);
+      add_policy_op(plan, kind, level, true, filter, random);
+    }
+  }};
 }
 
 PipelineStep auto_augment(std::optional<Filter> filter) {
   return {[=](ViewPlan& plan, RandomSequence& random) {
-            for (const PolicyOp& op : kAutoAugmentPolicy[random.below(25)])
-              if (random.bernoulli(op.probability))
-                add_policy_op(plan, op.kind, op.level, false, filter, random);
-          },
-          false};
+    for (const PolicyOp& op : kAutoAugmentPolicy[random.below(25)])
+      if (random.bernoulli(op.probability))
+        add_policy_op(plan, op.kind, op.level, false, filter, random);
+  }};
 }
 
 PipelineStep random_cutout(double share) {
   return {[=](ViewPlan& plan, RandomSequence& random) {
-            ImageOp op{.kind = cutout};
-            const auto extent = [&](int side, int16_t& first, int16_t& length) {
-              const int half = static_cast<int>(share * side + .5) / 2;
-              const auto centre = static_cast<int>(random.below(static_cast<uint64_t>(side)));
-              const int low = std::max(centre - half, 0), high = std::min(centre + half, side - 1);
-              first = static_cast<int16_t>(low);
-              length = static_cast<int16_t>(high - low + 1);  // Pillow draws the last line, too
-            };
-            extent(plan.view.height, op.box[0], op.box[2]);
-            extent(plan.view.width, op.box[1], op.box[3]);
-            for (uint8_t& c : op.fill) c = static_cast<uint8_t>(random.below(256));
-            add(plan, op);
-          },
-          false};
+    ImageOp op{.kind = cutout};
+    const auto extent = [&](int side, int16_t& first, int16_t& length) {
+      const int half = static_cast<int>(share * side + .5) / 2;
+      const auto centre = static_cast<int>(random.below(static_cast<uint64_t>(side)));
+      const int low = std::max(centre - half, 0), high = std::min(centre + half, side - 1);
+      first = static_cast<int16_t>(low);
+      length = static_cast<int16_t>(high - low + 1);  // Pillow draws the last line, too
+    };
+    extent(plan.view.height, op.box[0], op.box[2]);
+    extent(plan.view.width, op.box[1], op.box[3]);
+    for (uint8_t& c : op.fill) c = static_cast<uint8_t>(random.below(256));
+    add(plan, op);
+  }};
 }
 
 }  // namespace facet

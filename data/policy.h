@@ -1,6 +1,6 @@
-// Augmentation policies as timm defines them: steps of a pipeline that run on the CPU. Rotations,
-// shears and translations leave ImageNet's mean behind and, without a filter, are bilinear or
-// bicubic, drawn for each.
+// Augmentation policies as timm defines them: steps of a pipeline. Rotations, shears and
+// translations leave ImageNet's mean behind and, without a filter, are bilinear or bicubic, drawn
+// for each.
 #pragma once
 
 #include "data/pipeline.h"

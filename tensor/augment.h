@@ -27,9 +27,10 @@ enum class ImageOpKind : uint8_t {
   hue,         // a turn in 8-bit HSV [turn, 0-255]
   gray,
   blur,  // Gaussian by three box blurs an axis [radius of the box]
-  // on the CPU alone
+  // each channel by its histogram
   equalize,
   autocontrast,
+  // each pixel by others or by its place
   sharpness,    // blend with the smoothed picture [factor]
   rotate,       // counter-clockwise about the centre [degrees]
   shear_x,      // x + value y
@@ -38,9 +39,6 @@ enum class ImageOpKind : uint8_t {
   translate_y,  // [share of the height]
   cutout,       // `box` gets the colour `fill`
 };
-constexpr bool runs_on_devices(ImageOpKind kind) {
-  return kind < ImageOpKind::equalize;
-}
 
 struct ImageOp {
   ImageOpKind kind = ImageOpKind::flip;

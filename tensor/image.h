@@ -50,7 +50,7 @@ float blur_radius(float sigma);
 
 uint8_t luma(const uint8_t* rgb);  // ITU-R 601-2, (19595 R + 38470 G + 7471 B + 32768) >> 16
 
-// ---- operations that only the CPU has, image_policy.cpp
+// ---- operations that need the whole picture or move pixels, image_policy.cpp
 void apply_policy(const ImageOp& op, Image& image);
 
 }  // namespace facet

@@ -527,7 +527,7 @@ void check_images(const Tensor& x, const char* op) {
   check_floating(x, op);
   FACET_CHECK(x.rank() == 4, op, "expected images (N, H, W, C), got {}", x.str());
 }
-void check_plan(const ViewPlan& p, int64_t bytes, bool on_device) {
+void check_plan(const ViewPlan& p, int64_t bytes) {
   FACET_CHECK(p.height > 0 && p.width > 0 && p.offset >= 0 &&
                   p.offset + int64_t{p.height} * p.width * 3 <= bytes,
               "augment", "expected a {}x{} picture at byte {} within {} bytes", p.height, p.width,
@@ -540,9 +540,12 @@ void check_plan(const ViewPlan& p, int64_t bytes, bool on_device) {
               p.view.width, p.view.top, p.view.left, p.resized_height, p.resized_width);
   FACET_CHECK(p.count >= 0 && p.count <= ViewPlan::kMaxOps, "augment",
               "expected at most {} operations, got {}", ViewPlan::kMaxOps, p.count);
-  for (int i = 0; on_device && i < p.count; ++i)
-    FACET_CHECK(runs_on_devices(p.ops[i].kind), "augment",
-                "operation {} of a plan runs on the CPU alone", i);
+  for (const ImageOp& op : std::span(p.ops, static_cast<size_t>(p.count))) {
+    const auto [top, left, height, width] = op.box;
+    FACET_CHECK(holds(p.view.height, p.view.width, {top, left, height, width}), "augment",
+                "the {}x{} box at ({}, {}) leaves the {}x{} view", height, width, top, left,
+                p.view.height, p.view.width);
+  }
 }
 }  // namespace
 
@@ -555,7 +558,7 @@ Tensor augment(const Tensor& pixels, std::span<const ViewPlan> plans, const Chan
   FACET_CHECK(!plans.empty(), __func__, "expected at least one plan");
   const Rectangle& first = plans[0].view;
   for (const ViewPlan& plan : plans) {
-    check_plan(plan, pixels.numel(), !pixels.device().is_cpu());
+    check_plan(plan, pixels.numel());
     FACET_CHECK(plan.view.height == first.height && plan.view.width == first.width &&
                     first.height > 0 && first.width > 0,
                 __func__, "expected views of one size, got {}x{} and {}x{}", first.height,

@@ -147,16 +147,119 @@ FACET_HD inline Rgb turn_hue(Rgb p, uint8_t turn) {
   return {channel(0, 5, 1, 4), channel(1, 2, 0, 3), channel(3, 4, 2, 5)};
 }
 
-// Every operation that treats each pixel by itself; the others leave it alone.
-FACET_HD inline Rgb pixel_op(ImageOpKind kind, float value, Rgb p, int mean) {
+// Every operation that treats each pixel by itself, here number `at` of rows of `width`; the others
+// leave it alone.
+FACET_HD inline Rgb pixel_op(const ImageOp& op, Rgb p, int mean, int64_t at, int width) {
+  const ImageOpKind kind = op.kind;
   if (is_value_op(kind))
-    return {value_op(kind, value, p.r, mean), value_op(kind, value, p.g, mean),
-            value_op(kind, value, p.b, mean)};
-  if (kind == ImageOpKind::saturation) return saturate(p, value);
-  if (kind == ImageOpKind::hue) return turn_hue(p, static_cast<uint8_t>(value));
+    return {value_op(kind, op.value, p.r, mean), value_op(kind, op.value, p.g, mean),
+            value_op(kind, op.value, p.b, mean)};
+  if (kind == ImageOpKind::saturation) return saturate(p, op.value);
+  if (kind == ImageOpKind::hue) return turn_hue(p, static_cast<uint8_t>(op.value));
   if (kind == ImageOpKind::gray) return {luma(p), luma(p), luma(p)};
+  if (kind == ImageOpKind::cutout) {
+    const int64_t y = at / width - op.box[0], x = at % width - op.box[1];
+    if (y >= 0 && y < op.box[2] && x >= 0 && x < op.box[3])
+      return {op.fill[0], op.fill[1], op.fill[2]};
+  }
   return p;
 }
+
+// ---- equalize and autocontrast: a table for each channel
+
+FACET_HD constexpr bool uses_histogram(ImageOpKind kind) {
+  return kind == ImageOpKind::equalize || kind == ImageOpKind::autocontrast;
+}
+// What a channel's values become; histogram[v] of its `count` values are v.
+struct Levels {
+  int low = 0, high = 255, step;  // the smallest and the largest value that occur
+
+  FACET_HD Levels(const int* histogram, int64_t count) {
+    while (low < 255 && histogram[low] == 0) ++low;
+    while (high > low && histogram[high] == 0) --high;
+    step = static_cast<int>(count - histogram[high]) / 255;
+  }
+  // `below`: how many values are less than v
+  FACET_HD uint8_t operator()(ImageOpKind kind, int v, int below) const {
+    if (kind == ImageOpKind::equalize ? step == 0 : low == high) return static_cast<uint8_t>(v);
+    if (kind == ImageOpKind::equalize) return clip8((step / 2 + below) / step);
+    const double scale = 255.0 / (high - low), offset = -low * scale;
+    return clip8(static_cast<int>(v * scale + offset));
+  }
+};
+
+// ---- sharpness, and what moves pixels by an affine map
+
+FACET_HD constexpr bool gathers(ImageOpKind kind) {
+  return kind == ImageOpKind::flip ||
+         (kind >= ImageOpKind::sharpness && kind <= ImageOpKind::translate_y);
+}
+FACET_HD inline double cubic_through(double v1, double v2, double v3, double v4, double d) {
+  const double p2 = -v1 + v3, p3 = 2 * (v1 - v2) + v3 - v4, p4 = -v1 + v2 - v3 + v4;
+  return v2 + d * (p2 + d * (p3 + d * p4));
+}
+
+// Output (x, y) shows input (a x + b y + c, d x + e y + f).
+struct Gather {
+  ImageOp op;
+  int height = 0, width = 0;
+  double a = 1, b = 0, c = 0, d = 0, e = 1, f = 0;
+
+  FACET_HD Rgb operator()(const uint8_t* from, int y, int x) const {
+    if (op.kind == ImageOpKind::sharpness) return sharpened(from, y, x);
+    const double column = a * (x + 0.5) + b * (y + 0.5) + c;
+    const double row = d * (x + 0.5) + e * (y + 0.5) + f;
+    if (column < 0 || column >= width || row < 0 || row >= height)
+      return {op.fill[0], op.fill[1], op.fill[2]};
+    const double left = std::floor(column - 0.5), top = std::floor(row - 0.5);
+    uint8_t to[3];
+    for (int i = 0; i < 3; ++i)
+      to[i] = clip8(static_cast<int>(sample(from + i, static_cast<int>(top), static_cast<int>(left),
+                                            row - 0.5 - top, column - 0.5 - left)));
+    return {to[0], to[1], to[2]};
+  }
+
+ private:
+  // The value at row y + dy and column x + dx; sources beyond the edge repeat it.
+  FACET_HD double sample(const uint8_t* from, int y, int x, double dy, double dx) const {
+    const auto inside = [](int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; };
+    const auto line = [&](int row) {
+      const uint8_t* const values = from + 3 * static_cast<int64_t>(inside(row, height)) * width;
+      const auto at = [&](int column) {
+        return static_cast<double>(values[3 * inside(column, width)]);
+      };
+      if (op.filter == Filter::bilinear) return at(x) + (at(x + 1) - at(x)) * dx;
+      return cubic_through(at(x - 1), at(x), at(x + 1), at(x + 2), dx);
+    };
+    if (op.filter == Filter::bilinear) {
+      const double above = line(y), below = line(y + 1);
+      return above + (below - above) * dy;
+    }
+    return cubic_through(line(y - 1), line(y), line(y + 1), line(y + 2), dy);
+  }
+  // Blends with ImageFilter.SMOOTH: (1 1 1; 1 5 1; 1 1 1) / 13, the border as it is.
+  FACET_HD Rgb sharpened(const uint8_t* from, int y, int x) const {
+    const int64_t stride = 3 * static_cast<int64_t>(width);
+    from += y * stride + 3 * x;
+    if (x == 0 || y == 0 || x + 1 == width || y + 1 == height) return {from[0], from[1], from[2]};
+    constexpr float edge = 1.0f / 13.0f, middle = 5.0f / 13.0f;
+    const auto value = [&](int channel) {
+      const uint8_t* const at = from + channel;
+      const auto row = [](const uint8_t* p, float centre) {
+        return static_cast<float>(p[-3]) * edge + static_cast<float>(p[0]) * centre +
+               static_cast<float>(p[3]) * edge;
+      };
+      float sum = 0.5f;
+      sum += row(at + stride, edge);
+      sum += row(at, middle);
+      sum += row(at - stride, edge);
+      return blend(clip8(static_cast<int>(sum)), *at, op.value);
+    };
+    return {value(0), value(1), value(2)};
+  }
+};
+// For pictures of height x width; on the host (tensor/cpu/image_policy.cpp).
+Gather gather_of(const ImageOp& op, int height, int width);
 
 // ---- extended box blur: weight 1 within `reach`, a share of it one further
 

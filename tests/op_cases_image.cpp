@@ -73,6 +73,7 @@ void add_augment_errors(OpTable& table) {
       failing([](ViewPlan& p) { p.resized_width = 3; }),
       failing([](ViewPlan& p) { p.resized_width = p.view.width = 3; }),
       failing([](ViewPlan& p) { p.count = 13; }),
+      failing([](ViewPlan& p) { p.ops[p.count++].box[3] = 5; }),
       FAILS("augment", ops::augment(pixels, {}, {})),
       FAILS("augment", ops::augment(pixels, std::vector{ViewPlan::whole(5, 4)}, {}, DType::i64)),
       FAILS("augment", ops::augment(Tensor::zeros({60}), std::vector{ViewPlan::whole(5, 4)}, {})),
@@ -112,6 +113,22 @@ void add_augments(OpTable& table) {
   ViewPlan added = centre;
   added.ops[0] = {.kind = Kind::solarize_add, .value = 70};
   add_augment(table, "resize_and_cut", {centre, added});
+  // Histograms, and pixels from elsewhere; a flip behind them.
+  ImageOp box{.kind = Kind::cutout, .fill = {7, 70, 170}};
+  for (int i = 0; i < 4; ++i) box.box[i] = static_cast<int16_t>(3 * i + 1);
+  add_augment(table, "policies",
+              {plan_of(33, 31, {1, 2, 30, 29}, 24, Filter::bilinear,
+                       {{.kind = Kind::flip},
+                        {.kind = Kind::equalize},
+                        {.kind = Kind::rotate, .fill = {124, 116, 104}, .value = 27},
+                        box,
+                        {.kind = Kind::flip},
+                        {.kind = Kind::contrast, .value = .4f}}),
+               plan_of(9, 61, {0, 0, 9, 61}, 24, Filter::bicubic,
+                       {{.kind = Kind::posterize, .value = 4},
+                        {.kind = Kind::autocontrast},
+                        {.kind = Kind::sharpness, .value = 1.9f},
+                        {.kind = Kind::shear_y, .filter = Filter::bicubic, .value = -.3f}})});
   // Shrunk so much that no strip of one row fits in shared memory.
   add_augment(table, "too_tall",
               {plan_of(40000, 1, {0, 0, 40000, 1}, 1, Filter::bicubic, {}),

@@ -1,7 +1,7 @@
 // Views of pictures. The operations of a view are cut where one needs more than a pixel: a segment
-// begins with the resize, with contrast (which needs the mean luma) or with a blur, and its other
-// operations follow while the pixel is in registers. Each round of launches runs one segment of
-// every view; the last one of a view normalises and writes the result.
+// begins with the resize, with contrast (which needs the mean luma), with a histogram, a blur or
+// pixels from elsewhere, and its other operations follow while the pixel is in registers. Each
+// round of launches runs one segment of every view; the last one of a view normalises and writes.
 #include "cuda/kernels/augment.cuh"
 
 namespace facet {
@@ -14,10 +14,14 @@ namespace {
 constexpr int64_t kSharedBytes = int64_t{96} << 10;  // of a strip, so that two blocks fit
 constexpr int kStrip = 32;                           // rows of a view that a block makes, at most
 
+// What a segment begins with.
+enum class Head : uint8_t { resize, contrast, histogram, blur, gather, none };
+
 struct Segment {
   int32_t view, begin, end;  // operations [begin, end) of its plan
   int32_t round;
   bool last, sums_luma;  // the next segment begins with contrast
+  Gather gather;
 };
 
 // Where segments read and write.
@@ -29,6 +33,7 @@ struct Stage {
   int height, width;
   uint8_t* between;  // (2, count, height, width, 3): round r writes half r % 2
   unsigned* luma;    // (rounds, count): sums
+  uint8_t* tables;   // (count, 3, 256)
   ChannelScale scale;
   T* out;
 
@@ -38,8 +43,7 @@ struct Stage {
   // Runs the segment's operations on pixel `at` and stores it. Its luma where that is wanted.
   __device__ unsigned finish(const Segment& s, Rgb p, int64_t at, int mean) const {
     const ViewPlan& plan = views[s.view].plan;
-    for (int i = s.begin; i < s.end; ++i)
-      p = pixel_op(plan.ops[i].kind, plan.ops[i].value, p, mean);
+    for (int i = s.begin; i < s.end; ++i) p = pixel_op(plan.ops[i], p, mean, at, width);
     if (s.last)
       write(scale, p, out + 3 * (static_cast<int64_t>(s.view) * height * width + at));
     else
@@ -101,16 +105,46 @@ __global__ void resize_kernel(const __grid_constant__ Stage<T> stage, const uint
   stage.add_luma(s, luma);
 }
 
-// Contrast and what follows. Grid (segments, enough for a view's pixels), block kThreads.
+// The tables of equalize and autocontrast, a thread a value. Grid (segments, 3), block kThreads.
+static_assert(kThreads == 256);
 template <typename T>
-__global__ void contrast_kernel(const __grid_constant__ Stage<T> stage) {
+__global__ void table_kernel(const __grid_constant__ Stage<T> stage) {
+  SHARED_ARRAY(int, histogram, 256);
   const Segment s = stage.segments[blockIdx.x];
   const int64_t pixels = static_cast<int64_t>(stage.height) * stage.width;
-  const int mean = mean_luma(stage.luma[(s.round - 1) * stage.count + s.view], pixels);
+  const uint8_t* const values = stage.pixel(s.round - 1, s.view, 0) + blockIdx.y;
+  const int v = static_cast<int>(threadIdx.x);
+  histogram[v] = 0;
+  __syncthreads();
+  for (int64_t i = v; i < pixels; i += kThreads) atomicAdd(&histogram[values[3 * i]], 1);
+  __syncthreads();
+  int below = 0;
+  for (int k = 0; k < v; ++k) below += histogram[k];
+  stage.tables[(3 * s.view + static_cast<int>(blockIdx.y)) * 256 + v] =
+      Levels(histogram, pixels)(stage.views[s.view].plan.ops[s.begin].kind, v, below);
+}
+
+// Contrast, a table or pixels from elsewhere, and what follows. Grid (segments, enough for a view's
+// pixels), block kThreads.
+template <typename T, Head kHead>
+__global__ void points_kernel(const __grid_constant__ Stage<T> stage) {
+  const Segment s = stage.segments[blockIdx.x];
+  const int width = stage.width;
+  const int64_t pixels = static_cast<int64_t>(stage.height) * width;
+  const uint8_t* const from = stage.pixel(s.round - 1, s.view, 0);
+  const int mean = kHead == Head::contrast
+                       ? mean_luma(stage.luma[(s.round - 1) * stage.count + s.view], pixels)
+                       : 0;
   unsigned luma = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; i < pixels;
-       i += static_cast<int64_t>(gridDim.y) * blockDim.x)
-    luma += stage.finish(s, load(stage.pixel(s.round - 1, s.view, i)), i, mean);
+       i += static_cast<int64_t>(gridDim.y) * blockDim.x) {
+    const Rgb p = kHead == Head::gather
+                      ? s.gather(from, static_cast<int>(i / width), static_cast<int>(i % width))
+                  : kHead == Head::histogram
+                      ? looked_up(stage.tables + 768 * int64_t{s.view}, load(from + 3 * i))
+                      : load(from + 3 * i);
+    luma += stage.finish(s, p, i, mean);
+  }
   stage.add_luma(s, luma);
 }
 
@@ -150,35 +184,41 @@ __global__ void blur_kernel(const __grid_constant__ Stage<T> stage, int strip) {
 
 // ---- what is launched
 
-bool begins_segment(ImageOpKind kind) {
-  return kind == ImageOpKind::contrast || kind == ImageOpKind::blur;
+Head head_of(ImageOpKind kind) {
+  return kind == ImageOpKind::contrast ? Head::contrast
+         : kind == ImageOpKind::blur   ? Head::blur
+         : uses_histogram(kind)        ? Head::histogram
+         : gathers(kind)               ? Head::gather
+                                       : Head::none;
 }
 
 // Segments that one launch runs: those of a round that begin alike.
 struct Round {
   int32_t number;
-  ImageOpKind head;  // flip: the resize
+  Head head;
   std::vector<Segment> segments;
 };
 
-std::vector<Round> rounds_of(const std::vector<ViewWork>& views) {
+std::vector<Round> rounds_of(const AugmentJob& job) {
   std::vector<Round> rounds;
-  const auto append = [&](const Segment& s, ImageOpKind head) {
+  const auto append = [&](const Segment& s, Head head) {
     for (Round& round : rounds)
       if (round.number == s.round && round.head == head) return round.segments.push_back(s);
     rounds.push_back({s.round, head, {s}});
   };
-  for (size_t v = 0; v < views.size(); ++v) {
-    const ViewPlan& plan = views[v].plan;
-    Segment s{static_cast<int32_t>(v), 0, 0, 0, false, false};
-    ImageOpKind head = ImageOpKind::flip;
+  for (size_t v = 0; v < job.views.size(); ++v) {
+    const ViewPlan& plan = job.views[v].plan;
+    Segment s{static_cast<int32_t>(v), 0, 0, 0, false, false, {}};
+    Head head = Head::resize;
     for (int i = 0; i <= plan.count; ++i) {
       s.end = i;
       s.last = i == plan.count;
-      if (!s.last && !begins_segment(plan.ops[i].kind)) continue;
-      s.sums_luma = !s.last && plan.ops[i].kind == ImageOpKind::contrast;
+      const Head next = s.last ? Head::none : head_of(plan.ops[i].kind);
+      if (!s.last && next == Head::none) continue;
+      s.sums_luma = next == Head::contrast;
       append(s, head);
-      if (!s.last) head = plan.ops[i].kind;
+      if (next == Head::gather) s.gather = gather_of(plan.ops[i], job.height, job.width);
+      head = next;
       s.begin = i;
       ++s.round;
     }
@@ -193,7 +233,7 @@ int64_t shared_bytes(const AugmentJob& job, const Round& round, int strip) {
   int64_t rows = 0;
   for (const Segment& s : round.segments) {
     const ViewPlan& plan = job.views[static_cast<size_t>(s.view)].plan;
-    if (round.head == ImageOpKind::blur) {
+    if (round.head == Head::blur) {
       const int halo = kBoxPasses * (Box(plan.ops[s.begin].value).reach + 1);
       rows = std::max<int64_t>(rows, 2 * std::min(strip + 2 * halo, job.height));
       continue;
@@ -207,6 +247,9 @@ int64_t shared_bytes(const AugmentJob& job, const Round& round, int strip) {
   }
   return rows * job.width * 3;
 }
+bool takes_strips(const Round& round) {
+  return round.head == Head::resize || round.head == Head::blur;
+}
 // The most rows whose strip fits; 0: not one row does.
 int strip_rows(const AugmentJob& job, const Round& round) {
   int strip = kStrip;
@@ -218,10 +261,11 @@ template <typename T>
 void run(const AugmentJob& job, const std::vector<Round>& rounds, Tensor& out) {
   const int64_t count = job.count();
   const int64_t last = rounds.back().number;
-  Tensor between, luma;
+  Tensor between, luma, tables;
   if (last > 0) {
     between = Tensor::empty({2 * out.numel()}, DType::u8, out.device());
     luma = Tensor::zeros({last * count}, DType::i32, out.device());
+    tables = Tensor::empty({count * 768}, DType::u8, out.device());
   }
   std::vector<Segment> all;
   for (const Round& round : rounds)
@@ -234,18 +278,27 @@ void run(const AugmentJob& job, const std::vector<Round>& rounds, Tensor& out) {
                  job.width,
                  static_cast<uint8_t*>(between.raw()),
                  static_cast<unsigned*>(luma.raw()),
+                 static_cast<uint8_t*>(tables.raw()),
                  job.scale,
                  out.data<T>()};
   for (const Round& round : rounds) {
     const auto items = static_cast<unsigned>(round.segments.size());
-    if (round.head == ImageOpKind::contrast) {
+    if (!takes_strips(round)) {
       const dim3 blocks(items, blocks_for(int64_t{job.height} * job.width).x);
-      launch_for<contrast_kernel<T>>(out, blocks, kThreads, 0, stage);
+      if (round.head == Head::histogram)
+        launch_for<table_kernel<T>>(out, dim3(items, 3), kThreads, 0, stage);
+      const auto launch_points = [&]<Head kHead>() {
+        if (round.head == kHead)
+          launch_for<points_kernel<T, kHead>>(out, blocks, kThreads, 0, stage);
+      };
+      launch_points.template operator()<Head::contrast>();
+      launch_points.template operator()<Head::histogram>();
+      launch_points.template operator()<Head::gather>();
     } else {
       const int strip = strip_rows(job, round);
       const dim3 blocks(items, static_cast<unsigned>((job.height + strip - 1) / strip));
       const auto shared = static_cast<size_t>(shared_bytes(job, round, strip));
-      if (round.head == ImageOpKind::blur)
+      if (round.head == Head::blur)
         launch_for<blur_kernel<T>>(out, blocks, kThreads, shared, stage, strip);
       else
         launch_for<resize_kernel<T>>(out, blocks, kThreads, shared, stage, job.pixels,
@@ -270,10 +323,18 @@ cuda::AugmentJob::AugmentJob(const Tensor& pictures, std::span<const ViewPlan> p
     return made;
   };
   for (const ViewPlan& p : plans) {
-    int flips = 0;
-    for (int i = 0; i < p.count; ++i) flips += p.ops[i].kind == ImageOpKind::flip;
-    views.push_back({p, table(p.window.width, p.resized_width, width, p.filter),
-                     table(p.window.height, p.resized_height, height, p.filter), flips % 2 == 1});
+    ViewWork& view = views.emplace_back(
+        ViewWork{p, table(p.window.width, p.resized_width, width, p.filter),
+                 table(p.window.height, p.resized_height, height, p.filter), false});
+    view.plan.count = 0;
+    bool placed = false;
+    for (const ImageOp& op : std::span(p.ops, static_cast<size_t>(p.count))) {
+      placed |= op.kind >= ImageOpKind::sharpness;
+      if (op.kind == ImageOpKind::flip && !placed)
+        view.flipped = !view.flipped;
+      else
+        view.plan.ops[view.plan.count++] = op;
+    }
   }
   views_on_device = upload(views, out.device());
   taps = Tensor::empty({integers}, DType::i32, out.device());
@@ -284,9 +345,9 @@ cuda::AugmentJob::AugmentJob(const Tensor& pictures, std::span<const ViewPlan> p
 void CudaBackend::augment(const Tensor& pictures, std::span<const ViewPlan> plans,
                           const ChannelScale& scale, Tensor& out) {
   const AugmentJob job(pictures, plans, scale, out);
-  const std::vector<Round> rounds = rounds_of(job.views);
+  const std::vector<Round> rounds = rounds_of(job);
   const bool fits = std::all_of(rounds.begin(), rounds.end(), [&](const Round& round) {
-    return round.head == ImageOpKind::contrast || strip_rows(job, round) > 0;
+    return !takes_strips(round) || strip_rows(job, round) > 0;
   });
   // A picture shrunk or blurred so much that no strip fits goes the plain way, too.
   if (kernel_choice() == KernelChoice::naive || !fits) return augment_naive(job, out);

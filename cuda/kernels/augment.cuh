@@ -16,9 +16,9 @@ struct TapTable {
   int size;
 };
 struct ViewWork {
-  ViewPlan plan;
+  ViewPlan plan;  // without the flips that the resize does: all before a pixel's place matters
   TapTable columns, rows;
-  bool flipped;  // every operation that a device has may as well come after the flips
+  bool flipped;
 };
 
 // A batch on its way. The views' pixels are (N, height, width).
@@ -76,6 +76,11 @@ __device__ void write(const ChannelScale& s, pixels::Rgb p, T* to) {
   to[0] = pixels::normalised<T>(p.r, s.scale[0], s.shift[0]);
   to[1] = pixels::normalised<T>(p.g, s.scale[1], s.shift[1]);
   to[2] = pixels::normalised<T>(p.b, s.scale[2], s.shift[2]);
+}
+
+// A pixel by the tables of its channels, 256 values each.
+__device__ inline pixels::Rgb looked_up(const uint8_t* tables, pixels::Rgb p) {
+  return {tables[p.r], tables[256 + p.g], tables[512 + p.b]};
 }
 
 // One value of a box blur along a line of n values, `step` bytes apart, whose edges are repeated.

@@ -58,19 +58,57 @@ __global__ void luma_kernel(const uint8_t* views, int64_t pixels, unsigned* sums
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// Operation `which` of every plan that has one, where it treats each pixel by itself.
+// The table of channel i % 3 of view i / 3 for operation `which`, where it needs one.
+struct Table {
+  const ViewWork* views;
+  const uint8_t* from;
+  int64_t pixels;
+  int which;
+  uint8_t* tables;
+  __device__ void operator()(int64_t i) const {
+    const ViewPlan& plan = views[i / 3].plan;
+    if (which >= plan.count || !uses_histogram(plan.ops[which].kind)) return;
+    int histogram[256] = {};
+    const uint8_t* const values = from + i / 3 * pixels * 3 + i % 3;
+    for (int64_t k = 0; k < pixels; ++k) ++histogram[values[3 * k]];
+    const Levels levels(histogram, pixels);
+    for (int v = 0, below = 0; v < 256; below += histogram[v++])
+      tables[256 * i + v] = levels(plan.ops[which].kind, v, below);
+  }
+};
+
+// Operation `which` of every plan that has one, where it takes each pixel by itself or by a table.
 struct PointOp {
   const ViewWork* views;
   const unsigned* luma;
+  const uint8_t* tables;
   int64_t pixels;
-  int which;
+  int width, which;
   uint8_t* at;
   __device__ void operator()(int64_t i) const {
     const ViewPlan& plan = views[i / pixels].plan;
     if (which >= plan.count) return;
     const ImageOp& op = plan.ops[which];
-    store(at + 3 * i,
-          pixel_op(op.kind, op.value, load(at + 3 * i), mean_luma(luma[i / pixels], pixels)));
+    Rgb p = load(at + 3 * i);
+    if (uses_histogram(op.kind)) p = looked_up(tables + i / pixels * 768, p);
+    store(at + 3 * i, pixel_op(op, p, mean_luma(luma[i / pixels], pixels), i % pixels, width));
+  }
+};
+
+// Views without a gather at `which` are copied.
+struct GatherOp {
+  const ViewWork* views;
+  const Gather* gathers_of_views;
+  int height, width, which;
+  const uint8_t* from;
+  uint8_t* to;
+  __device__ void operator()(int64_t i) const {
+    const Place at(i, height, width);
+    const ViewPlan& plan = views[at.view].plan;
+    store(to + 3 * i,
+          which < plan.count && gathers(plan.ops[which].kind)
+              ? gathers_of_views[at.view](from + 3 * at.view * height * width, at.y, at.x)
+              : load(from + 3 * i));
   }
 };
 
@@ -120,6 +158,7 @@ void cuda::augment_naive(const AugmentJob& job, Tensor& out) {
   Tensor views = Tensor::empty({3 * all}, DType::u8, out.device());
   Tensor other = Tensor::empty_like(views);
   Tensor luma = Tensor::zeros({job.count()}, DType::i32, out.device());
+  Tensor tables = Tensor::empty({job.count() * 768}, DType::u8, out.device());
   uint8_t *at = views.data<uint8_t>(), *to = other.data<uint8_t>();
   auto* const sums = static_cast<unsigned*>(luma.raw());
   map(out, job.count() * tallest * job.width,
@@ -127,17 +166,30 @@ void cuda::augment_naive(const AugmentJob& job, Tensor& out) {
   map(out, all,
       ResizeColumns{job.works(), rows.data<uint8_t>(), taps, tallest, job.height, job.width, at});
   for (int k = 0; k < longest; ++k) {
-    const auto some_view = [&](ImageOpKind kind) {
-      return std::any_of(job.views.begin(), job.views.end(), [&](const ViewWork& view) {
-        return k < view.plan.count && view.plan.ops[k].kind == kind;
-      });
-    };
-    if (some_view(ImageOpKind::contrast))
+    bool contrast = false, blur = false, table = false, gather = false;
+    std::vector<Gather> gathers_of_views(job.views.size());
+    for (size_t v = 0; v < job.views.size(); ++v) {
+      if (k >= job.views[v].plan.count) continue;
+      const ImageOp& op = job.views[v].plan.ops[k];
+      contrast |= op.kind == ImageOpKind::contrast;
+      blur |= op.kind == ImageOpKind::blur;
+      table |= uses_histogram(op.kind);
+      if (!gathers(op.kind)) continue;
+      gather = true;
+      gathers_of_views[v] = gather_of(op, job.height, job.width);
+    }
+    if (contrast)
       launch_for<luma_kernel>(out, static_cast<unsigned>(job.count()), kThreads, 0, at, pixels,
                               sums);
-    map(out, all, PointOp{job.works(), sums, pixels, k, at});
-    if (!some_view(ImageOpKind::blur)) continue;
-    for (int pass = 0; pass < 2 * kBoxPasses; ++pass, std::swap(at, to))
+    if (table) map(out, 3 * job.count(), Table{job.works(), at, pixels, k, tables.data<uint8_t>()});
+    map(out, all, PointOp{job.works(), sums, tables.data<uint8_t>(), pixels, job.width, k, at});
+    if (gather) {
+      const Tensor uploads = upload(gathers_of_views, out.device());
+      map(out, all,
+          GatherOp{job.works(), uploaded<Gather>(uploads), job.height, job.width, k, at, to});
+      std::swap(at, to);
+    }
+    for (int pass = 0; blur && pass < 2 * kBoxPasses; ++pass, std::swap(at, to))
       map(out, all, BlurPass{job.works(), job.height, job.width, k, pass >= kBoxPasses, at, to});
   }
   dispatch_view(out.dtype(), [&](auto tag) {
