@@ -55,6 +55,8 @@ bool TrainStep::can_record() const {
 }
 
 void TrainStep::record(const Batch& batch, int64_t step) {
+  optimizer_.clear_grads();
+  recording_.reset();  // its memory is for the next one
   auto next = std::make_unique<Recording>(options_.device.index);
   next->inputs = batch;
   for (Tensor& view : next->inputs.views) view = view.clone();
@@ -63,23 +65,20 @@ void TrainStep::record(const Batch& batch, int64_t step) {
   for (const NamedTensor& buffer : buffers(objective_))
     if (buffer.value.dtype() == DType::i64 && buffer.value.device().is_cpu())
       next->counters.push_back({buffer.value, *buffer.value.data<int64_t>()});
-  optimizer_.clear_grads();
   try {
     next->graph.record([&] { next->loss = objective_.gradients(next->inputs, step); });
   } catch (const Error& e) {
     log_info("steps are launched one by one: {}", e.what());
     options_.graph = false;
-    next.reset();
   }
-  if (next) {
-    for (const NamedParameter& p : parameters(objective_))
-      if (p.value.grad().defined()) next->gradients.emplace_back(p.value, p.value.grad());
-    for (Recording::Counter& counter : next->counters) {
-      int64_t& count = *counter.value.data<int64_t>();
-      counter.more = count - counter.before;
-      count = counter.before;
-    }
+  for (Recording::Counter& counter : next->counters) {
+    int64_t& count = *counter.value.data<int64_t>();
+    counter.more = count - counter.before;
+    count = counter.before;
   }
+  if (!options_.graph) return;
+  for (const NamedParameter& p : parameters(objective_))
+    if (p.value.grad().defined()) next->gradients.emplace_back(p.value, p.value.grad());
   recording_ = std::move(next);
 }
 

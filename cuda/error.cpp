@@ -1,4 +1,4 @@
-#include "cuda/error.h"
+#include "cuda/runtime.h"
 
 #if defined(FACET_CUDA_EMULATED)
 #include "cuda/emu/runtime.h"
@@ -14,6 +14,16 @@ void check(cudaError_t code, const char* call) {
   if (const std::string fault = emu::last_fault(); !fault.empty())
     text = fmt::format("{}: {}: {}", call, cudaGetErrorName(code), fault);
 #endif
+  // Older drivers call what has no code an invalid function.
+  if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction) {
+    int device = 0;
+    static_cast<void>(cudaGetDevice(&device));
+    text = fmt::format(
+        "cuda:{} is {}: this program holds code for {} (CMAKE_CUDA_ARCHITECTURES); build it for "
+        "the device, or try another or --device cpu",
+        device, device_description(device), FACET_CUDA_ARCHITECTURES);
+  }
+  static_cast<void>(cudaGetLastError());  // told here, it is no error of the launches that follow
   throw CudaError(text, code);
 }
 

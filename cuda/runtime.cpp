@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -142,14 +143,15 @@ class Allocator {
         static_cast<double>(statistics_.in_use) / kMegabyte, largest.empty() ? "none" : largest);
   }
 
-  // cudaFree waits for the device, so work that still uses a block is over before it goes.
+  // cudaFree waits for the device, so work that still uses a block is over before it goes. That is
+  // nothing for a recording, whose work may use it, too.
   void drop_cache() {
+    if (owner_) return;
     const DeviceGuard guard(device_);
-    for (const auto& [size, at] : caches_[nullptr]) {
-      static_cast<void>(cudaFree(at));
-      statistics_.cached -= size;
+    for (Cache& cache = caches_[nullptr]; !cache.empty(); cache.erase(cache.begin())) {
+      check(cudaFree(cache.begin()->second), "cudaFree");
+      statistics_.cached -= cache.begin()->first;
     }
-    caches_[nullptr].clear();
   }
 
   struct Block {
@@ -205,13 +207,11 @@ class Staging {
 };
 
 struct DeviceState {
-  explicit DeviceState(int index) : allocator(index) {
-    const DeviceGuard guard(index);
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  }
+  explicit DeviceState(int index) : allocator(index) {}
   Allocator allocator;
   Staging staging;
-  cudaStream_t stream = nullptr;
+  std::mutex mutex;  // while the stream is made
+  std::atomic<cudaStream_t> stream{nullptr};
   std::vector<void*>* recorded_copies = nullptr;  // while a graph is recorded
 };
 
@@ -316,7 +316,27 @@ std::string device_description(int device) {
 }
 
 cudaStream_t stream(int device) {
-  return state_of(device).stream;
+  DeviceState& state = state_of(device);
+  if (!state.stream) {
+    const std::lock_guard lock(state.mutex);
+    const DeviceGuard guard(device);
+    cudaStream_t made = state.stream;
+    if (!made)
+      check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    state.stream = made;
+  }
+  return state.stream;
+}
+bool in_use(int device) {
+  return state_of(device).stream != nullptr;
+}
+void wait_for(int device, int other) {
+  cudaEvent_t given = nullptr;
+  const DeviceGuard guard(other);
+  check(cudaEventCreateWithFlags(&given, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  check(cudaEventRecord(given, stream(other)), "cudaEventRecord");
+  check(cudaStreamWaitEvent(stream(device), given, 0), "cudaStreamWaitEvent");
+  check(cudaEventDestroy(given), "cudaEventDestroy");  // when it has come
 }
 MemoryStatistics memory_statistics(int device) {
   return state_of(device).allocator.statistics();
@@ -329,16 +349,16 @@ void upload(void* to, const void* from, size_t bytes, int device) {
   DeviceState& state = state_of(device);
   const DeviceGuard guard(device);
   if (!state.recorded_copies && bytes <= Staging::kLargest)
-    return state.staging.copy(to, from, bytes, state.stream);
+    return state.staging.copy(to, from, bytes, stream(device));
   void* pinned = nullptr;
   if (state.recorded_copies) {
     check(cudaMallocHost(&pinned, bytes), "cudaMallocHost");
     state.recorded_copies->push_back(pinned);
     std::memcpy(pinned, from, bytes);
   }
-  check(cudaMemcpyAsync(to, pinned ? pinned : from, bytes, cudaMemcpyHostToDevice, state.stream),
+  check(cudaMemcpyAsync(to, pinned ? pinned : from, bytes, cudaMemcpyHostToDevice, stream(device)),
         "cudaMemcpyAsync");
-  if (!pinned) check(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
+  if (!pinned) check(cudaStreamSynchronize(stream(device)), "cudaStreamSynchronize");
 }
 
 DeviceTimer::DeviceTimer(int device) : device_(device) {
@@ -347,6 +367,7 @@ DeviceTimer::DeviceTimer(int device) : device_(device) {
     check(cudaEventCreateWithFlags(event, cudaEventDefault), "cudaEventCreateWithFlags");
 }
 DeviceTimer::~DeviceTimer() {
+  const DeviceGuard guard(device_, std::nothrow);
   for (const cudaEvent_t event : {begin_, end_}) static_cast<void>(cudaEventDestroy(event));
 }
 void DeviceTimer::start() {
@@ -369,6 +390,7 @@ Graph::~Graph() {
 }
 
 void Graph::clear() {  // throws nothing: the device may have failed
+  const DeviceGuard guard(device_, std::nothrow);
   if (graph_) {
     static_cast<void>(cudaStreamSynchronize(stream(device_)));
     static_cast<void>(cudaGraphExecDestroy(graph_));
@@ -383,30 +405,30 @@ void Graph::record(const std::function<void()>& work) {
   clear();
   DeviceState& state = state_of(device_);
   const DeviceGuard guard(device_);
-  check(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
+  const cudaStream_t queue = stream(device_);
+  check(cudaStreamSynchronize(queue), "cudaStreamSynchronize");
+  state.allocator.empty_cache();  // later it cannot be
+  check(cudaStreamBeginCapture(queue, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
   state.allocator.set_owner(this);
   state.recorded_copies = &pinned_;
-  check(cudaStreamBeginCapture(state.stream, cudaStreamCaptureModeRelaxed),
-        "cudaStreamBeginCapture");
-  const auto end = [&] {
-    cudaGraph_t graph = nullptr;
-    const cudaError_t code = cudaStreamEndCapture(state.stream, &graph);
-    state.allocator.set_owner(nullptr);
-    state.recorded_copies = nullptr;
-    return std::pair(code, graph);
-  };
+  std::exception_ptr failure;
   try {
     work();
   } catch (...) {
-    if (const auto [code, graph] = end(); graph) static_cast<void>(cudaGraphDestroy(graph));
-    static_cast<void>(cudaGetLastError());
-    clear();
-    throw;
+    failure = std::current_exception();
   }
-  const auto [code, graph] = end();
-  check(code, "cudaStreamEndCapture");
-  check(cudaGraphInstantiate(&graph_, graph, 0), "cudaGraphInstantiate");
-  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  cudaGraph_t graph = nullptr;
+  cudaError_t code = cudaStreamEndCapture(queue, &graph);
+  state.allocator.set_owner(nullptr);
+  state.recorded_copies = nullptr;
+  if (!failure && code == cudaSuccess) code = cudaGraphInstantiate(&graph_, graph, 0);
+  if (graph) static_cast<void>(cudaGraphDestroy(graph));
+  if (!failure && code == cudaSuccess) return;
+  graph_ = nullptr;
+  clear();
+  static_cast<void>(cudaGetLastError());  // that recording failed is no error of what follows
+  if (failure) std::rethrow_exception(failure);
+  check(code, "recording a graph");
 }
 
 void Graph::replay() {

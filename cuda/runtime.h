@@ -1,9 +1,11 @@
 // CUDA devices as facet uses them: one stream of work each, and a caching allocator.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -12,30 +14,45 @@
 
 namespace facet::cuda {
 
-// Makes tensors on Device{DeviceType::cuda, i} possible. Throws one line that says what is missing:
-// the driver, a device, or one that this build has code for; or that FACET_KERNELS or
-// FACET_CONVOLUTION_PLANS has an unknown value. Calling it again does nothing.
+// Makes tensors on Device{DeviceType::cuda, i} possible, if they are not yet. Throws one line that
+// says what is missing, the driver or a device (code for a device: the first launch there); or that
+// FACET_KERNELS or FACET_CONVOLUTION_PLANS has an unknown value.
 void install();
 
 int device_count();
 // "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, 79 GiB"
 std::string device_description(int device);
 
-// The stream that all work of a device goes into, in order.
+// The stream that all work of a device goes into, in order. The first call makes it, and with it a
+// context, which takes hundreds of megabytes.
 cudaStream_t stream(int device);
+bool in_use(int device);  // whether it has its stream
 
-// Makes a device current, and the one before again.
+// What `device` is given from now on waits for what `other` was given so far; the host does not.
+void wait_for(int device, int other);
+
+// Makes a device current, and the one before again: but not device 0 where no guard has chosen it
+// yet, because that would make a context on it, which may be full or another's. (So a program that
+// works on device 0 itself has to choose it again.)
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&before_), "cudaGetDevice");
-    if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
+  explicit DeviceGuard(int device) { check(choose(device), "cudaSetDevice"); }
+  // Throws nothing, for destructors: the device may have failed.
+  DeviceGuard(int device, std::nothrow_t) noexcept { static_cast<void>(choose(device)); }
+  ~DeviceGuard() {
+    if (before_ != 0 || first_chosen_) static_cast<void>(cudaSetDevice(before_));
   }
-  ~DeviceGuard() { static_cast<void>(cudaSetDevice(before_)); }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
+  cudaError_t choose(int device) {
+    cudaError_t code = cudaGetDevice(&before_);
+    if (code == cudaSuccess && device != before_) code = cudaSetDevice(device);
+    if (code == cudaSuccess && device == 0) first_chosen_ = true;
+    return code;
+  }
+  inline static std::atomic<bool> first_chosen_{false};
   int before_ = 0;
 };
 

@@ -265,6 +265,20 @@ TEST_F(CliDeviceTest, ChoicesOfKernelsAreChecked) {
 #endif
 
 #if defined(FACET_CUDA_EMULATED)
+TEST_F(CliDeviceTest, OnlyTheDeviceThatIsNamedHasToWork) {
+  ::setenv("FACET_EMU_MACHINE", "broken_device=0", 1);
+  expect_error(training("cuda"), 1, {"cudaErrorDevicesUnavailable"});
+  EXPECT_EQ(run(training("cuda:1")).code, 0);
+  EXPECT_EQ(run(split("bench train --method supervised --arch resnet18 --stem small --width 4 "
+                      "--image-size 12 -b 4 --steps 1 --profile --device cuda:1"))
+                .code,
+            0);
+  fs::remove_all(path("run"));
+  ::setenv("FACET_EMU_MACHINE", "kernel_image=0", 1);
+  expect_error(training("cuda"), 1,
+               {"cuda:0 is emulated device, compute capability 9.0", "code for emulated devices"});
+}
+
 TEST_F(CliDeviceTest, TooLittleMemorySaysWhatIsHeld) {
   ::setenv("FACET_EMU_MACHINE", "memory=1000000", 1);
   expect_error(training("cuda"), 5,

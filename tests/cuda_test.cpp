@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #if defined(FACET_CUDA_EMULATED)
 #include <nvtx3/nvToolsExt.h>
+
+#include "cuda/emu/runtime.h"
 #endif
 
 #include <algorithm>
@@ -80,6 +82,15 @@ TEST_F(CudaTest, ReleasedMemoryIsUsedAgain) {
   EXPECT_EQ(cuda::memory_statistics(0).device_allocations, before.device_allocations);
   cuda::empty_cache(0);
   EXPECT_EQ(cuda::memory_statistics(0).cached, 0u);
+}
+
+// The copy waits in the other device's stream while the source's memory is written again.
+TEST_F(CudaTest, ACopyToAnotherDeviceKeepsItsSource) {
+  if (cuda::device_count() < 2) GTEST_SKIP() << "one device only";
+  const auto full = [](double value) { return Tensor::full({9}, value, DType::f32, kCuda); };
+  const Tensor there = full(3.0).to({DeviceType::cuda, 1});
+  EXPECT_EQ(full(7.0).to_vector<float>(), std::vector<float>(9, 7.0f));
+  EXPECT_EQ(there.to_vector<float>(), std::vector<float>(9, 3.0f));
 }
 
 // Losses of three steps.
@@ -221,8 +232,43 @@ TEST_F(CudaTest, WhatWaitsCannotBeRecorded) {
   test::expect_parts(test::error_of<Error>([&] { graph.record([&] { ops::eigvalsh(matrix); }); }),
                      {"[eigvalsh]", "not recorded"});
   EXPECT_NEAR(ops::eigvalsh(matrix).to_vector<float>()[1], 2.0, 1e-5);
+#if defined(FACET_CUDA_EMULATED)
+  emu::plan_faults({.fail_host_allocation = 0});
+  EXPECT_THROW(graph.record([] { Tensor::from<float>({1}).to(kCuda); }), cuda::CudaError);
+#endif
   EXPECT_EQ(ops::affine(2.0, x, 0.0).to_vector<float>(), std::vector<float>(2, 2.0f));
 }
+
+#if defined(FACET_CUDA_EMULATED)
+TEST_F(CudaTest, NothingIsFreedWhileAGraphIsRecorded) {
+  cuda::empty_cache(0);
+  const auto make = [](int mib) { return Tensor::full({mib << 18}, 1.0, DType::f32, kCuda); };
+  emu::machine().memory_bytes = cuda::memory_statistics(0).in_use + (size_t{10} << 20);
+  Tensor old = make(2), y = make(8);
+  y = {};
+  cuda::Graph graph(0);
+  graph.record([&] { y = make(6); });  // of the memory that was cached
+  test::expect_parts(test::error_of<Error>([&] {
+                       graph.record([&] {
+                         old = {};
+                         make(4);
+                       });
+                     }),
+                     {"out of memory"});
+  EXPECT_EQ(make(4).to_vector<float>().back(), 1.0f);
+  emu::machine() = {};
+}
+
+TEST_F(CudaTest, ManySmallProductsAreLaunchedAtOnce) {
+  const Tensor a = Tensor::empty({70000, 1, 1}, DType::f32, kCuda);
+  cuda::set_kernel_choice(cuda::KernelChoice::tuned);
+  EXPECT_NO_THROW(ops::matmul(a, a));
+  for (const DType dtype : {DType::f32, DType::bf16})
+    EXPECT_NO_THROW(ops::attention(Tensor::empty({70000, 1, 3, 1, 8}, dtype, kCuda), 1.0));
+  cuda::set_kernel_choice(cuda::KernelChoice::vendor);
+  emu::reset();  // not run, which would take seconds
+}
+#endif
 
 // Losses, and the weights and counters at the end, of five steps; the fourth batch is smaller.
 template <typename Make>
@@ -243,8 +289,12 @@ std::vector<double> trained(const Make& make, size_t views, const StepOptions& o
           ops::random_normal({size, 12, 12, 3}, {3, 10 * v + static_cast<uint64_t>(step)}));
     batch.labels = Tensor::from<int64_t>({0, 1, 2, 3, 4, 0, 1, 2}).narrow(0, size);
     batch.indices = batch.labels;
+    const cuda::MemoryStatistics before = cuda::memory_statistics(0);
     result.push_back(train_step(batch, 0.05 / static_cast<double>(step + 1), step));
     replays += train_step.replays();
+    const cuda::MemoryStatistics m = cuda::memory_statistics(0);
+    EXPECT_TRUE(step != 3 || replays == 0 ||  // one recording at a time
+                m.in_use + m.cached < before.in_use + before.cached);
   }
   EXPECT_EQ(replays, expected_replays);
   for (const NamedTensor& value : state(*objective))
@@ -261,6 +311,11 @@ TEST_F(CudaTest, ReplayedStepsGiveTheBitsOfLaunchedOnes) {
     launched.graph = false;
     EXPECT_EQ(trained(supervised, 1, options, 4), trained(supervised, 1, launched, 0));
     EXPECT_EQ(trained(simclr, 2, options, 4), trained(simclr, 2, launched, 0));
+#if defined(FACET_CUDA_EMULATED)
+    emu::plan_faults({.fail_instantiate = true});
+    EXPECT_EQ(trained(simclr, 2, options, 0), trained(simclr, 2, launched, 0));
+    emu::plan_faults({});
+#endif
     EXPECT_EQ(trained(small_mae, 1, options, 4), trained(small_mae, 1, launched, 0));
   }
 }

@@ -399,6 +399,16 @@ TEST_F(EmulatorTest, GraphsReplay) {
   EXPECT_EQ(x.host()[0], 8.0f);
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);
+  // What waits spoils a capture; what allocates, too, except in the relaxed mode.
+  void* memory = nullptr;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
+  EXPECT_EQ(cudaMalloc(&memory, 64), cudaSuccess);
+  EXPECT_EQ(cudaFree(memory), cudaErrorStreamCaptureUnsupported);
+  EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureInvalidated);
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal);
+  EXPECT_EQ(cudaMalloc(&memory, 64), cudaErrorStreamCaptureUnsupported);
+  EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureInvalidated);
   cudaStreamDestroy(stream);
 }
 

@@ -133,6 +133,13 @@ TEST(OpTable, DevicesSelectAmongNaNAndEquals) {
       Tensor::from<double>({std::nan(""), 1, -HUGE_VAL, 2}, {1, 4}).to(other_devices().at(0));
   EXPECT_EQ(ops::topk(row, 4).indices.to_vector<double>(),
             (std::vector<double>{3, 1, 2, 0}));  // NaNs come last
+  // Sorted in parts of 2048, and selected one by one, as the CPU does.
+  std::vector<double> long_row(2500, std::nan(""));
+  for (size_t i = 0; i < long_row.size(); i += 250) long_row[i] = special[i / 250 % 7];
+  const Tensor y = Tensor::from(long_row, {1, 2500});
+  for (const int64_t k : {8, 13})
+    EXPECT_EQ(ops::topk(y.to(row.device()), k).indices.to_vector<double>(),
+              ops::topk(y, k).indices.to_vector<double>());
   EXPECT_EQ(ops::argmax(row).to_vector<double>(), std::vector<double>{3});
   EXPECT_EQ(ops::argmax(Tensor::full({1, 5}, std::nan(""), DType::bf16, row.device()))
                 .to_vector<double>(),

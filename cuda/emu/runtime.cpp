@@ -26,6 +26,7 @@ struct Event {
   uint64_t recorded = 0, done = 0;  // how often
   Stream* stream = nullptr;         // where it was recorded last
   Clock::time_point when;
+  std::shared_ptr<Event> self;  // until it is destroyed; work that needs it has it, too
 };
 
 // One piece of work in a stream.
@@ -39,6 +40,8 @@ struct Stream {
   int device = 0;
   std::deque<Work> queue;
   std::unique_ptr<Graph> capture;  // where work goes instead while a graph is recorded
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  bool spoilt = false;  // the capture, by a call that it does not allow
   bool running = false;
   std::thread::id runner;  // while it runs
 };
@@ -75,29 +78,26 @@ struct State {
 State& state() {
   static auto* instance = [] {
     auto* made = new State;
+    Machine& m = made->machine;
+    FaultPlan& f = made->faults;
+    const std::map<std::string, std::function<void(int64_t)>> settings = {
+        {"devices", [&](int64_t v) { m.devices = static_cast<int>(v); }},
+        {"driver", [&](int64_t v) { m.driver_version = static_cast<int>(v); }},
+        {"memory", [&](int64_t v) { m.memory_bytes = static_cast<size_t>(v); }},
+        {"broken_device", [&](int64_t v) { m.broken_device = static_cast<int>(v); }},
+        {"kernel_image", [&](int64_t v) { m.kernel_image = v != 0; }},
+        {"vendor_libraries", [&](int64_t v) { m.vendor_libraries = v != 0; }},
+        {"vendor_handles", [&](int64_t v) { m.vendor_handles = v != 0; }},
+        {"fail_allocation", [&](int64_t v) { f.fail_allocation = v; }},
+        {"fail_launch", [&](int64_t v) { f.fail_launch = v; }},
+        {"fail_collective", [&](int64_t v) { f.fail_collective = v; }}};
     const char* text = std::getenv("FACET_EMU_MACHINE");
     for (const std::string& word : split_list(text ? text : "")) {
       const size_t equals = word.find('=');
-      const std::string key = word.substr(0, equals);
-      const int64_t value = equals == std::string::npos ? 0 : std::atoll(word.c_str() + equals + 1);
-      if (key == "devices")
-        made->machine.devices = static_cast<int>(value);
-      else if (key == "driver")
-        made->machine.driver_version = static_cast<int>(value);
-      else if (key == "memory")
-        made->machine.memory_bytes = static_cast<size_t>(value);
-      else if (key == "vendor_libraries")
-        made->machine.vendor_libraries = value != 0;
-      else if (key == "vendor_handles")
-        made->machine.vendor_handles = value != 0;
-      else if (key == "fail_allocation")
-        made->faults.fail_allocation = value;
-      else if (key == "fail_launch")
-        made->faults.fail_launch = value;
-      else if (key == "fail_collective")
-        made->faults.fail_collective = value;
-      else
+      const auto found = settings.find(word.substr(0, equals));
+      if (found == settings.end())
         throw UsageError("FACET_EMU_MACHINE: unknown setting '{}'", word);
+      found->second(equals == std::string::npos ? 0 : std::atoll(word.c_str() + equals + 1));
     }
     return made;
   }();
@@ -107,8 +107,10 @@ State& state() {
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
-// Every call's way out: the sticky error wins, and the last one is remembered.
+// The way out of every call that needs a context on the current device: the sticky error wins, and
+// the last one is remembered.
 cudaError_t leave(cudaError_t error) {
+  if (current_device == state().machine.broken_device) error = cudaErrorDevicesUnavailable;
   if (state().sticky != cudaSuccess) error = state().sticky;
   if (error != cudaSuccess) last_error = error;
   return error;
@@ -136,7 +138,7 @@ void set_fault(cudaError_t error, std::string what) {
 template <typename GoOn>
 void drain(Stream& stream, const GoOn& go_on) {
   const auto self = std::this_thread::get_id();
-  changed().wait(mutex(), [&] { return !stream.running || stream.runner == self; });
+  changed().wait(mutex(), [&] { return !stream.running || stream.runner == self || !go_on(); });
   if (stream.running) return;  // it waits for an event of a stream that waits for it
   stream.running = true;
   stream.runner = self;
@@ -162,17 +164,30 @@ void drain_device(int device) {
 }
 
 void wait_for(Event& event, uint64_t record) {
-  if (event.stream) drain(*event.stream, [&] { return event.done < record; });
+  const auto is_ahead = [&] { return event.done < record; };
+  if (event.stream && is_ahead()) drain(*event.stream, is_ahead);
 }
 
 cudaError_t push(Stream& stream, Work work) {
   if (state().sticky != cudaSuccess) return leave(state().sticky);
+  if (stream.capture && stream.spoilt) return leave(cudaErrorStreamCaptureInvalidated);
   if (stream.capture)
     stream.capture->work.push_back(std::move(work));
   else
     stream.queue.push_back(std::move(work));
   changed().notify_all();
   return leave(cudaSuccess);
+}
+
+// Whether a capture forbids a call (cudaErrorStreamCaptureUnsupported) and is spoilt by it: in the
+// relaxed mode one that waits for its device, in the others one that allocates, too; here for all
+// threads. Freeing waits; that CUDA lets it pass in the relaxed mode is nowhere promised.
+bool capture_forbids(bool waits, int device) {
+  bool any = false;
+  for (Stream* s : state().streams)
+    if (s->capture && (s->mode != cudaStreamCaptureModeRelaxed || (waits && s->device == device)))
+      any = s->spoilt = true;
+  return any;
 }
 
 // The allocation that [at, at + bytes) lies in, or none.
@@ -197,11 +212,9 @@ bool copy_fits(const void* to, const void* from, size_t bytes, cudaMemcpyKind ki
     return !a || a->device < 0;
   };
   switch (kind) {
-    case cudaMemcpyHostToHost: return on_host(to) && on_host(from);
     case cudaMemcpyHostToDevice: return on_device(to) && on_host(from);
     case cudaMemcpyDeviceToHost: return on_host(to) && on_device(from);
     case cudaMemcpyDeviceToDevice: return on_device(to) && on_device(from);
-    case cudaMemcpyDefault: return true;
   }
   return false;
 }
@@ -216,13 +229,13 @@ size_t used_bytes(int device) {
 cudaError_t allocate(void** at, size_t bytes, int device) {
   *at = nullptr;
   if (state().sticky != cudaSuccess) return leave(state().sticky);
+  if (capture_forbids(false, device)) return leave(cudaErrorStreamCaptureUnsupported);
   if (bytes == 0) return leave(cudaSuccess);
-  if (device >= 0) {
-    if (state().faults.fail_allocation >= 0 && state().faults.fail_allocation-- == 0)
-      return leave(cudaErrorMemoryAllocation);
-    if (used_bytes(device) + bytes > state().machine.memory_bytes)
-      return leave(cudaErrorMemoryAllocation);
-  }
+  FaultPlan& faults = state().faults;
+  int64_t& left = device >= 0 ? faults.fail_allocation : faults.fail_host_allocation;
+  if (left >= 0 && left-- == 0) return leave(cudaErrorMemoryAllocation);
+  if (device >= 0 && used_bytes(device) + bytes > state().machine.memory_bytes)
+    return leave(cudaErrorMemoryAllocation);
   // Of its own size, so that the address sanitizer knows its end; NaN to whoever reads it first.
   void* const memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (!memory) return leave(cudaErrorMemoryAllocation);
@@ -237,6 +250,8 @@ cudaError_t release(void* at, bool on_device) {
   const auto it = state().allocations.find(at);
   if (it == state().allocations.end() || (it->second.device >= 0) != on_device)
     return leave(cudaErrorInvalidValue);
+  if (capture_forbids(on_device, it->second.device))
+    return leave(cudaErrorStreamCaptureUnsupported);
   // As on a device: freeing waits for what still runs.
   if (on_device) drain_device(it->second.device);
   state().allocations.erase(it);
@@ -260,15 +275,14 @@ void enqueue_kernel(cudaStream_t stream_, const char* kernel, const LaunchShape&
         "warps, at most 1024 threads, y and z of the grid at most 65535, at most {} bytes",
         kernel, shape.grid.x, shape.grid.y, shape.grid.z, shape.block.x, shape.block.y,
         shape.block.z, shape.dynamic_shared_bytes, kMaxSharedBytes);
-    leave(cudaErrorInvalidConfiguration);
-    return;
+    return static_cast<void>(leave(cudaErrorInvalidConfiguration));
   }
   if (stream.device != current_device) {
     state().fault = fmt::format("{}: its stream is of device {}, current is {}", kernel,
                                 stream.device, current_device);
-    leave(cudaErrorInvalidResourceHandle);
-    return;
+    return static_cast<void>(leave(cudaErrorInvalidResourceHandle));
   }
+  if (!machine().kernel_image) return static_cast<void>(leave(cudaErrorNoKernelImageForDevice));
   push(stream, [=, body = std::move(body)] {
     FaultPlan& faults = state().faults;
     if (faults.fail_launch >= 0 && faults.fail_launch-- == 0)
@@ -376,11 +390,13 @@ cudaError_t cudaGetDeviceCount(int* count) {
   if (machine().driver_version < 13000) return leave(cudaErrorInsufficientDriver);
   if (machine().devices == 0) return leave(cudaErrorNoDevice);
   *count = machine().devices;
-  return leave(cudaSuccess);
+  return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
   const Lock lock(mutex());
   if (device < 0 || device >= machine().devices) return leave(cudaErrorInvalidDevice);
+  // From CUDA 12 on this makes the context.
+  if (device == machine().broken_device) return last_error = cudaErrorDevicesUnavailable;
   current_device = device;
   return leave(cudaSuccess);
 }
@@ -397,25 +413,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->sharedMemPerBlockOptin = kMaxSharedBytes;
   properties->major = 9;
   properties->multiProcessorCount = 2;
-  properties->l2CacheSize = 1 << 20;
-  return leave(cudaSuccess);
+  return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
   cudaDeviceProp p;
   const cudaError_t error = cudaGetDeviceProperties(&p, device);
-  if (error != cudaSuccess) return error;
-  switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(p.sharedMemPerBlockOptin);
-      return cudaSuccess;
-    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor: *value = p.major; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; return cudaSuccess;
-  }
-  return leave(cudaErrorInvalidValue);
+  *value = static_cast<int>(p.sharedMemPerBlockOptin);
+  return error;
 }
 cudaError_t cudaDeviceSynchronize() {
   const Lock lock(mutex());
+  if (capture_forbids(true, current_device)) return leave(cudaErrorStreamCaptureUnsupported);
   drain_device(current_device);
   return leave(cudaSuccess);
 }
@@ -490,7 +498,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Lock lock(mutex());
   Stream& s = stream_of(stream);
-  if (s.capture) return leave(cudaErrorStreamCaptureUnsupported);
+  if (s.capture && capture_forbids(true, s.device)) return leave(cudaErrorStreamCaptureUnsupported);
   drain(s);
   return leave(cudaSuccess);
 }
@@ -501,19 +509,21 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Lock lock(mutex());
   if (!event) return leave(cudaErrorInvalidResourceHandle);
-  return push(stream_of(stream), [=, record = event->recorded] { wait_for(*event, record); });
+  return push(stream_of(stream),
+              [e = event->self, record = event->recorded] { wait_for(*e, record); });
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Lock lock(mutex());
-  *event = new Event;
-  (*event)->device = current_device;
+  const auto made = std::make_shared<Event>();
+  made->device = current_device;
+  made->self = made;
+  *event = made.get();
   return leave(cudaSuccess);
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Lock lock(mutex());
   if (!event) return leave(cudaErrorInvalidResourceHandle);
-  wait_for(*event, event->recorded);
-  delete event;
+  const auto last = std::move(event->self);  // work that is to come may have it, too
   return leave(cudaSuccess);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
@@ -523,9 +533,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event->device != s.device) return leave(cudaErrorInvalidResourceHandle);
   event->stream = &s;
   const uint64_t record = ++event->recorded;
-  return push(s, [=] {
-    event->done = record;
-    event->when = Clock::now();
+  return push(s, [e = event->self, record] {
+    e->done = record;
+    e->when = Clock::now();
+    changed().notify_all();
   });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -547,16 +558,20 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 
 // ---- graphs: the work of one stream, recorded and replayed
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   const Lock lock(mutex());
   if (!stream || stream->capture) return leave(cudaErrorStreamCaptureUnsupported);
   stream->capture = std::make_unique<Graph>();
+  stream->mode = mode;
+  stream->spoilt = false;
   return leave(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const Lock lock(mutex());
-  if (!stream || !stream->capture) return leave(cudaErrorStreamCaptureInvalidated);
-  *graph = stream->capture.release();
+  *graph = nullptr;
+  auto captured = stream ? std::move(stream->capture) : nullptr;
+  if (!captured || stream->spoilt) return leave(cudaErrorStreamCaptureInvalidated);
+  *graph = captured.release();
   return leave(cudaSuccess);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -566,6 +581,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   const Lock lock(mutex());
+  if (state().faults.fail_instantiate) return leave(cudaErrorMemoryAllocation);
   *exec = new Graph(*graph);
   return leave(cudaSuccess);
 }

@@ -39,6 +39,8 @@ struct Machine {
   int devices = 2;
   int driver_version = 13000;
   size_t memory_bytes = size_t{8} << 30;  // each device
+  int broken_device = -1;                 // it gives no context: full, or another's alone
+  bool kernel_image = true;               // the program holds code for the devices
   bool vendor_libraries = true;           // the stand-ins can be found
   bool vendor_handles = true;             // and give handles
 };
@@ -46,17 +48,19 @@ Machine& machine();
 
 // Faults on demand, for tests of error handling.
 struct FaultPlan {
-  int64_t fail_allocation = -1;      // the n-th cudaMalloc from now (0: the next) finds no memory
-  int64_t fail_launch = -1;          // the n-th kernel that runs from now fails
-  int64_t fail_collective = -1;      // NCCL loses a peer in the n-th collective from now
-  bool refuse_products = false;      // cuBLASLt has no algorithm for anything
-  bool refuse_convolutions = false;  // cuDNN has no engine for anything
+  int64_t fail_allocation = -1;       // the n-th cudaMalloc from now (0: the next) finds no memory
+  int64_t fail_host_allocation = -1;  // as much for cudaMallocHost
+  bool fail_instantiate = false;      // no graph can be made of what was recorded
+  int64_t fail_launch = -1;           // the n-th kernel that runs from now fails
+  int64_t fail_collective = -1;       // NCCL loses a peer in the n-th collective from now
+  bool refuse_products = false;       // cuBLASLt has no algorithm for anything
+  bool refuse_convolutions = false;   // cuDNN has no engine for anything
 };
 void plan_faults(const FaultPlan& plan);
 FaultPlan faults();
-// At the start of the process FACET_EMU_MACHINE can set all of these, for tests of whole programs:
-// "devices=0", "driver=11000", "memory=BYTES", "vendor_libraries=0", "vendor_handles=0",
-// "fail_allocation=N", "fail_launch=N", "fail_collective=N", comma-separated.
+// At the start of the process FACET_EMU_MACHINE can set most of these, for tests of whole programs:
+// any of "devices=0,driver=11000,memory=BYTES,broken_device=N,kernel_image=0,vendor_libraries=0,
+// vendor_handles=0,fail_allocation=N,fail_launch=N,fail_collective=N".
 
 // Back to a fresh process: streams emptied, errors forgotten, faults and machine as at the start.
 // Memory that is still allocated stays.

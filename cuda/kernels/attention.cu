@@ -120,15 +120,16 @@ __device__ A across_row(A value, Op op) {
   return value;
 }
 
-// y and lse of 32 queries. Grid (tiles of queries, B * H).
+// y and lse of 32 queries. Grid: tiles of queries within heads, B * H of them.
 template <typename T>
-__global__ void attention_kernel(const __grid_constant__ Packed<T> p, T* y, acc_t<T>* lse) {
+__global__ void __launch_bounds__(kThreads, 4) attention_kernel(const __grid_constant__ Packed<T> p, T* y, acc_t<T>* lse) {
   using A = acc_t<T>;
   const Tiles<A> shared{dynamic_shared<A>(), p.dim + 1};
   A *const q = shared.tile(0), *const k = shared.tile(1), *const v = shared.tile(2);
   const int row = threadIdx.x / kRowThreads, lane = threadIdx.x % kRowThreads;
   A* const mine = shared.scores(3, 0) + row * (kTile + 1);
-  const int64_t index = blockIdx.y, first = static_cast<int64_t>(blockIdx.x) * kTile;
+  const unsigned tiles = tiles_of(p.tokens, kTile);
+  const int64_t index = blockIdx.x / tiles, first = int64_t{blockIdx.x % tiles} * kTile;
   load_tile(
       p.qkv, [&](int64_t t) { return p.at(0, index, t); }, first, p.tokens, p.dim, shared.pitch, q);
   A largest = -std::numeric_limits<A>::infinity(), sum = 0;
@@ -176,7 +177,7 @@ __global__ void attention_kernel(const __grid_constant__ Packed<T> p, T* y, acc_
 }
 
 // Gradients of 32 queries (`of_keys` false) or of 32 keys and values: the block walks over the
-// other side's tiles. Grid (tiles, B * H).
+// other side's tiles. Grid: tiles within heads.
 template <typename T, bool of_keys>
 __global__ void attention_backward_kernel(const __grid_constant__ AttentionGradient<T> a) {
   using A = acc_t<T>;
@@ -188,7 +189,8 @@ __global__ void attention_backward_kernel(const __grid_constant__ AttentionGradi
   const int row = threadIdx.x / kRowThreads, lane = threadIdx.x % kRowThreads;
   A* const probs = shared.scores(4, 0) + row * (kTile + 1);
   A* const slopes = shared.scores(4, 1) + row * (kTile + 1);
-  const int64_t index = blockIdx.y, first = static_cast<int64_t>(blockIdx.x) * kTile;
+  const unsigned tiles = tiles_of(p.tokens, kTile);
+  const int64_t index = blockIdx.x / tiles, first = int64_t{blockIdx.x % tiles} * kTile;
   const auto load = [&](int part, int64_t from, A* to) {
     load_tile(
         p.qkv, [&](int64_t t) { return p.at(part, index, t); }, from, p.tokens, p.dim, shared.pitch,
@@ -255,11 +257,7 @@ Packed<T> packed(const Tensor& qkv, double scale) {
 }
 bool takes_naive(const Tensor& qkv) {
   const bool naive = kernel_choice() == KernelChoice::naive;
-  return naive || qkv.dim(4) > kMaxDim || qkv.dim(0) * qkv.dim(3) > 65535;
-}
-dim3 tiles_of(const Tensor& qkv) {
-  return {static_cast<unsigned>((qkv.dim(1) + kTile - 1) / kTile),
-          static_cast<unsigned>(qkv.dim(0) * qkv.dim(3))};
+  return naive || qkv.dim(4) > kMaxDim;
 }
 
 }  // namespace
@@ -277,8 +275,8 @@ void CudaBackend::attention(const Tensor& qkv, double scale, Tensor& y, Tensor& 
       if (takes_mma(p) && aligned(y.data<T>()))
         return mma_attention(qkv, p, y.data<T>(), lse.data<A>());
     const auto bytes = static_cast<size_t>(shared_elements(p.dim, 3, 1)) * sizeof(A);
-    launch_for<attention_kernel<T>>(qkv, tiles_of(qkv), kThreads, bytes, p, y.data<T>(),
-                                    lse.data<A>());
+    launch_for<attention_kernel<T>>(qkv, blocks_for_heads(qkv, kTile), kThreads, bytes, p,
+                                    y.data<T>(), lse.data<A>());
   });
 }
 
@@ -300,8 +298,10 @@ void CudaBackend::attention_backward(const Tensor& qkv, const Tensor& y, const T
                  NaiveAttentionBackward<T>{p, dy.data<T>(), lse.data<A>(), delta.data<A>(),
                                            dqkv.data<T>()});
     const auto bytes = static_cast<size_t>(shared_elements(p.dim, 4, 2)) * sizeof(A);
-    launch_for<attention_backward_kernel<T, false>>(qkv, tiles_of(qkv), kThreads, bytes, a);
-    launch_for<attention_backward_kernel<T, true>>(qkv, tiles_of(qkv), kThreads, bytes, a);
+    launch_for<attention_backward_kernel<T, false>>(qkv, blocks_for_heads(qkv, kTile), kThreads,
+                                                    bytes, a);
+    launch_for<attention_backward_kernel<T, true>>(qkv, blocks_for_heads(qkv, kTile), kThreads,
+                                                   bytes, a);
   });
 }
 

@@ -29,6 +29,14 @@ struct Packed {
   }
 };
 
+// A block works on one of a head's tiles of `rows`; all of a head's are neighbours.
+__host__ __device__ constexpr unsigned tiles_of(int64_t tokens, int rows) {
+  return static_cast<unsigned>((tokens + rows - 1) / rows);
+}
+inline dim3 blocks_for_heads(const Tensor& qkv, int rows) {
+  return static_cast<unsigned>(qkv.dim(0) * qkv.dim(3)) * tiles_of(qkv.dim(1), rows);
+}
+
 // What the backward reads and writes; delta is dy . y of each query.
 template <typename T>
 struct AttentionGradient {

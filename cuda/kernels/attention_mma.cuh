@@ -136,19 +136,20 @@ __device__ float across_lanes(float value, Op op) {
   return op(value, shuffle_xor(value, 2));
 }
 
-// y and lse = of 64 queries. Grid (tiles of queries, B * H), block 128, dynamic shared memory 5
-// tiles of 64 x kD bf16: 40 KiB for kD 64. D at most kD and a multiple of 8, pointers multiples of
-// 16, scale > 0.
+// y and lse = of 64 queries. Grid: tiles of queries within heads, block 128, dynamic shared memory
+// 5 tiles of 64 x kD bf16: 40 KiB for kD 64. D at most kD and a multiple of 8, pointers multiples
+// of 16, scale > 0.
 template <int kD>
 __global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 4)
     attention_mma_kernel(const __grid_constant__ Packed<bf16> p, bf16* y, float* lse) {
   using Tile = HeadTile<kD>;
   bf16 *const mine = dynamic_shared<bf16>(), *const ring = mine + Tile::elements;
   const int tokens = static_cast<int>(p.tokens), dim = static_cast<int>(p.dim);
-  const int first = static_cast<int>(blockIdx.x) * kMmaRows;
+  const unsigned tiles = tiles_of(tokens, kMmaRows);
+  const int first = static_cast<int>(blockIdx.x % tiles) * kMmaRows;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int row = static_cast<int>(threadIdx.x) / kWarp * 16;
-  const int64_t index = blockIdx.y;
+  const int64_t index = blockIdx.x / tiles;
   const int out_pitch = static_cast<int>(p.heads) * dim, pitch = 3 * out_pitch;
   const auto stage = [&](int key) { return ring + key / kMmaRows % 2 * 2 * Tile::elements; };
   const auto fetch = [&](int key) {
@@ -237,9 +238,9 @@ __global__ void delta_mma_kernel(const __grid_constant__ Packed<bf16> p, const b
   }
 }
 
-// Gradients = of 64 queries (`of_keys` false) or of 64 keys and values. Grid (tiles, B * H), block
-// 128, dynamic shared memory 6 tiles of 64 x kD bf16, for keys also 2 of lse and delta: 48 or 49
-// KiB for kD 64. D, pointers and scale as above.
+// Gradients = of 64 queries (`of_keys` false) or of 64 keys and values. Grid: tiles within heads,
+// block 128, dynamic shared memory 6 tiles of 64 x kD bf16, for keys also 2 of lse and delta: 48 or
+// 49 KiB for kD 64. D, pointers and scale as above.
 template <int kD, bool of_keys>
 __global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 3)
     attention_backward_mma_kernel(const __grid_constant__ AttentionGradient<bf16> a) {
@@ -253,10 +254,11 @@ __global__ void __launch_bounds__(kMmaThreads, kD > 64 ? 2 : 3)
   bf16* const ring = mine_grad + Tile::elements;
   float* const rows = reinterpret_cast<float*>(ring + 4 * Tile::elements);
   const int tokens = static_cast<int>(p.tokens), dim = static_cast<int>(p.dim);
-  const int first = static_cast<int>(blockIdx.x) * kMmaRows;
+  const unsigned tiles = tiles_of(tokens, kMmaRows);
+  const int first = static_cast<int>(blockIdx.x % tiles) * kMmaRows;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   const int row = thread / kWarp * 16;
-  const int64_t index = blockIdx.y;
+  const int64_t index = blockIdx.x / tiles;
   const int out_pitch = static_cast<int>(p.heads) * dim, pitch = 3 * out_pitch;
   const auto copy_queries = [&](bf16* to, int from) {
     Tile::copy(to, p.qkv + p.at(0, index, 0), pitch, from, tokens, dim);
@@ -370,10 +372,6 @@ void with_head_tile(int64_t dim, const F& f) {
   else
     f(std::integral_constant<int, kMmaMaxDim>{});
 }
-inline dim3 mma_tiles_of(const Tensor& qkv) {
-  return {static_cast<unsigned>((qkv.dim(1) + kMmaRows - 1) / kMmaRows),
-          static_cast<unsigned>(qkv.dim(0) * qkv.dim(3))};
-}
 template <int kD>
 constexpr size_t mma_shared_bytes(int tiles, int rows) {
   return static_cast<size_t>(tiles) * HeadTile<kD>::elements * sizeof(bf16) +
@@ -383,7 +381,7 @@ constexpr size_t mma_shared_bytes(int tiles, int rows) {
 
 inline void mma_attention(const Tensor& qkv, const Packed<bf16>& p, bf16* y, float* lse) {
   detail::with_head_tile(p.dim, [&](auto dim) {
-    launch_for<attention_mma_kernel<dim()>>(qkv, detail::mma_tiles_of(qkv), kMmaThreads,
+    launch_for<attention_mma_kernel<dim()>>(qkv, blocks_for_heads(qkv, kMmaRows), kMmaThreads,
                                             detail::mma_shared_bytes<dim()>(5, 0), p, y, lse);
   });
 }
@@ -395,7 +393,7 @@ inline void mma_attention_backward(const Tensor& qkv, const AttentionGradient<bf
   launch_for<delta_mma_kernel<8>>(qkv, blocks_for(8 * queries), kThreads, 0, a.p, y, a.dy, queries,
                                   delta);
   detail::with_head_tile(a.p.dim, [&](auto dim) {
-    const dim3 tiles = detail::mma_tiles_of(qkv);
+    const dim3 tiles = blocks_for_heads(qkv, kMmaRows);
     launch_for<attention_backward_mma_kernel<dim(), false>>(
         qkv, tiles, kMmaThreads, detail::mma_shared_bytes<dim()>(6, 0), a);
     launch_for<attention_backward_mma_kernel<dim(), true>>(

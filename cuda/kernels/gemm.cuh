@@ -38,9 +38,11 @@ __global__ void tiled_gemm_kernel(const __grid_constant__ GemmShape s,
   constexpr int kPitch = kTile + 4;
   SHARED_ARRAY(A, tile_a, kTileDepth * kPitch);
   SHARED_ARRAY(A, tile_b, kTileDepth * kPitch);
-  const int64_t across = (s.n + kTile - 1) / kTile;
-  const int64_t top = blockIdx.x / across * kTile, left = blockIdx.x % across * kTile;
-  const int64_t batch = blockIdx.z / splits, split = blockIdx.z % splits;
+  const unsigned across = static_cast<unsigned>((s.n + kTile - 1) / kTile);
+  const unsigned tiles = across * static_cast<unsigned>((s.m + kTile - 1) / kTile);
+  const unsigned product = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  const int64_t top = tile / across * kTile, left = tile % across * kTile;
+  const int64_t batch = product / splits, split = product % splits;
   const int64_t end = min((split + 1) * depth, s.k);
   const int thread = static_cast<int>(threadIdx.x);
   const int row = thread / 16 * kPerThread, col = thread % 16 * kPerThread;
@@ -66,8 +68,7 @@ __global__ void tiled_gemm_kernel(const __grid_constant__ GemmShape s,
   for (int r = 0; r < kPerThread; ++r)
     for (int c = 0; c < kPerThread; ++c)
       if (top + row + r < s.m && left + col + c < s.n)
-        out.store(static_cast<int64_t>(blockIdx.z), top + row + r, left + col + c,
-                  Vec<A, 1>{sums[r][c]});
+        out.store(int64_t{product}, top + row + r, left + col + c, Vec<A, 1>{sums[r][c]});
 }
 
 // Sums over k of a(batch, row, k) * b(batch, k, column) go to `out`, on the device of `where`. bf16

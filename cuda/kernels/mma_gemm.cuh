@@ -121,12 +121,14 @@ __global__ void __launch_bounds__(Tile::threads, 512 / Tile::threads)
 
   const int m = static_cast<int>(s.m), n = static_cast<int>(s.n);
   const unsigned across = (static_cast<unsigned>(n) + Tile::n - 1) / Tile::n;
-  const int top = static_cast<int>(blockIdx.x / across) * Tile::m;
-  const int left = static_cast<int>(blockIdx.x % across) * Tile::n;
-  const int begin = static_cast<int>(blockIdx.z) % splits * depth;
+  const unsigned tiles = across * ((static_cast<unsigned>(m) + Tile::m - 1) / Tile::m);
+  const unsigned product = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  const int top = static_cast<int>(tile / across) * Tile::m;
+  const int left = static_cast<int>(tile % across) * Tile::n;
+  const int begin = static_cast<int>(product) % splits * depth;
   const int end = min(begin + depth, static_cast<int>(s.k));
-  const FactorA a(load_a, blockIdx.z / splits, top, m);
-  const FactorB b(load_b, blockIdx.z / splits, left, n);
+  const FactorA a(load_a, product / splits, top, m);
+  const FactorB b(load_b, product / splits, left, n);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int row = warp / Tile::warps_n * kRows, col = warp % Tile::warps_n * kCols;
@@ -180,10 +182,10 @@ __global__ void __launch_bounds__(Tile::threads, 512 / Tile::threads)
     if (top + r >= m || left + c >= n) continue;
     const auto four = Vec<float, 4>::load(rows + r * Tile::pitch + c);
     if (by_four) {
-      out.store(blockIdx.z, top + r, left + c, four);
+      out.store(product, top + r, left + c, four);
     } else {
       for (int h = 0; h < min(4, n - left - c); ++h)
-        out.store(blockIdx.z, top + r, left + c + h, Vec<float, 1>{four[h]});
+        out.store(product, top + r, left + c + h, Vec<float, 1>{four[h]});
     }
   }
 }

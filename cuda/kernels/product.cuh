@@ -80,9 +80,9 @@ constexpr int64_t pieces_of(int64_t length, int64_t piece) {
 }
 
 // launch(grid, splits, depth, out) for tiles of `rows` x `cols`: the blocks of grid are (tile of n
-// within tile of m, 1, batch * splits + split), and block z sums k in [split * depth, (split + 1) *
-// depth), a multiple of `step`, into product z of `out`. k is split by the shape alone: sums are
-// the same every time.
+// within tile of m within split within batch), and each sums k in [split * depth, (split + 1) *
+// depth), a multiple of `step`, into product batch * splits + split of `out`. k is split by the
+// shape alone: sums are the same every time.
 template <typename T, typename Launch>
 void split_gemm(const Tensor& where, const GemmShape& s, int64_t rows, int64_t cols, int64_t step,
                 const Output<T>& out, Launch launch) {
@@ -91,9 +91,10 @@ void split_gemm(const Tensor& where, const GemmShape& s, int64_t rows, int64_t c
   const int64_t parts = std::clamp<int64_t>(pieces_of(s.k, kLeastDepth), 1, wanted);
   const int64_t depth = pieces_of(std::max<int64_t>(s.k, 1), parts * step) * step;
   const int64_t splits = std::max<int64_t>(1, pieces_of(s.k, depth));
-  FACET_CHECK(tiles < (int64_t{1} << 31) && s.batch * splits <= 65535, "gemm",
-              "{} x {} x {} is too large for one launch", s.m, s.n, s.batch);
-  const dim3 grid(static_cast<unsigned>(tiles), 1, static_cast<unsigned>(s.batch * splits));
+  const int64_t blocks = tiles * s.batch * splits;
+  FACET_CHECK(blocks < int64_t{1} << 31, "gemm", "{} x {} x {} is too large for one launch", s.m,
+              s.n, s.batch);
+  const dim3 grid(static_cast<unsigned>(blocks));
   if (splits == 1) return launch(grid, 1, s.k, out);
   using A = acc_t<T>;
   Tensor partial = Tensor::empty({s.batch * splits, s.m, s.n}, dtype_of<A>(), where.device());

@@ -179,6 +179,13 @@ struct BestFirst {
   }
 };
 
+// x[i] of a row of `cols`; a NaN comes behind everything else.
+template <typename A>
+__device__ Best<A> entry(A value, int64_t i, int64_t cols) {
+  if (value == value) return {value, i};
+  return {-std::numeric_limits<A>::infinity(), cols + i};
+}
+
 // The k best of each row in order (value descending, index ascending), k <= kMaxMerged: the best so
 // far and the next part of the row are sorted together. Grid: rows in strides; block: kThreads;
 // shared: 2048 entries.
@@ -194,14 +201,15 @@ __global__ void topk_kernel(const T* x, int64_t rows, int64_t cols, int64_t k, T
       const int64_t kept = next == 0 ? 0 : k;
       for (int64_t i = kept + threadIdx.x; i < kSorted; i += blockDim.x) {
         const int64_t at = next + i - kept;
-        entries[i] = at < cols ? Best<A>{widen(x[row * cols + at]), at} : nothing;
+        entries[i] = at < cols ? entry(widen(x[row * cols + at]), at, cols) : nothing;
       }
       next += kSorted - kept;
       block_sort(entries, kSorted, BestFirst{});
     } while (next < cols);
     for (int64_t j = threadIdx.x; j < k; j += blockDim.x) {
-      values[row * k + j] = static_cast<T>(entries[j].value);
-      indices[row * k + j] = entries[j].index;
+      const int64_t at = entries[j].index - (entries[j].index < cols ? 0 : cols);
+      values[row * k + j] = x[row * cols + at];
+      indices[row * k + j] = at;
     }
     __syncthreads();
   }
@@ -227,15 +235,13 @@ __global__ void topk_rounds_kernel(const T* x, int64_t rows, int64_t cols, int64
       for (int64_t i = threadIdx.x * N; i < cols; i += blockDim.x * N) {
         const auto some = Vec<T, N>::load(from + i);
         for (int m = 0; m < N; ++m) {
-          const A value = widen(some[m]);
-          const Best<A> here =
-              value == value ? Best<A>{value, i + m} : Best<A>{lowest, cols + i + m};
+          const Best<A> here = entry(widen(some[m]), i + m, cols);
           if (BestFirst{}(last, here) && BestFirst{}(here, best)) best = here;
         }
       }
       last = block_reduce(best, BestOf{}, nothing, scratch);
       if (threadIdx.x == 0) {
-        indices[j] = last.index < cols ? last.index : last.index - cols;
+        indices[j] = last.index - (last.index < cols ? 0 : cols);
         if (values) values[j] = from[indices[j]];
       }
     }

@@ -91,6 +91,7 @@ class Clique {
   ~Clique() {
     for (size_t rank = 0; rank < ranks_.size(); ++rank)
       if (ranks_[rank].handle) {
+        const DeviceGuard guard(devices_[rank], std::nothrow);
         static_cast<void>(cudaStreamSynchronize(stream(devices_[rank])));
         static_cast<void>(nccl().ncclCommDestroy(ranks_[rank].handle));
       }

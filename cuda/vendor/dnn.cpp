@@ -300,6 +300,7 @@ Plan first_call(cudnnHandle_t handle, const Call& call) {
       f();
     } catch (const DnnError& e) {
       why = e.what();
+      static_cast<void>(cudaGetLastError());  // what it tried is no error of our launches
     }
   };
   const bool timed = may_time(call.x.device().index);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "cuda/runtime.h"
 #include "cuda/vendor/blas.h"
 #include "cuda/vendor/comm.h"
 #include "cuda/vendor/dnn.h"
@@ -50,6 +51,7 @@ std::string last_refusal() {
   return refusal();
 }
 void note_refusal(const std::string& what) {
+  static_cast<void>(cudaGetLastError());  // it is no error of the launches that follow
   const std::lock_guard lock(refusal_mutex);
   refusal() = what;
 }

@@ -157,8 +157,10 @@ void CpuBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indice
     std::vector<Entry> best;
     best.reserve(static_cast<size_t>(k) + 1);
     for (int64_t i = 0; i < cols; ++i) {
-      const Entry entry{widen(from[i]), i};
-      if (i >= k && !(entry.value > best.front().value)) continue;
+      Entry entry{widen(from[i]), i};
+      if (entry.value != entry.value)  // a NaN comes behind everything else
+        entry = {-std::numeric_limits<acc_t<T>>::infinity(), cols + i};
+      if (i >= k && !(entry < best.front())) continue;
       best.push_back(entry);
       std::push_heap(best.begin(), best.end());
       if (i < k) continue;
@@ -167,8 +169,9 @@ void CpuBackend::topk(const Tensor& x, int64_t k, Tensor& values, Tensor& indice
     }
     std::sort_heap(best.begin(), best.end());
     for (int64_t i = 0; i < k; ++i) {
-      values.data<T>()[row * k + i] = static_cast<T>(best[static_cast<size_t>(i)].value);
-      indices.data<int64_t>()[row * k + i] = best[static_cast<size_t>(i)].index;
+      const int64_t at = best[static_cast<size_t>(i)].index % cols;
+      values.data<T>()[row * k + i] = from[at];
+      indices.data<int64_t>()[row * k + i] = at;
     }
   });
 }

@@ -35,21 +35,21 @@ struct dim3 {
   VALUE(cudaErrorMemoryAllocation, 2)           \
   VALUE(cudaErrorInvalidConfiguration, 9)       \
   VALUE(cudaErrorInsufficientDriver, 35)        \
+  VALUE(cudaErrorDevicesUnavailable, 46)        \
+  VALUE(cudaErrorInvalidDeviceFunction, 98)     \
   VALUE(cudaErrorNoDevice, 100)                 \
   VALUE(cudaErrorInvalidDevice, 101)            \
+  VALUE(cudaErrorNoKernelImageForDevice, 209)   \
   VALUE(cudaErrorInvalidResourceHandle, 400)    \
   VALUE(cudaErrorNotReady, 600)                 \
-  VALUE(cudaErrorIllegalAddress, 700)           \
   VALUE(cudaErrorLaunchFailure, 719)            \
   VALUE(cudaErrorStreamCaptureUnsupported, 900) \
   VALUE(cudaErrorStreamCaptureInvalidated, 901)
 enum cudaError_t : int { FACET_CUDA_ERRORS(FACET_ENUMERATOR) };
 enum cudaMemcpyKind : int {
-  cudaMemcpyHostToHost,
-  cudaMemcpyHostToDevice,
+  cudaMemcpyHostToDevice = 1,
   cudaMemcpyDeviceToHost,
-  cudaMemcpyDeviceToDevice,
-  cudaMemcpyDefault
+  cudaMemcpyDeviceToDevice
 };
 enum cudaStreamCaptureMode : int {
   cudaStreamCaptureModeGlobal,
@@ -61,18 +61,13 @@ enum cudaStreamCaptureStatus : int {
   cudaStreamCaptureStatusActive,
   cudaStreamCaptureStatusInvalidated
 };
-enum cudaDeviceAttr : int {
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
-  cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrComputeCapabilityMajor = 75,
-  cudaDevAttrComputeCapabilityMinor = 76
-};
+enum cudaDeviceAttr : int { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventDefault = 0;
 
 struct cudaDeviceProp {
   char name[256];
   size_t totalGlobalMem, sharedMemPerBlockOptin;
-  int major, minor, multiProcessorCount, l2CacheSize;
+  int major, minor, multiProcessorCount;
 };
 
 namespace facet::emu {

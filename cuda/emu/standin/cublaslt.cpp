@@ -154,7 +154,8 @@ const char* cublasLtGetStatusName(cublasStatus_t status) {
   return "unknown";
 }
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
-  if (!facet::emu::machine().vendor_handles) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (!facet::emu::machine().vendor_handles && cudaSetDevice(-1))  // CUDA's last error stays, too
+    return CUBLAS_STATUS_NOT_INITIALIZED;
   *handle = new LtHandle;
   cudaGetDevice(&(*handle)->device);
   return CUBLAS_STATUS_SUCCESS;

@@ -182,7 +182,8 @@ cudnnStatus_t check(Descriptor& d) {
     case kPlan:
       d.engine = d.child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).engine;
       d.graph = d.child(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).graph;
-      return d.engine == Engine::planless ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
+      if (d.engine != Engine::planless) return CUDNN_STATUS_SUCCESS;
+      return cudaSetDevice(-1), CUDNN_STATUS_NOT_SUPPORTED;  // CUDA's last error stays, too
     case kPack:
       return d.values.at(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS).size() ==
                      d.values.at(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS).size()
