@@ -122,7 +122,8 @@ __device__ A across_row(A value, Op op) {
 
 // y and lse of 32 queries. Grid: tiles of queries within heads, B * H of them.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 4) attention_kernel(const __grid_constant__ Packed<T> p, T* y, acc_t<T>* lse) {
+__global__ void __launch_bounds__(kThreads, 4)
+    attention_kernel(const __grid_constant__ Packed<T> p, T* y, acc_t<T>* lse) {
   using A = acc_t<T>;
   const Tiles<A> shared{dynamic_shared<A>(), p.dim + 1};
   A *const q = shared.tile(0), *const k = shared.tile(1), *const v = shared.tile(2);
@@ -256,8 +257,7 @@ Packed<T> packed(const Tensor& qkv, double scale) {
   return {qkv.data<T>(), qkv.dim(1), qkv.dim(3), qkv.dim(4), static_cast<acc_t<T>>(scale)};
 }
 bool takes_naive(const Tensor& qkv) {
-  const bool naive = kernel_choice() == KernelChoice::naive;
-  return naive || qkv.dim(4) > kMaxDim;
+  return kernel_choice() == KernelChoice::naive || qkv.dim(4) > kMaxDim;
 }
 
 }  // namespace
