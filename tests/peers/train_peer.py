@@ -59,8 +59,11 @@ class Block(nn.Module):
         n, tokens, width = x.shape
         qkv = self.attn["qkv"](self.norm1(x)).reshape(n, tokens, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-        x = x + self.attn["proj"]((weights @ v).transpose(1, 2).reshape(n, tokens, width))
+        if hasattr(F, "scaled_dot_product_attention"):  # since PyTorch 2
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
+        x = x + self.attn["proj"](y.transpose(1, 2).reshape(n, tokens, width))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 
 
@@ -328,7 +331,8 @@ def main():
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32",
                         help="bf16: autocast")
-    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--compile", metavar="MODE", default="",
+                        help="torch.compile in this mode: default, max-autotune ...")
     args, _ = parser.parse_known_args()  # the rest is the same as ours for every method
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
@@ -351,7 +355,7 @@ def main():
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr,
                                 momentum=0.9, weight_decay=1e-4,
                                 **({"fused": True} if args.device == "cuda" else {}))
-    loss_of = torch.compile(model.loss) if args.compile else model.loss
+    loss_of = torch.compile(model.loss, mode=args.compile) if args.compile else model.loss
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16")
 
     start_up, first_step = seconds_since_start(), None
