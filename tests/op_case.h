@@ -66,6 +66,7 @@ struct OpCase {
   std::vector<DType> dtypes{DType::f64, DType::f32, DType::bf16};
   std::vector<ErrorCase> errors{};
   std::vector<Input> bench{};  // inputs of the benchmark; empty: the row is not timed
+  Run timed{};                 // what the benchmark runs where run() copies its inputs first
 };
 
 using OpTable = std::vector<OpCase>;

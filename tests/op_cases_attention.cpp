@@ -108,9 +108,9 @@ void add_attention_cases(OpTable& table) {
   add_layer_norm_case(table, {2, 3, 64}, true);
   add_layer_norm_case(table, {5, 64}, false, 30);
   set_bench(table, "layer_norm_7_31",
-            {real({8 * 197, 768}), acc({768}, .5, 1.5), acc({768}, -1, 1)});
+            {real({64 * 197, 768}), acc({768}, .5, 1.5), acc({768}, -1, 1)});
   set_bench(table, "add_layer_norm_7_31",
-            {real({8 * 197, 768}), acc({768}, .5, 1.5), acc({768}, -1, 1), real({8 * 197, 768})});
+            {real({64 * 197, 768}), acc({768}, .5, 1.5), acc({768}, -1, 1), real({64 * 197, 768})});
   add_attention_case(table, 1, 1, 1, 8);
   add_attention_case(table, 2, 7, 3, 8);
   add_attention_case(table, 1, 33, 2, 16, 3);
@@ -123,7 +123,7 @@ void add_attention_cases(OpTable& table) {
   add_attention_case(table, 2, 31, 1, 5);
   add_attention_case(table, 2, 9, 1, 16, 1, 1);
   add_attention_case(table, 1, 3, 1, 130);  // wider than the tiles take
-  set_bench(table, "attention_2_7_3_8", {real({8, 197, 3, 12, 64})});
+  set_bench(table, "attention_2_7_3_8", {real({32, 197, 3, 12, 64})});
   set_bench(table, "attention_1_65_2_64", {real({8, 50, 3, 12, 64})});
 }
 

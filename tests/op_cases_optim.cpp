@@ -22,20 +22,24 @@ OpCase step_case(
   OpCase op{.name = name, .terms = 4, .differentiable = false, .dtypes = kMasterTypes};
   for (const Shape& shape : kShapes)
     op.inputs.insert(op.inputs.end(), {real(shape), real(shape), real(shape), real(shape, 0, 1)});
-  op.run = [run](const VariableList& in) -> VariableList {
-    TensorList w, g, m, v;
-    for (size_t i = 0; i < in.size(); i += 4) {
-      w.push_back(in[i].value().clone());
-      g.push_back(in[i + 1].value());
-      m.push_back(in[i + 2].value().clone());
-      v.push_back(in[i + 3].value().clone());
-    }
-    run(w, g, m, v);
-    VariableList out;
-    for (size_t i = 0; i < w.size(); ++i)
-      for (const Tensor& t : {w[i], m[i], v[i]}) out.emplace_back(t);
-    return out;
+  const auto on = [run](Tensor (*given)(const Tensor&)) {
+    return [=](const VariableList& in) -> VariableList {
+      TensorList w, g, m, v;
+      for (size_t i = 0; i < in.size(); i += 4) {
+        w.push_back(given(in[i].value()));
+        g.push_back(in[i + 1].value());
+        m.push_back(given(in[i + 2].value()));
+        v.push_back(given(in[i + 3].value()));
+      }
+      run(w, g, m, v);
+      VariableList out;
+      for (size_t i = 0; i < w.size(); ++i)
+        for (const Tensor& t : {w[i], m[i], v[i]}) out.emplace_back(t);
+      return out;
+    };
   };
+  op.run = on([](const Tensor& t) { return t.clone(); });
+  op.timed = on([](const Tensor& t) { return t; });
   op.reference = [reference](const TensorList& in) -> TensorList {
     TensorList out;
     for (size_t i = 0; i < in.size(); i += 4) {
@@ -240,6 +244,14 @@ void add_optim_cases(OpTable& table) {
     add_lars(table, name + "_without_trust", plain);
   }
   add_other_steps(table);
+  // Tensors as those of a ResNet-50: many small ones, few large ones.
+  std::vector<Input> steps;
+  for (const Shape& shape : {Shape{2048}, Shape{512, 4608}, Shape{2048, 1000}, Shape{2048, 2048}})
+    steps.insert(steps.end(), {real(shape), real(shape), real(shape), real(shape, 0, 1)});
+  for (const char* name :
+       {"sgd_step_nesterov", "adamw_step_decoupled", "lars_step_simclr", "ema_step"})
+    set_bench(table, name, steps);
+  set_bench(table, "sum_squares", {real({2048}), real({512, 4608}), real({2048, 2048})});
   for (const int64_t n : {1, 7, 1025, 70001}) add_random(table, n);
 }
 

@@ -236,15 +236,16 @@ std::vector<OpTime> time_row(const OpCase& op, const std::vector<Input>& inputs,
                              Device device, Timer& timer, const Ceilings& ceilings) {
   const VariableList leaves =
       test::make_variables(op, test::draw_inputs(op, inputs), dtype, device);
-  const std::string shapes = shapes_of(leaves, op.run(leaves)[0]);
+  const auto& run = op.timed ? op.timed : op.run;
+  const std::string shapes = shapes_of(leaves, run(leaves)[0]);
   const Prepare forward = always([&] {
     const NoGrad none;
-    op.run(leaves);
+    run(leaves);
   });
   // From the gradient of the first output to those of the inputs.
   const Prepare backward_pass = [&]() -> Work {
     for (Variable leaf : leaves) leaf.clear_grad();
-    const Variable output = op.run(leaves)[0];
+    const Variable output = run(leaves)[0];
     const Tensor dy = Tensor::full(output.shape(), 1.0, output.dtype(), device);
     return [output, dy] { backward(output, dy); };
   };
