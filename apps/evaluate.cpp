@@ -177,6 +177,7 @@ Normalization normalization_for(const std::string& dataset, const std::string& m
   if (is_grey(dataset)) return kFashionMnistNormalization;
   if (dataset.starts_with("cifar100")) return kCifar100Normalization;
   if (dataset.starts_with("cifar10")) return kCifar10Normalization;
+  if (method == "simclr-tf") return {{0, 0, 0}, {1, 1, 1}};
   Normalization n = kImagenetNormalization;
   if (method == "swav") n.std[0] = .228f;
   return n;
@@ -188,7 +189,8 @@ bool is_grey(const std::string& dataset) {
 
 Pipeline test_view(int64_t size, const Normalization& n, const std::string& method,
                    const std::string& crop, const std::string& interpolation) {
-  static const std::set<std::string> bicubic = {"dino", "inject", "mae", "supervised", "timm"};
+  static const std::set<std::string> bicubic = {"dino",      "inject",     "mae",
+                                                "simclr-tf", "supervised", "timm"};
   const bool small = size <= kSmallImage;
   const bool cubic =
       interpolation == "bicubic" || (interpolation == "auto" && !small && bicubic.contains(method));

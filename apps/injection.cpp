@@ -228,10 +228,10 @@ TrainResult inject(const InjectOptions& options, const std::string& config, cons
       for (ParamGroup& group : run.optimizer().groups())
         if (group.name.starts_with("backbone")) group.lr = lr;
     };
+  run.options().start = value_of(start.metadata, "facet.start");
   if (options.run.dry_run) return run.try_out();
   const TrainResult result = run.train(*folder);
-  run.save_model(*folder, method, size, config, result, &objective.classifier(),
-                 value_of(start.metadata, "facet.start"));
+  run.save_model(*folder, method, size, config, result, &objective.classifier());
   return result;
 }
 

@@ -134,9 +134,9 @@ void LabelTraining::add_to(Options& options, const std::string& prefix) {
               prefix + "none, original (AutoAugment) or rand-m9-mstd0.5-inc1 (RandAugment)");
   add("--cutout", cutout, "sides of a box of one colour, before --aa, as share (0: none)");
   options.choice("--crop", crop, {"random", "squash"},
-                 prefix + "a random crop and flip, or the whole picture");
+                 prefix + "a random crop and flip, or the whole picture; of tests, too");
   options.choice("--interpolation", interpolation, {"auto", "bilinear", "bicubic"},
-                 prefix + "of crops and --aa; auto: bilinear, with --aa either one");
+                 prefix + "of crops, --aa and tests; auto: bilinear, with --aa either one");
 }
 
 MixedTraining LabelTraining::mixed(int64_t batch_size, uint64_t seed) const {

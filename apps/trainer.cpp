@@ -61,6 +61,7 @@ void save(RunFolder& folder, Objective& objective, const Optimizer& optimizer,
                              {"facet.loss", fmt::format("{}", result.loss)},
                              {"facet.evaluated", std::to_string(at.evaluated)},
                              {"facet.best", fmt::format("{}", at.best)},
+                             {"facet.start", options.start},
                              {"facet.data", options.fingerprint},
                              {kBadSamples, fmt::format("{}", fmt::join(at.bad_samples, " "))},
                              {kSkipped, std::to_string(at.skipped)}};

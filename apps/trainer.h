@@ -42,6 +42,7 @@ struct TrainOptions {
   std::function<Json()> evaluate;
   WeightAverage* average = nullptr;  // follows every step
   Trace* trace = nullptr;
+  std::string start;              // how the weights came to be that it begins with; or nothing
   std::string fingerprint;        // of the data: a run goes on with that which it began with alone
   Json session = Json::object();  // who works on the run; a line of sessions.jsonl
 };

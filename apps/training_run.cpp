@@ -246,10 +246,10 @@ TrainResult TrainingRun::train(RunFolder& folder) {
 
 void TrainingRun::save_model(const RunFolder& folder, const char* method, int64_t image_size,
                              const std::string& config, const TrainResult& result,
-                             Linear* classifier, const std::string& start) {
+                             Linear* classifier) {
   // What a later command has to know about a trained network.
   Metadata metadata = {{"facet.method", method},
-                       {"facet.start", start},
+                       {"facet.start", train_.start},
                        {"facet.data", run_.reading.specification(run_.data)},
                        {"facet.image_size", std::to_string(image_size)},
                        {"facet.config", config},

@@ -35,8 +35,7 @@ class TrainingRun {
   // model.safetensors and, where weights are averaged, model-ema.safetensors beside it. `start`:
   // the origin of the network that the run began with.
   void save_model(const RunFolder& folder, const char* method, int64_t image_size,
-                  const std::string& config, const TrainResult& result, Linear* classifier,
-                  const std::string& start = {});
+                  const std::string& config, const TrainResult& result, Linear* classifier);
 
  private:
   // Batches by global step: step s is batch s mod n of epoch s div n.

@@ -63,7 +63,7 @@ const std::vector<Layout>& layouts() {
       {"mae", {"model"}, {""}, {}, {}, {"head.", "heads."}, Network::vit},
       {"swav", {"", "state_dict"}, {""}, {"prototypes.", "projection_head."}, heads},
       // SimCLR's TensorFlow weights after the converter that leaves the classifier's bias out
-      {"simclr", {"state_dict"}, {""}, {"fc.weight"}, heads, {"fc.bias"}, Network::resnet},
+      {"simclr-tf", {"state_dict"}, {""}, {"fc.weight"}, heads, {"fc.bias"}, Network::resnet},
       // DINO's backbones alone are as timm's, without a classifier
       {"dino", {""}, {""}, {}, {}, {"head.", "heads."}, Network::vit},
       {"timm", plain, {""}, {}, heads, {}, Network::vit},

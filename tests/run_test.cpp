@@ -149,6 +149,8 @@ TEST_F(RunTest, InfiniteCycleLeavesTheBackboneAsItWas) {
   ASSERT_EQ(run(inject).code, 0);
   const auto before = load_safetensors(path("start/model.safetensors")).tensors;
   const auto after = load_safetensors(path("probe/model.safetensors")).tensors;
+  const auto checkpoint = load_safetensors(path("probe/checkpoints/step-0000000032.safetensors"));
+  EXPECT_EQ(checkpoint.metadata.at("facet.start"), "simclr");
   ASSERT_EQ(after.size(), before.size() + 2);  // the classifier
   for (const auto& [name, value] : before) {
     const auto same = std::find_if(after.begin(), after.end(),

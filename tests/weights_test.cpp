@@ -137,7 +137,7 @@ TEST_F(WeightsTest, EveryLayoutOfAResNet) {
   expect_layout(
       "lightly",
       with(r, "state_dict.backbone.", {extra("state_dict.projection_head.layers.0.bias")}), r, 1);
-  expect_layout("simclr", with(with(r, "", {weight}), "state_dict."), r, 0, true);
+  expect_layout("simclr-tf", with(with(r, "", {weight}), "state_dict."), r, 0, true);
   // anybody's own names, as long as it is one network
   expect_layout("prefix", with(with(r, "", head), "state_dict.net.model."), r, 0, true);
   EXPECT_THROW(map_weights(WeightsFile(save(with(r, "a.", with(r, "b."))))), FileError);
