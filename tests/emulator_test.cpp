@@ -482,5 +482,13 @@ TEST_F(EmulatorTest, KernelsAreKnownByName) {
   EXPECT_TRUE(has("scale_kernel"));
 }
 
+// For kernels of users: none of ours calls these.
+TEST(Intrinsics, AreWhatTheyAreOnADevice) {
+  const float one = 1.0f;
+  EXPECT_EQ(__popc(0b1011) + __clz(1) + __ffs(8), 3 + 31 + 4);
+  EXPECT_EQ(rsqrtf(4.0f) + __expf(0.0f) + __logf(1.0f) + __fdividef(1, 2) + __ldg(&one), 3.0f);
+  EXPECT_EQ(rsqrt(4.0) + make_float4(1, 2, 3, 4).w + make_float2(1, 2).y, 6.5);
+}
+
 }  // namespace
 }  // namespace facet
