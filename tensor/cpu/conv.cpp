@@ -68,7 +68,7 @@ bool prefers_winograd(const ConvKey& key) {
   return key.dtype == DType::f32 && key.kernel_h == 3 && key.kernel_w == 3 && !key.residual &&
          key.args == ConvArgs{.stride = 1, .padding = 1, .groups = 1} && key.c_in % 16 == 0 &&
          key.c_out % 16 == 0 && key.c_in * key.c_out >= 2048 && key.n * tiles >= 96 &&
-         10 * key.p * key.q >= 6 * 16 * tiles;
+         20 * key.p * key.q >= 11 * 16 * tiles;
 }
 
 // Whether matrix products are faster than oneDNN's kernels for AVX2. Measured (docs/benchmarks):
