@@ -21,15 +21,15 @@ Batch prepared(const Batch& given, Objective& objective, int64_t step, const Ste
   return moved;
 }
 
-bool same_shapes(const Batch& a, const Batch& b) {
-  return a.labels.shape() == b.labels.shape() &&
-         std::equal(a.views.begin(), a.views.end(), b.views.begin(), b.views.end(),
-                    [](const Tensor& x, const Tensor& y) { return x.shape() == y.shape(); });
-}
-
 }  // namespace
 
 #if defined(FACET_CUDA)
+
+struct TrainStep::Kind {
+  std::optional<double> key;  // Objective::replay_key()
+  std::vector<Shape> shapes;  // of the batch's tensors
+  bool operator==(const Kind&) const = default;
+};
 
 struct TrainStep::Recording {
   explicit Recording(int device) : graph(device) {}
@@ -41,8 +41,10 @@ struct TrainStep::Recording {
     int64_t more = 0;
   };
 
+  Kind kind;
   Batch inputs;
   Tensor loss;
+  TensorList left;
   std::vector<std::pair<Variable, Tensor>> gradients;
   std::vector<Counter> counters;
   cuda::Graph graph;  // the last, so that its memory goes back after the tensors
@@ -50,18 +52,22 @@ struct TrainStep::Recording {
 
 TrainStep::~TrainStep() = default;
 
-bool TrainStep::can_record() const {
-  return options_.graph && warm_ && !options_.device.is_cpu() && objective_.replayable();
+// All that the recorded part reads of a batch.
+static std::vector<Tensor*> tensors_of(Batch& batch) {
+  std::vector<Tensor*> all = {&batch.labels, &batch.targets};
+  for (TensorList* list : {&batch.views, &batch.extra})
+    for (Tensor& tensor : *list) all.push_back(&tensor);
+  std::erase_if(all, [](const Tensor* tensor) { return !tensor->defined(); });
+  return all;
 }
 
-void TrainStep::record(const Batch& batch, int64_t step) {
+void TrainStep::record(const Batch& batch, const Kind& kind, int64_t step) {
   optimizer_.clear_grads();
   recording_.reset();  // its memory is for the next one
   auto next = std::make_unique<Recording>(options_.device.index);
+  next->kind = kind;
   next->inputs = batch;
-  for (Tensor& view : next->inputs.views) view = view.clone();
-  for (Tensor& tensor : next->inputs.extra) tensor = tensor.clone();
-  next->inputs.labels = next->inputs.labels.clone();
+  for (Tensor* tensor : tensors_of(next->inputs)) *tensor = tensor->clone();
   for (const NamedTensor& buffer : buffers(objective_))
     if (buffer.value.dtype() == DType::i64 && buffer.value.device().is_cpu())
       next->counters.push_back({buffer.value, *buffer.value.data<int64_t>()});
@@ -77,6 +83,7 @@ void TrainStep::record(const Batch& batch, int64_t step) {
     count = counter.before;
   }
   if (!options_.graph) return;
+  for (const Tensor* tensor : objective_.left()) next->left.push_back(*tensor);
   for (const NamedParameter& p : parameters(objective_))
     if (p.value.grad().defined()) next->gradients.emplace_back(p.value, p.value.grad());
   recording_ = std::move(next);
@@ -84,28 +91,34 @@ void TrainStep::record(const Batch& batch, int64_t step) {
 
 double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
   const Batch batch = prepared(given, objective_, step, options_);
-  replayed_ = false;
-  if (can_record() && (!recording_ || !same_shapes(recording_->inputs, batch))) record(batch, step);
-  if (!can_record() || !recording_) {
-    warm_ = true;  // the optimiser's state and the libraries' plans exist from now on
+  if (!options_.graph || options_.device.is_cpu())
     return objective_.train_step(batch, optimizer_, lr, step, options_.clip);
-  }
-  for (size_t v = 0; v < batch.views.size(); ++v) recording_->inputs.views[v].copy_(batch.views[v]);
-  for (size_t i = 0; i < batch.extra.size(); ++i) recording_->inputs.extra[i].copy_(batch.extra[i]);
-  recording_->inputs.labels.copy_(batch.labels);
+  Batch whole = objective_.mixed(batch, step);
+  const std::vector<Tensor*> tensors = tensors_of(whole);
+  Kind kind{objective_.replay_key(step), {}};
+  for (const Tensor* tensor : tensors) kind.shapes.push_back(tensor->shape());
+  const auto fits = [&] { return recording_ && recording_->kind == kind; };
+  if (kind.key && last_ && *last_ == kind && !fits()) record(whole, kind, step);
+  last_ = std::make_unique<Kind>(kind);
+  replayed_ = fits();
+  if (!replayed_) return objective_.train_step(batch, optimizer_, lr, step, options_.clip);
+  const std::vector<Tensor*> inputs = tensors_of(recording_->inputs);
+  for (size_t i = 0; i < inputs.size(); ++i) inputs[i]->copy_(*tensors[i]);
   recording_->graph.replay();
-  replayed_ = true;
+  const std::vector<Tensor*> left = objective_.left();
+  for (size_t i = 0; i < left.size(); ++i) *left[i] = recording_->left[i];
+  optimizer_.clear_grads();
   for (auto& [parameter, gradient] : recording_->gradients) parameter.grad() = gradient;
   for (Recording::Counter& counter : recording_->counters)
     *counter.value.data<int64_t>() += counter.more;
   const double loss = Objective::check_finite(recording_->loss, optimizer_, step + 1);
-  optimizer_.step(lr, step + 1, options_.clip);
-  objective_.after_step(step);
+  objective_.update(optimizer_, lr, step, options_.clip);
   return loss;
 }
 
 #else
 
+struct TrainStep::Kind {};
 struct TrainStep::Recording {};
 TrainStep::~TrainStep() = default;
 
@@ -118,9 +131,7 @@ double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
 
 TrainStep::TrainStep(Objective& objective, Optimizer& optimizer, const StepOptions& options)
     : objective_(objective), optimizer_(optimizer), options_(options) {
-  // What networks draw changes from step to step, on the host. Collectives are not recorded.
-  options_.graph =
-      options.graph && !draws_random_numbers(objective) && objective.comm().size() == 1;
+  options_.graph = options.graph && objective.comm().size() == 1;  // collectives are not recorded
 }
 
 bool TrainStep::replays() const {

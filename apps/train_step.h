@@ -16,10 +16,12 @@ struct StepOptions {
   bool graph = true;             // record steps where the device and the objective can
 };
 
-// The recorded part is forward, backward and the batch norms' running statistics, which is all but
-// a handful of a step's launches. The update is launched each time: its learning rate changes, and
-// it must not happen where the loss or a gradient is not finite. A replayed step gives the bits of
-// one that was launched.
+// A step is recorded where the one before had its key and shapes: the optimiser's state and the
+// libraries' plans exist then, and a key that comes once in a while, as a control cycle's, costs no
+// recording. The recorded part is forward, backward and the batch norms' running statistics, which
+// is all but a handful of a step's launches. The update is launched each time: its learning rate
+// changes, and it must not happen where the loss or a gradient is not finite. A replayed step gives
+// the bits of one that was launched.
 class TrainStep {
  public:
   TrainStep(Objective& objective, Optimizer& optimizer, const StepOptions& options);
@@ -33,14 +35,16 @@ class TrainStep {
  private:
   struct Recording;
 
-  bool can_record() const;
-  void record(const Batch& batch, int64_t step);
+  struct Kind;  // what a step must share with a recorded one
+
+  void record(const Batch& batch, const Kind& kind, int64_t step);
 
   Objective& objective_;
   Optimizer& optimizer_;
   StepOptions options_;
-  bool warm_ = false, replayed_ = false;
-  std::unique_ptr<Recording> recording_;
+  bool replayed_ = false;
+  std::unique_ptr<Kind> last_;            // of the step before
+  std::unique_ptr<Recording> recording_;  // one at a time: it holds a step's activations
 };
 
 }  // namespace facet

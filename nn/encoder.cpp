@@ -8,12 +8,4 @@ void set_random_key(Module& module, const RandomKey& key) {
   });
 }
 
-bool draws_random_numbers(Module& module) {
-  bool any = false;
-  for_each_module(module, [&](Module& m) {
-    if (auto* encoder = dynamic_cast<Encoder*>(&m)) any = any || encoder->random();
-  });
-  return any;
-}
-
 }  // namespace facet

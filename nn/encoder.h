@@ -15,14 +15,12 @@ class Encoder : public Module {
   virtual VariableList stages(const Variable& x) { return {features(x)}; }
   virtual VariableList blocks(const Variable& x) { return stages(x); }
 
-  // Whether forwards in training draw random numbers (drop path).
-  virtual bool random() const { return false; }
-  // Where they come from until the next call: the same key, the same numbers.
+  // Where random numbers of forwards in training (drop path) come from until the next call: the
+  // same key, the same numbers.
   virtual void set_random_key(const RandomKey& key) { (void)key; }
 };
 
-// Gives every encoder in the module that key; whether one of them draws numbers.
+// Gives every encoder in the module that key.
 void set_random_key(Module& module, const RandomKey& key);
-bool draws_random_numbers(Module& module);
 
 }  // namespace facet

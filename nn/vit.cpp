@@ -56,9 +56,32 @@ Vit::Vit(const VitOptions& options)
   if (options_.num_classes > 0) head_ = std::make_unique<Linear>(width_, options_.num_classes);
 }
 
+// (2 depth, images): of a block's two branches, 1 / keep for images that keep them, 0 for the
+// others.
+Tensor Vit::drawn_scales(uint64_t forward, int64_t images) const {
+  std::vector<double> scales;
+  for (int64_t branch = 0; branch < 2 * options_.depth; ++branch) {
+    const double rate = options_.drop_path * static_cast<double>(branch / 2) /
+                        static_cast<double>(std::max<int64_t>(options_.depth - 1, 1));
+    RandomSequence random(key_.child(forward).child(static_cast<uint64_t>(branch)));
+    for (int64_t i = 0; i < images; ++i)
+      scales.push_back(random.uniform() < 1.0 - rate ? 1.0 / (1.0 - rate) : 0.0);
+  }
+  return Tensor::from(scales, {2 * options_.depth, images}).cast(DType::f32);
+}
+
 void Vit::set_random_key(const RandomKey& key) {
   key_ = key;
   forwards_ = 0;
+  // In place, where a recorded step looks for them; but not under a graph that still needs the old.
+  for (size_t i = 0; i < drops_.size(); ++i) {
+    if (!drops_[i].defined()) continue;
+    const Tensor drawn = drawn_scales(i, drops_[i].dim(1));
+    if (drops_[i].is_sole_owner())
+      drops_[i].copy_(drawn);
+    else
+      drops_[i] = drawn.to(drops_[i].device());
+  }
 }
 
 // (1 + L, D) for images of this size.
@@ -119,19 +142,19 @@ ResidualStream Vit::run(const Variable& x, const KeptPatches& kept, VariableList
   ResidualStream stream{embed(x, kept), {}};
   const int64_t tokens = stream.sum.dim(0) / images;
   const bool dropping = training() && options_.drop_path > 0;
-  const RandomKey key = key_.child(forwards_++);
-  // 1 / keep for images whose branch is kept, 0 for the others, for each token.
+  const uint64_t forward = forwards_++;
+  if (dropping) {
+    drops_.resize(std::max(drops_.size(), forward + 1));
+    Tensor& drop = drops_[forward];
+    if (!drop.defined() || drop.dim(1) != images || drop.device() != x.device())
+      drop = drawn_scales(forward, images).to(x.device());
+  }
+  // Of each token. The first block drops nothing.
   const auto scales = [&](int64_t block, int which, int64_t per_image) {
-    const double rate = options_.drop_path * static_cast<double>(block) /
-                        static_cast<double>(std::max<int64_t>(depth - 1, 1));
-    if (!dropping || rate == 0.0) return Tensor();
-    std::vector<double> scale;
-    RandomSequence random(key.child(static_cast<uint64_t>(2 * block + which)));
-    for (int64_t i = 0; i < images; ++i) {
-      const double kept_scale = random.uniform() < 1.0 - rate ? 1.0 / (1.0 - rate) : 0.0;
-      scale.insert(scale.end(), static_cast<size_t>(per_image), kept_scale);
-    }
-    return Tensor::from(scale, {images * per_image, 1}).cast(DType::f32).to(x.device());
+    if (!dropping || block == 0) return Tensor();
+    const Tensor images_scales = drops_[forward].narrow(2 * block + which, 1);
+    return ops::broadcast_to(images_scales.reshape({images, 1}), {images, per_image})
+        .reshape({images * per_image, 1});
   };
   for (int64_t i = 0; i < depth; ++i) {
     const bool first_only = class_token_only && i == depth - 1;

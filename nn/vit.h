@@ -59,7 +59,6 @@ class Vit final : public Encoder {
   Variable tokens(const Variable& x, const KeptPatches& kept = {});
   int64_t feature_dim() const override { return width_; }
   int64_t grid() const { return options_.image_size / options_.patch; }
-  bool random() const override { return options_.drop_path > 0; }
   void set_random_key(const RandomKey& key) override;
   // The resolved options.
   const VitOptions& options() const { return options_; }
@@ -71,6 +70,7 @@ class Vit final : public Encoder {
                      bool class_token_only = false);
   Variable embed(const Variable& x, const KeptPatches& kept);
   Variable position_for(int64_t height, int64_t width) const;
+  Tensor drawn_scales(uint64_t forward, int64_t images) const;
 
   VitOptions options_;
   int64_t width_;
@@ -81,6 +81,7 @@ class Vit final : public Encoder {
   std::unique_ptr<Linear> head_;
   RandomKey key_;
   uint64_t forwards_ = 0;  // since the key was set
+  TensorList drops_;       // drop path's scales in each of them
 };
 
 const std::vector<std::string>& vit_names();

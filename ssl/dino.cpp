@@ -73,10 +73,7 @@ Variable Dino::loss(const Batch& batch, int64_t step) {
                    teacher_temperature(step));
 }
 
-double Dino::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
-                        double clip) {
-  const double value =
-      guarded_backward([&](int64_t) { return loss(batch, step); }, optimizer, step + 1);
+void Dino::update(Optimizer& optimizer, double lr, int64_t step, double clip) {
   if (clip > 0) {
     VariableList all;
     for (const ParamGroup& group : optimizer.groups())
@@ -86,9 +83,7 @@ double Dino::train_step(const Batch& batch, Optimizer& optimizer, double lr, int
   // No step, no decay, no change of the optimiser's state.
   if (step / options_.steps_per_epoch < options_.freeze_epochs)
     for (Variable& parameter : student_head_.last_layer()) parameter.clear_grad();
-  optimizer.step(lr, step + 1);
-  after_step(step);
-  return value;
+  Objective::update(optimizer, lr, step, 0);
 }
 
 void Dino::after_step(int64_t step) {

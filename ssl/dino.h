@@ -41,8 +41,11 @@ class Dino final : public Objective {
   Variable loss(const Batch& batch, int64_t step) override;
   void after_step(int64_t step) override;
   // `clip` limits the norm of each gradient, not their common one, as in the official code.
-  double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
-                    double clip) override;
+  void update(Optimizer& optimizer, double lr, int64_t step, double clip) override;
+  std::optional<double> replay_key(int64_t step) const override {
+    return teacher_temperature(step);
+  }
+  std::vector<Tensor*> left() override { return {&last_embeddings_, &teacher_mean_}; }
   double teacher_temperature(int64_t step) const;
   double collapse_loss(int64_t) const override;  // ln K: teacher or student uniform
   void visit(ModuleVisitor& v) override;

@@ -74,17 +74,25 @@ Variable LabelInjection::loss(const Batch& batch, int64_t step) {
   return classify(features(batch, step), batch);
 }
 
+bool LabelInjection::is_sequential(int64_t step) const {
+  return options_.order != InjectionOptions::Order::joint && learns(step);
+}
+
+std::optional<double> LabelInjection::replay_key(int64_t step) const {
+  if (is_sequential(step)) return std::nullopt;
+  return learns(step);
+}
+
+void LabelInjection::update(Optimizer& optimizer, double lr, int64_t step, double clip) {
+  optimizer.step(lr, cycle_step(step), clip);
+}
+
 double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                                   double clip) {
+  if (!is_sequential(step)) return Supervised::train_step(batch, optimizer, lr, step, clip);
   const int64_t t = cycle_step(step);
   const Batch whole = mixed(batch, step);
   const auto part = [&](int64_t i) { return whole.part(i, parts_); };
-  if (options_.order == InjectionOptions::Order::joint || !learns(step)) {
-    const double value =
-        guarded_backward([&](int64_t i) { return loss(part(i), step); }, optimizer, t);
-    optimizer.step(lr, t, clip);
-    return value;
-  }
   VariableList kept;  // of all parts at once
   for (int64_t i = 0; i < parts_; ++i) kept.push_back(features(part(i), step));
   const auto feature = [&](int64_t i) { return kept[static_cast<size_t>(i)]; };
@@ -92,9 +100,9 @@ double LabelInjection::train_step(const Batch& batch, Optimizer& optimizer, doub
   const auto is_head = [](const ParamGroup& group) { return group.name.starts_with("head"); };
   const auto is_backbone = [&](const ParamGroup& group) { return !is_head(group); };
   const double value = guarded_backward(
-      [&](int64_t i) { return classify(feature(i).detach(), part(i)); }, optimizer, t);
+      [&](int64_t i) { return classify(feature(i).detach(), part(i)); }, optimizer, step + 1);
   optimizer.step(lr, t, clip, is_head);
-  guarded_backward([&](int64_t i) { return classify(feature(i), part(i)); }, optimizer, t);
+  guarded_backward([&](int64_t i) { return classify(feature(i), part(i)); }, optimizer, step + 1);
   optimizer.step(lr, t, clip, is_backbone);
   return value;
 }

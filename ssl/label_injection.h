@@ -55,7 +55,9 @@ class LabelInjection final : public Supervised {
   // "backbone" with the control cycle and "head" that always steps, each split by decay.
   std::vector<ParamGroup> groups(double weight_decay) override;
   Variable loss(const Batch& batch, int64_t step) override;
-  bool replayable() const override { return false; }  // steps with and without the backbone
+  // Steps with and without the backbone.
+  std::optional<double> replay_key(int64_t step) const override;
+  void update(Optimizer& optimizer, double lr, int64_t step, double clip) override;
   double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                     double clip) override;
 
@@ -68,7 +70,8 @@ class LabelInjection final : public Supervised {
   int64_t backbone_updates(int64_t step) const;  // before that step
 
  private:
-  bool learns(int64_t step) const;  // whether the backbone does something with its gradient
+  bool learns(int64_t step) const;         // whether the backbone does something with its gradient
+  bool is_sequential(int64_t step) const;  // ... after the head has stepped
   bool needs_backbone_gradient(int64_t step) const;
   Variable features(const Batch& batch, int64_t step);
 

@@ -45,13 +45,14 @@ class Mae final : public Objective {
   Encoder& encoder() override { return *encoder_; }
   void begin(uint64_t seed) override { seed_ = seed; }
   void prepare(Batch& batch, int64_t step) override;  // the mask
-  bool replayable() const override { return true; }
+  std::optional<double> replay_key(int64_t) const override { return 0; }
   Variable loss(const Batch& batch, int64_t step) override;
   bool divisible() const override { return true; }
   // Predicting 0 everywhere, a mean: what was masked in the last batch, squared. A normalised patch
   // of n values has (n - 1) / n, but one of a single colour 0.
   double collapse_loss(int64_t batch_size) const override;
   std::vector<NamedMetric> metrics() const override;
+  std::vector<Tensor*> left() override { return {&last_images_, &last_masked_, &last_tokens_}; }
   void visit(ModuleVisitor& v) override;
 
  private:

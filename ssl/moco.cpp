@@ -42,17 +42,11 @@ void MomentumContrast::check_batch(int64_t batch_size) const {
         options_.splits, batch_size, 2 * options_.splits);
 }
 
-// The keys (N, D) of images, in their order. Batch norm sees them in another one, drawn over all
-// ranks, so that a query's statistics do not give its key away.
-Tensor MomentumContrast::keys_of(const Tensor& images, int64_t step) {
-  const NoGrad none;
-  const auto embed = [&](const Tensor& x) {
-    return ops::l2_normalize(
-               key_head_(key_->features(Variable(x))).value().cast(acc_dtype(x.dtype())))
-        .y;
-  };
-  const int64_t local = images.dim(0), all = local * comm_->size();
-  if (options_.splits == 1 && comm_->size() == 1) return embed(images);
+// The keys' images in an order drawn over all ranks, and the way back: what this rank takes of all.
+// None where batch norm sees the whole batch anyway.
+TensorList MomentumContrast::shuffles(int64_t local, int64_t step) const {
+  const int64_t all = local * comm_->size();
+  if (options_.splits == 1 && comm_->size() == 1) return {};
   std::vector<int64_t> order(static_cast<size_t>(all)), back(order.size());
   std::iota(order.begin(), order.end(), 0);
   // The same on every rank.
@@ -63,13 +57,29 @@ Tensor MomentumContrast::keys_of(const Tensor& images, int64_t step) {
   for (size_t i = 0; i < order.size(); ++i)
     back[static_cast<size_t>(order[i])] = static_cast<int64_t>(i);
   const auto mine = [&](const std::vector<int64_t>& list) {
-    return Tensor::from(list, {all})
-        .narrow(comm_->rank() * local, local)
-        .clone()
-        .to(images.device());
+    return Tensor::from(list, {all}).narrow(comm_->rank() * local, local).clone();
   };
-  const Tensor shuffled = ops::gather_rows(comm_->all_gather(images), mine(order));
-  return ops::gather_rows(comm_->all_gather(embed(shuffled)), mine(back));
+  return {mine(order), mine(back)};
+}
+
+void MomentumContrast::prepare(Batch& batch, int64_t step) {
+  batch.extra = shuffles(batch.labels.dim(0), step);
+}
+
+// The keys (N, D) of images, in their order. Batch norm sees them in another one, so that a query's
+// statistics do not give its key away.
+Tensor MomentumContrast::keys_of(const Tensor& images, const TensorList& shuffles) {
+  const NoGrad none;
+  const auto embed = [&](const Tensor& x) {
+    return ops::l2_normalize(
+               key_head_(key_->features(Variable(x))).value().cast(acc_dtype(x.dtype())))
+        .y;
+  };
+  if (shuffles.empty()) return embed(images);
+  const auto taken = [&](const Tensor& rows, const Tensor& at) {
+    return ops::gather_rows(comm_->all_gather(rows), at.to(images.device()));
+  };
+  return taken(embed(taken(images, shuffles[0])), shuffles[1]);
 }
 
 Variable MomentumContrast::query_features(const Batch& batch) {
@@ -81,7 +91,8 @@ Variable MomentumContrast::query_features(const Batch& batch) {
 Variable MomentumContrast::contrast(const Variable& features, const Batch& batch, int64_t step) {
   const Variable h = query_head_(features);
   last_embeddings_ = h.value();
-  keys_ = keys_of(batch.views[1], step);
+  const Tensor& images = batch.views[1];
+  keys_ = keys_of(images, batch.extra.empty() ? shuffles(images.dim(0), step) : batch.extra);
   const DType acc = acc_dtype(h.dtype());
   return info_nce(l2_normalize(cast(h, acc)), keys_, queue_.cast(acc), options_.temperature);
 }

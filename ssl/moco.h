@@ -34,8 +34,11 @@ class MomentumContrast : public Objective {
   std::vector<ParamGroup> groups(double weight_decay) override;
   void begin(uint64_t seed) override;  // key networks as copies, a queue of random unit rows
   void check_batch(int64_t batch_size) const override;
+  void prepare(Batch& batch, int64_t step) override;  // the keys' order
   // Keys into the queue, and the key networks towards the query's.
   void after_step(int64_t step) override;
+  std::optional<double> replay_key(int64_t) const override { return 0; }
+  std::vector<Tensor*> left() override { return {&last_embeddings_, &keys_}; }
   double collapse_loss(int64_t) const override;  // ln(1 + K): all embeddings equal
   void visit(ModuleVisitor& v) override;
 
@@ -48,7 +51,8 @@ class MomentumContrast : public Objective {
   MocoOptions options_;
 
  private:
-  Tensor keys_of(const Tensor& images, int64_t step);
+  TensorList shuffles(int64_t local, int64_t step) const;
+  Tensor keys_of(const Tensor& images, const TensorList& shuffles);
 
   std::unique_ptr<Encoder> query_, key_;
   ProjectionHead query_head_, key_head_;

@@ -29,8 +29,7 @@ Tensor Objective::backward_parts(const std::function<Variable(int64_t part)>& lo
 }
 
 Tensor Objective::gradients(const Batch& batch, int64_t step) {
-  const Batch whole = mixed(batch, step);
-  return backward_parts([&](int64_t i) { return loss(whole.part(i, parts_), step); });
+  return backward_parts([&](int64_t i) { return loss(batch.part(i, parts_), step); });
 }
 
 double Objective::guarded_backward(const std::function<Variable(int64_t part)>& loss,
@@ -70,9 +69,13 @@ double Objective::train_step(const Batch& batch, Optimizer& optimizer, double lr
   const Batch whole = mixed(batch, step);
   const double value = guarded_backward(
       [&](int64_t i) { return loss(whole.part(i, parts_), step); }, optimizer, step + 1);
+  update(optimizer, lr, step, clip);
+  return value;
+}
+
+void Objective::update(Optimizer& optimizer, double lr, int64_t step, double clip) {
   optimizer.step(lr, step + 1, clip);
   after_step(step);
-  return value;
 }
 
 std::vector<NamedMetric> embedding_spread(const Tensor& embeddings) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,8 @@ class Objective : public Module {
   // Called before loss() or train_step(): adds to the batch, which is still on the host, what is
   // drawn there for it.
   virtual void prepare(Batch& batch, int64_t step) { (void)batch, (void)step; }
+  // What is done to a batch on its device before loss() and gradients() see it; train_step() does.
+  virtual Batch mixed(const Batch& batch, int64_t step) { return (void)step, batch; }
   // The loss of a batch (scalar). step counts from 0.
   virtual Variable loss(const Batch& batch, int64_t step) = 0;
   // For batches that are worked on in parts, one after the other in memory, whose gradients add up:
@@ -43,10 +46,14 @@ class Objective : public Module {
   virtual bool divisible() const { return false; }
   // backward() of the loss of each part; the loss of the whole.
   Tensor gradients(const Batch& batch, int64_t step);
-  // Whether loss() and its backward ask the same of a device for every batch of the same shapes: no
-  // number that changes from step to step lies on the host, and none is waited for. Such a step can
-  // be recorded once and replayed.
-  virtual bool replayable() const { return false; }
+  // Steps of the same key, their batches of the same shapes, ask the same of a device in loss() and
+  // its backward, wait for nothing and find all that changes in the batch or in the tensors of
+  // state(): one of them can be recorded and replayed for the others. Nothing: this step cannot.
+  virtual std::optional<double> replay_key(int64_t step) const { return (void)step, std::nullopt; }
+  // What loss() leaves for after_step() and metrics(), which a replayed step leaves, too.
+  virtual std::vector<Tensor*> left() { return {&last_embeddings_}; }
+  // With the gradients that there are: the optimiser's step, then after_step().
+  virtual void update(Optimizer& optimizer, double lr, int64_t step, double clip);
   // After the optimiser's step: momentum networks, queues, centres, prototypes.
   virtual void after_step(int64_t step) { (void)step; }
   // The ranks that work on one batch together; alone unless said.
@@ -67,12 +74,10 @@ class Objective : public Module {
   virtual double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
                             double clip = 0.0);
   // The loss's value. Throws NonFiniteError where it or a gradient is not finite; t is the
-  // optimiser's step count. After backward(), so that a device is waited for once.
+  // number of the step, from 1. After backward(), so that a device is waited for once.
   static double check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t);
 
  protected:
-  // What is done to a batch on its device before it is taken apart.
-  virtual Batch mixed(const Batch& batch, int64_t step) { return (void)step, batch; }
   virtual bool sums_pictures() const { return false; }  // loss() is their sum, not their mean
   Tensor backward_parts(const std::function<Variable(int64_t part)>& loss);
   // The same from cleared gradients, means over the ranks of them and the loss, check_finite().

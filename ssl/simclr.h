@@ -23,7 +23,7 @@ class Simclr final : public Objective {
   Encoder& encoder() override { return *encoder_; }
   // Both views in one forward: batch norm sees all 2B images.
   Variable loss(const Batch& batch, int64_t step) override;
-  bool replayable() const override { return true; }
+  std::optional<double> replay_key(int64_t) const override { return 0; }
   double collapse_loss(int64_t batch_size) const override;  // ln(2N - 1)
   void visit(ModuleVisitor& v) override;
 

@@ -19,7 +19,7 @@ class Supcon final : public Objective {
   Encoder& encoder() override { return *encoder_; }
   // Both views in one forward.
   Variable loss(const Batch& batch, int64_t step) override;
-  bool replayable() const override { return true; }
+  std::optional<double> replay_key(int64_t) const override { return 0; }
   // All embeddings equal: T / T_0 ln(2N - 1).
   double collapse_loss(int64_t batch_size) const override;
   void visit(ModuleVisitor& v) override;

@@ -47,10 +47,13 @@ class Supervised : public Objective {
   void set_multi_label(const AsymmetricOptions& options) { multi_label_ = options; }
   Variable loss(const Batch& batch, int64_t step) override;
   bool divisible() const override { return true; }
+  // The only view of a batch, with boxes erased and images mixed as drawn for this step; and the
+  // targets of such images.
+  Batch mixed(const Batch& batch, int64_t step) override;
   // Erased boxes hold noise; mixed batches, an even number of images, have mixed labels.
   void set_mixed_training(const MixedTraining& mixed) { mixed_ = mixed; }
-  // Boxes and shares of a mixed batch are drawn on the host.
-  bool replayable() const override { return !mixed_.active(); }
+  std::optional<double> replay_key(int64_t) const override { return 0; }
+  std::vector<Tensor*> left() override { return {&last_embeddings_, &last_logits_, &last_labels_}; }
   double collapse_loss(int64_t batch_size) const override;  // ln(classes); NaN for many labels
   std::vector<NamedMetric> metrics()
       const override;  // accuracy on the training batch, spread of features
@@ -59,9 +62,6 @@ class Supervised : public Objective {
  protected:
   // From two prototypes, those of the encoder's parameters and of the head's.
   std::vector<ParamGroup> make_groups(const ParamGroup& backbone, const ParamGroup& head);
-  // The only view of a batch, with boxes erased and images mixed as drawn for this step; and the
-  // targets of such images.
-  Batch mixed(const Batch& batch, int64_t step) override;
   bool sums_pictures() const override { return multi_label_.has_value(); }
   // The loss on these features; remembers the logits (of the last part) for metrics().
   Variable classify(const Variable& features, const Batch& batch);

@@ -66,13 +66,10 @@ Variable Swav::loss(const Batch& batch, int64_t step) {
 
   const int64_t samples = batch.views[0].dim(0);
   TensorList assignments;
-  newest_.clear();
-  const bool queued = queue_.defined() && step >= options_.queue_from &&
-                      *queue_rows_.data<int64_t>() == options_.queue;
   for (int64_t i = 0; i < kAssigned; ++i) {
     Tensor own = scores.value().narrow(i * samples, samples);
-    newest_.push_back(z.value().narrow(i * samples, samples));
-    if (!queued) {
+    newest_[static_cast<size_t>(i)] = z.value().narrow(i * samples, samples);
+    if (!uses_queue(step)) {
       assignments.push_back(sinkhorn(own, options_.epsilon, options_.iterations, *comm_));
       continue;
     }
@@ -88,27 +85,28 @@ Variable Swav::loss(const Batch& batch, int64_t step) {
   return swapped_prediction(scores, assignments, options_.temperature);
 }
 
-double Swav::train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
-                        double clip) {
-  const double value =
-      guarded_backward([&](int64_t) { return loss(batch, step); }, optimizer, step + 1);
+bool Swav::uses_queue(int64_t step) const {
+  return queue_.defined() && step >= options_.queue_from &&
+         *queue_rows_.data<int64_t>() == options_.queue;
+}
+
+void Swav::update(Optimizer& optimizer, double lr, int64_t step, double clip) {
   if (step < options_.freeze_steps) prototypes_.clear_grad();  // no step, no decay, no momentum
-  optimizer.step(lr, step + 1, clip);
-  // Newest embeddings first; the oldest fall off.
-  if (queue_.defined() && step >= options_.queue_from) {
-    const int64_t n = newest_[0].dim(0) * comm_->size(), rest = options_.queue - n,
-                  width = queue_.dim(2);
-    for (int64_t i = 0; i < kAssigned; ++i) {
-      Tensor rows = queue_.narrow(i, 1).reshape({options_.queue, width});
-      const Tensor kept = rows.narrow(0, rest).clone();
-      rows.narrow(0, n).copy_(
-          comm_->all_gather(newest_[static_cast<size_t>(i)]).cast(rows.dtype()));
-      if (rest > 0) rows.narrow(n, rest).copy_(kept);
-    }
-    int64_t& filled = *queue_rows_.data<int64_t>();
-    filled = std::min(options_.queue, filled + n);
+  Objective::update(optimizer, lr, step, clip);
+}
+
+// Newest embeddings first; the oldest fall off.
+void Swav::after_step(int64_t step) {
+  if (!queue_.defined() || step < options_.queue_from) return;
+  const int64_t n = newest_[0].dim(0) * comm_->size(), rest = options_.queue - n;
+  for (int64_t i = 0; i < kAssigned; ++i) {
+    Tensor rows = queue_.narrow(i, 1).reshape({options_.queue, queue_.dim(2)});
+    const Tensor kept = rows.narrow(0, rest).clone();
+    rows.narrow(0, n).copy_(comm_->all_gather(newest_[static_cast<size_t>(i)]).cast(rows.dtype()));
+    if (rest > 0) rows.narrow(n, rest).copy_(kept);
   }
-  return value;
+  int64_t& filled = *queue_rows_.data<int64_t>();
+  filled = std::min(options_.queue, filled + n);
 }
 
 double Swav::collapse_loss(int64_t) const {

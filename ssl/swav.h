@@ -2,6 +2,7 @@
 // assignments").
 #pragma once
 
+#include <array>
 #include <memory>
 
 #include "nn/heads.h"
@@ -38,20 +39,23 @@ class Swav final : public Objective {
   void check_batch(int64_t batch_size) const override;
   // views: two or more crops, those of one size one after the other; the first two are assigned.
   Variable loss(const Batch& batch, int64_t step) override;
-  double train_step(const Batch& batch, Optimizer& optimizer, double lr, int64_t step,
-                    double clip) override;
+  void update(Optimizer& optimizer, double lr, int64_t step, double clip) override;
+  void after_step(int64_t step) override;
+  std::optional<double> replay_key(int64_t step) const override { return uses_queue(step); }
+  std::vector<Tensor*> left() override { return {&last_embeddings_, &newest_[0], &newest_[1]}; }
   double collapse_loss(int64_t) const override;  // ln K: all scores equal
   void visit(ModuleVisitor& v) override;
 
  private:
   static constexpr int64_t kAssigned = 2;  // crops that are assigned
+  bool uses_queue(int64_t step) const;
 
   SwavOptions options_;
   std::unique_ptr<Encoder> encoder_;
   ProjectionHead head_;
-  Variable prototypes_;        // (K, D), unit rows
-  Tensor queue_, queue_rows_;  // (2, queue, D), newest first; i64: rows that are filled
-  TensorList newest_;          // embeddings of the assigned crops of the last batch
+  Variable prototypes_;                   // (K, D), unit rows
+  Tensor queue_, queue_rows_;             // (2, queue, D), newest first; i64: rows that are filled
+  std::array<Tensor, kAssigned> newest_;  // embeddings of the assigned crops of the last batch
 };
 
 }  // namespace facet

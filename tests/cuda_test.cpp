@@ -16,6 +16,7 @@
 #include "cuda/trace.h"
 #include "nn/init.h"
 #include "ssl/dino.h"
+#include "ssl/label_injection.h"
 #include "ssl/mae.h"
 #include "ssl/moco.h"
 #include "ssl/simclr.h"
@@ -270,20 +271,22 @@ TEST_F(CudaTest, ManySmallProductsAreLaunchedAtOnce) {
 }
 #endif
 
-// Losses, and the weights and counters at the end, of five steps; the fourth batch is smaller.
+// Losses of six steps, then metrics after each, then weights and counters at the end; the last two
+// batches are smaller.
 template <typename Make>
 std::vector<double> trained(const Make& make, size_t views, const StepOptions& options,
                             int expected_replays) {
   const auto objective = make();
   initialize(*objective, 5);
+  objective->begin(5);
   to_device(*objective, options.device);
   Optimizer optimizer({}, objective->groups(1e-4));
   TrainStep train_step(*objective, optimizer, options);
-  std::vector<double> result;
+  std::vector<double> result, metrics;
   int replays = 0;
-  for (int64_t step = 0; step < 5; ++step) {
+  for (int64_t step = 0; step < 6; ++step) {
     Batch batch;
-    const int64_t size = step == 3 ? 6 : 8;
+    const int64_t size = step >= 4 ? 6 : 8;
     for (size_t v = 0; v < views; ++v)
       batch.views.push_back(
           ops::random_normal({size, 12, 12, 3}, {3, 10 * v + static_cast<uint64_t>(step)}));
@@ -292,11 +295,13 @@ std::vector<double> trained(const Make& make, size_t views, const StepOptions& o
     const cuda::MemoryStatistics before = cuda::memory_statistics(0);
     result.push_back(train_step(batch, 0.05 / static_cast<double>(step + 1), step));
     replays += train_step.replays();
+    for (const NamedMetric& metric : objective->metrics()) metrics.push_back(metric.value);
     const cuda::MemoryStatistics m = cuda::memory_statistics(0);
-    EXPECT_TRUE(step != 3 || replays == 0 ||  // one recording at a time
+    EXPECT_TRUE(step != 5 || !train_step.replays() ||  // one recording at a time
                 m.in_use + m.cached < before.in_use + before.cached);
   }
   EXPECT_EQ(replays, expected_replays);
+  result.insert(result.end(), metrics.begin(), metrics.end());
   for (const NamedTensor& value : state(*objective))
     for (const double v : value.value.template to_vector<double>()) result.push_back(v);
   return result;
@@ -320,6 +325,47 @@ TEST_F(CudaTest, ReplayedStepsGiveTheBitsOfLaunchedOnes) {
   }
 }
 
+// A recording is left where a number of the host changes, and made anew or found again.
+TEST_F(CudaTest, StepsOfOneKeyAreReplayed) {
+  const auto expect_replays = [](const auto& make, size_t views, int replays) {
+    StepOptions options{.device = kCuda, .clip = 1.0};
+    const std::vector<double> replayed = trained(make, views, options, replays);
+    options.graph = false;
+    EXPECT_EQ(replayed, trained(make, views, options, 0));
+  };
+  const auto moco = [] {
+    return std::make_unique<Moco>(small_resnet(), small_resnet(), kSmallMoco);
+  };
+  expect_replays(moco, 2, 4);
+  // The queue is full after two batches.
+  const SwavOptions queued{.prototypes = 12, .projection_dim = 16, .freeze_steps = 1, .queue = 16};
+  expect_replays([&] { return std::make_unique<Swav>(small_resnet(), queued); }, 3, 3);
+  // The teacher's temperature changes with the fourth step; the student drops paths.
+  const DinoOptions warm{.out = 24,
+                         .hidden = 16,
+                         .bottleneck = 8,
+                         .teacher_temperature = 0.07,
+                         .temperature_epochs = 2,
+                         .steps_per_epoch = 3};
+  const auto vit = [](double drop_path) {
+    VitOptions options = small_vit();
+    options.drop_path = drop_path;
+    return std::make_unique<Vit>(options);
+  };
+  expect_replays([&] { return std::make_unique<Dino>(vit(.5), vit(0), warm); }, 3, 3);
+  // The third step is the backbone's, too.
+  const auto inject = [] {
+    return std::make_unique<LabelInjection>(small_resnet(), 5, InjectionOptions{.cycle = 3});
+  };
+  expect_replays(inject, 1, 2);
+  const auto mixed = [] {
+    auto made = std::make_unique<Supervised>(small_resnet(), 5, 0.1);
+    made->set_mixed_training({.mix = {.mixup = 0.8, .cutmix = 1.0}, .erase = {.probability = 0.5}});
+    return made;
+  };
+  expect_replays(mixed, 1, 4);
+}
+
 // f32 masters, bf16 activations: close to f32, and learning.
 TEST_F(CudaTest, Bf16StepsFollowF32) {
   const auto supervised = [] { return std::make_unique<Supervised>(small_resnet(), 5, 0.1); };
@@ -328,7 +374,7 @@ TEST_F(CudaTest, Bf16StepsFollowF32) {
     StepOptions plain = options;
     plain.precision = DType::f32;
     const auto got = trained(supervised, 1, options, 0), want = trained(supervised, 1, plain, 0);
-    for (size_t step = 0; step < 5; ++step) EXPECT_NEAR(got[step], want[step], 0.05 * want[step]);
+    for (size_t step = 0; step < 6; ++step) EXPECT_NEAR(got[step], want[step], 0.05 * want[step]);
     EXPECT_NE(got, want);
   }
 }
