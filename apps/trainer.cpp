@@ -208,10 +208,11 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     if (options.trace) options.trace->begin_step(step - result.first_step + 1);
     const TraceSpan span(options.trace, "step");
     Stopwatch step_clock;
-    const Batch batch = [&] {
+    Batch batch;
+    {
       const TraceSpan waiting(options.trace, "wait for data");
-      return options.batch(step);
-    }();
+      guarded([&] { batch = options.batch(step); });
+    }
     const double wait = step_clock.seconds();
     for (const BadSample& bad : batch.bad) {
       if (!at.bad_samples.insert(bad.index).second) continue;

@@ -140,7 +140,7 @@ TrainingRun::TrainingRun(const RunOptions& options, Objective& objective,
                          .batch_size = options.batch_size / objective.comm().size(),
                          .seed = options.seed,
                          .workers = static_cast<int>(options.workers),
-                         .views_on_device = !device.is_cpu(),
+                         .views_on = device.is_cpu() ? std::nullopt : std::optional(device),
                          .rank = objective.comm().rank(),
                          .world = objective.comm().size(),
                          .on_bad_sample = options.reading.policy()}) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -168,7 +169,7 @@ class Allocator {
   MemoryStatistics statistics_;
 };
 
-// Pinned memory that small copies to the device pass through, in turn.
+// Pinned memory that copies to the device pass through, in turn.
 class Staging {
  public:
   static constexpr size_t kLargest = size_t{1} << 20;
@@ -184,7 +185,7 @@ class Staging {
     };
     auto slot = std::find_if(slots_.begin(), slots_.end(), is_free);
     if (slot == slots_.end()) {
-      Slot fresh{.size = rounded(bytes)};
+      Slot fresh{.size = bytes <= kLargest ? rounded(bytes) : std::bit_ceil(bytes)};
       check(cudaMallocHost(&fresh.memory, fresh.size), "cudaMallocHost");
       check(cudaEventCreateWithFlags(&fresh.done, cudaEventDisableTiming),
             "cudaEventCreateWithFlags");
@@ -210,8 +211,10 @@ struct DeviceState {
   explicit DeviceState(int index) : allocator(index) {}
   Allocator allocator;
   Staging staging;
-  std::mutex mutex;  // while the stream is made
-  std::atomic<cudaStream_t> stream{nullptr};
+  std::mutex mutex;  // while a stream is made
+  std::atomic<cudaStream_t> stream{nullptr}, copies{nullptr};
+  Staging sent;
+  std::mutex recording;  // while a graph is: nobody else takes memory or looks at the stream
   std::vector<void*>* recorded_copies = nullptr;  // while a graph is recorded
 };
 
@@ -259,6 +262,43 @@ void read(void* to, const void* at, size_t bytes, Device device) {
   check(cudaStreamSynchronize(stream(device.index)), "cudaStreamSynchronize");
 }
 
+cudaStream_t made_once(std::atomic<cudaStream_t>& place, int device) {
+  if (!place) {
+    const std::lock_guard lock(state_of(device).mutex);
+    const DeviceGuard guard(device);
+    cudaStream_t made = place;
+    if (!made)
+      check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    place = made;
+  }
+  return place;
+}
+
+// What `later` is given from now on waits for what `earlier`, of the current device, was given.
+void put_behind(cudaStream_t later, cudaStream_t earlier) {
+  cudaEvent_t given = nullptr;
+  check(cudaEventCreateWithFlags(&given, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  check(cudaEventRecord(given, earlier), "cudaEventRecord");
+  check(cudaStreamWaitEvent(later, given, 0), "cudaStreamWaitEvent");
+  check(cudaEventDestroy(given), "cudaEventDestroy");  // when it has come
+}
+
+// The block may have been released by work that is still to be done.
+void* send(const void* from, size_t bytes, Device device) {
+  DeviceState& state = state_of(device.index);
+  const DeviceGuard guard(device.index);
+  const cudaStream_t copies = made_once(state.copies, device.index);
+  void* to = nullptr;
+  {
+    const std::lock_guard lock(state.recording);
+    to = state.allocator.allocate(bytes);
+    put_behind(copies, stream(device.index));
+  }
+  state.sent.copy(to, from, bytes, copies);
+  check(cudaStreamSynchronize(copies), "cudaStreamSynchronize");
+  return to;
+}
+
 }  // namespace
 
 void install() {
@@ -275,7 +315,8 @@ void install() {
                       Device d) { return state_of(d.index).allocator.allocate(bytes); },
        .release = [](void* at, size_t, Device d) { state_of(d.index).allocator.release(at); },
        .set = set,
-       .read = read});
+       .read = read,
+       .send = send});
   const char* const trace = std::getenv("FACET_NVTX");
   const bool is_traced = trace && std::string_view(trace) == "1";
   install_backend(DeviceType::cuda, is_traced ? &traced(cuda_backend()) : &cuda_backend());
@@ -316,27 +357,14 @@ std::string device_description(int device) {
 }
 
 cudaStream_t stream(int device) {
-  DeviceState& state = state_of(device);
-  if (!state.stream) {
-    const std::lock_guard lock(state.mutex);
-    const DeviceGuard guard(device);
-    cudaStream_t made = state.stream;
-    if (!made)
-      check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    state.stream = made;
-  }
-  return state.stream;
+  return made_once(state_of(device).stream, device);
 }
 bool in_use(int device) {
   return state_of(device).stream != nullptr;
 }
 void wait_for(int device, int other) {
-  cudaEvent_t given = nullptr;
   const DeviceGuard guard(other);
-  check(cudaEventCreateWithFlags(&given, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  check(cudaEventRecord(given, stream(other)), "cudaEventRecord");
-  check(cudaStreamWaitEvent(stream(device), given, 0), "cudaStreamWaitEvent");
-  check(cudaEventDestroy(given), "cudaEventDestroy");  // when it has come
+  put_behind(stream(device), stream(other));
 }
 MemoryStatistics memory_statistics(int device) {
   return state_of(device).allocator.statistics();
@@ -406,6 +434,7 @@ void Graph::record(const std::function<void()>& work) {
   DeviceState& state = state_of(device_);
   const DeviceGuard guard(device_);
   const cudaStream_t queue = stream(device_);
+  const std::lock_guard lock(state.recording);
   check(cudaStreamSynchronize(queue), "cudaStreamSynchronize");
   state.allocator.empty_cache();  // later it cannot be
   check(cudaStreamBeginCapture(queue, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");

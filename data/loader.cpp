@@ -170,7 +170,7 @@ Batch DataLoader::make(int64_t batch) const {
       std::min<int64_t>(begin + options_.batch_size, static_cast<int64_t>(order_.size()));
   Batch result;
   for (const Pipeline& pipeline : options_.views)
-    if (options_.views_on_device)
+    if (options_.views_on)
       result.planned.push_back({{}, pipeline.scale()});
     else
       result.views.push_back(Tensor::empty({end - begin, pipeline.size(), pipeline.size(), 3}));
@@ -202,8 +202,9 @@ Batch DataLoader::make(int64_t batch) const {
   for (Tensor& view : result.views) view = view.narrow(0, shown);
   result.indices = Tensor::from(indices, {shown});
   result.labels = ops::gather_rows(dataset_->labels(), result.indices);
-  if (options_.views_on_device)
-    result.pixels = Tensor::from(pixels, {static_cast<int64_t>(pixels.size())});
+  if (options_.views_on)
+    result.pixels =
+        Tensor::from(pixels, {static_cast<int64_t>(pixels.size())}).sent_to(*options_.views_on);
   return result;
 }
 

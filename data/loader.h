@@ -31,8 +31,8 @@ struct LoaderOptions {
   bool drop_last = true;  // leave out a last batch that is not full
   int workers = 1;        // threads; 0 makes batches in next()
   int prefetch = 4;       // batches ahead of the consumer
-  // Batches carry pixels and plans, and Batch::to() makes the views on its device.
-  bool views_on_device = false;
+  // Batches carry pixels, which workers send there, and plans; Batch::to() makes the views.
+  std::optional<Device> views_on = {};
   // Rank r of W takes every W-th sample of the epoch's order, padded from its start to a multiple.
   int rank = 0, world = 1;
   OnBadSample on_bad_sample = OnBadSample::fail;

@@ -69,6 +69,12 @@ std::shared_ptr<Storage> Storage::allocate(size_t bytes, Device device) {
                                    release);
 }
 
+std::shared_ptr<Storage> Storage::send(const void* from_host, size_t bytes, Device device) {
+  FACET_CHECK(memory_of(device.type).send, "send", "nothing is sent to {}", device.str());
+  return std::make_shared<Storage>(memory_of(device.type).send(from_host, bytes, device), bytes,
+                                   device, release);
+}
+
 void install_memory(DeviceType type, const DeviceMemory& memory) {
   memory_of(type) = memory;
 }

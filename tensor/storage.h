@@ -23,6 +23,7 @@ class Storage {
 
   // Uninitialised memory from the device's caching allocator, at least 64-byte aligned.
   static std::shared_ptr<Storage> allocate(size_t bytes, Device device);
+  static std::shared_ptr<Storage> send(const void* from_host, size_t bytes, Device device);
 
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
@@ -43,6 +44,8 @@ struct DeviceMemory {
   // Fills memory with one value, copies it to the host; both in the order of the device's work.
   void (*set)(void* data, int value, size_t bytes, Device device);
   void (*read)(void* to_host, const void* data, size_t bytes, Device device);
+  // Fresh memory with a copy of the host's, beside the device's work; waits for the copy alone.
+  void* (*send)(const void* from_host, size_t bytes, Device device) = nullptr;
 };
 void install_memory(DeviceType type, const DeviceMemory& memory);
 

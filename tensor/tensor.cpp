@@ -66,6 +66,12 @@ Tensor Tensor::to(Device device) const {
   return moved;
 }
 
+Tensor Tensor::sent_to(Device device) const {
+  if (device == this->device()) return *this;
+  FACET_CHECK(this->device().is_cpu(), "sent_to", "expected a tensor on the cpu, got {}", str());
+  return {Storage::send(raw(), bytes(), device), 0, shape_, dtype_};
+}
+
 Tensor Tensor::cast(DType dtype) const {
   if (dtype == dtype_) return *this;
   Tensor converted = empty(shape_, dtype, device());

@@ -83,7 +83,10 @@ class Tensor {
 
   // ---- copies
   Tensor clone() const;
-  Tensor to(Device device) const;    // itself when it is there already
+  Tensor to(Device device) const;  // itself when it is there already
+  // As to(), from the host, for threads beside the one whose work the device does: the copy is not
+  // behind that work, and done.
+  Tensor sent_to(Device device) const;
   Tensor cast(DType dtype) const;    // itself when it has that type already
   void copy_(const Tensor& source);  // same shape; converts type and device
   void fill_(double value);

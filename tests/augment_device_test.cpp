@@ -225,26 +225,27 @@ TEST(AugmentDevice, PillowsGoldenValues) {
   }
 }
 
-LoaderOptions loader_options(bool on_device) {
+LoaderOptions loader_options(std::optional<Device> views_on) {
   LoaderOptions options;
   options.views = {
       swav_pipeline(12, kHalfNormalization, .08, 1),
       {20, kHalfNormalization, {resize_to(20, Filter::bilinear), random_flip(), rand_augment()}}};
   options.batch_size = 5;
   options.workers = 1;
-  options.views_on_device = on_device;
+  options.views_on = views_on;
   return options;
 }
 
 TEST(AugmentDevice, LoaderLeavesTheViewsToTheDevice) {
   const DatasetPtr dataset = open_dataset("shapes:train=12", Split::train);
-  DataLoader here(dataset, loader_options(false)), there(dataset, loader_options(true));
   std::vector<Device> devices = test::other_devices();
   devices.emplace_back();
-  while (const auto want = here.next()) {
-    const auto planned = there.next();
-    ASSERT_TRUE(planned && planned->views.empty());
-    for (const Device device : devices) {
+  for (const Device device : devices) {
+    DataLoader here(dataset, loader_options({})), there(dataset, loader_options(device));
+    while (const auto want = here.next()) {
+      const auto planned = there.next();
+      ASSERT_TRUE(planned && planned->views.empty());
+      EXPECT_EQ(planned->pixels.device(), device);
       const Batch got = planned->to(device);
       ASSERT_EQ(got.views.size(), want->views.size());
       for (size_t v = 0; v < got.views.size(); ++v)

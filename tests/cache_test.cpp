@@ -129,7 +129,7 @@ TEST_F(Pictures, EvaluationLeavesThemOut) {
 TEST_F(Pictures, ViewsLeftToADeviceAreTheSame) {
   LoaderOptions o = options(OnBadSample::skip);
   DataLoader here(open(Split::train), o);
-  o.views_on_device = true;
+  o.views_on = Device{};
   DataLoader there(open(Split::train), o);
   here.start(2);
   there.start(2);

@@ -8,7 +8,10 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "apps/train_step.h"
 #include "cuda/backend.h"
@@ -92,6 +95,51 @@ TEST_F(CudaTest, ACopyToAnotherDeviceKeepsItsSource) {
   const Tensor there = full(3.0).to({DeviceType::cuda, 1});
   EXPECT_EQ(full(7.0).to_vector<float>(), std::vector<float>(9, 7.0f));
   EXPECT_EQ(there.to_vector<float>(), std::vector<float>(9, 3.0f));
+}
+
+// The memory is that of a tensor whose work is still to be done.
+TEST_F(CudaTest, WhatIsSentWaitsForItsMemory) {
+  const std::vector<float> values(9, 7.0f);
+  Tensor doubled;
+  const void* before = nullptr;
+  {
+    const Tensor x = Tensor::full({9}, 3.0, DType::f32, kCuda);
+    before = x.raw();
+    doubled = ops::affine(2.0, x, 0.0);
+  }
+  const Tensor sent = Tensor::from(values, {9}).sent_to(kCuda);
+  EXPECT_EQ(sent.raw(), before);
+  EXPECT_EQ(sent.to_vector<float>(), values);
+  EXPECT_EQ(doubled.to_vector<float>(), std::vector<float>(9, 6.0f));
+}
+
+// A recording takes all that its stream is given, of whatever thread: who sends waits for its end.
+TEST_F(CudaTest, OthersDoNotSendWhileAStepIsRecorded) {
+  const std::vector<float> values(300, 7.0f);
+  const Tensor x = Tensor::full({300}, 0.5, DType::f32, kCuda);
+  std::atomic<bool> asked = false;
+  Tensor sent, y;
+  std::string error;
+  std::thread other([&] {
+    while (!asked) std::this_thread::yield();
+    try {
+      sent = Tensor::from(values, {300}).sent_to(kCuda);
+    } catch (const std::exception& e) {
+      error = e.what();
+    }
+  });
+  cuda::Graph graph(0);
+  graph.record([&] {
+    y = ops::exp(x);
+    asked = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    y = ops::exp(y);
+  });
+  other.join();
+  EXPECT_EQ(error, "");
+  graph.replay();
+  EXPECT_NEAR(y.to_vector<float>()[299], std::exp(std::exp(0.5)), 1e-5);
+  EXPECT_EQ(sent.to_vector<float>(), values);
 }
 
 // Losses of three steps.

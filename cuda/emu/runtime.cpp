@@ -25,6 +25,7 @@ struct Event {
   int device = 0;
   uint64_t recorded = 0, done = 0;  // how often
   Stream* stream = nullptr;         // where it was recorded last
+  bool captured = false;            // ... in a capture
   Clock::time_point when;
   std::shared_ptr<Event> self;  // until it is destroyed; work that needs it has it, too
 };
@@ -509,6 +510,10 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Lock lock(mutex());
   if (!event) return leave(cudaErrorInvalidResourceHandle);
+  if (event->captured && !stream_of(stream).capture) {  // the stream would join the capture
+    event->stream->spoilt = true;
+    return leave(cudaErrorStreamCaptureUnsupported);
+  }
   return push(stream_of(stream),
               [e = event->self, record = event->recorded] { wait_for(*e, record); });
 }
@@ -532,6 +537,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Stream& s = stream_of(stream);
   if (event->device != s.device) return leave(cudaErrorInvalidResourceHandle);
   event->stream = &s;
+  event->captured = s.capture != nullptr;
   const uint64_t record = ++event->recorded;
   return push(s, [e = event->self, record] {
     e->done = record;
