@@ -1,6 +1,6 @@
 // facet stays small enough to be read: 800 lines a source file at most, 45,370 in all without the
-// tests, and 18,310 of tests. A tenth of the sources is the emulator that runs the kernels without a
-// GPU.
+// tests, and 18,310 of tests. A tenth of the sources is the emulator that runs the kernels without
+// a GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
