@@ -170,7 +170,8 @@ void Optimizer::load(const std::vector<NamedTensor>& values) {
   };
   for (size_t g = 0; g < groups_.size(); ++g)
     for (size_t i = 0; i < slots_[g].size(); ++i) {
-      const auto& [of, parameter] = groups_[g].parameters[i];
+      const std::string& of = groups_[g].parameters[i].name;
+      const Variable& parameter = groups_[g].parameters[i].value;
       Slot slot;
       const auto take_like = [&](const char* kind) {
         const Tensor value = take(kind + of);

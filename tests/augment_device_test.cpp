@@ -53,7 +53,8 @@ void expect_equal(const Pictures& pictures, const ChannelScale& scale) {
 
 TEST(AugmentDevice, EveryOperation) {
   constexpr int kSize = 35;  // more than one block's rows
-  for (const auto& [height, width] : kSizes) {
+  for (const auto& size : kSizes) {
+    const int height = size.first, width = size.second;
     SCOPED_TRACE(fmt::format("{}x{}", height, width));
     const Image image = test::scrambled(height, width);
     Pictures pictures;

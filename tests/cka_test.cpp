@@ -49,7 +49,7 @@ TEST(Cka, Goldens) {
 double hsic(const Tensor& x, const Tensor& y) {
   const int64_t n = x.dim(0);
   const auto size = static_cast<double>(n);
-  const auto gram = [n](const Tensor& t, int64_t i, int64_t j) {
+  const auto gram = [](const Tensor& t, int64_t i, int64_t j) {
     const int64_t d = t.dim(1);
     double sum = 0.0;
     for (int64_t c = 0; c < d; ++c)

@@ -225,6 +225,7 @@ TEST_F(RunTest, EvaluationsPrintJson) {
                            "4", "-b", "4", "--steps", "3", "--num-classes", "10", "--json"});
   EXPECT_EQ(bench["losses"].size(), 5u);
   EXPECT_GT(bench["images_per_second"].get<double>(), 0);
+  EXPECT_GT(bench["tflop_per_step"].get<double>(), 0);
 }
 
 #if defined(FACET_CUDA_EMULATED)

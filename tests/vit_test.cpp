@@ -110,7 +110,7 @@ TEST(Vit, FeaturesAndTheirGradientsAreThoseOfTheClassToken) {
   const Variable x(hashed_images("input", 4, 16, DType::f32));
   std::map<std::string, std::vector<float>> all[2];
   for (const bool tokens : {false, true}) {
-    net.set_random_key(RandomKey(5));
+    net.set_random_key(RandomKey{5});
     clear_grads(net);
     const Variable y = tokens
                            ? reshape(narrow(reshape(net.tokens(x), {4, 17, 24}), 0, 1, 1), {4, 24})

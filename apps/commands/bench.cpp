@@ -115,12 +115,17 @@ void bench_train(const Arguments& arguments) {
                         .graph = bench.graph && !bench.profile});
   std::optional<Profile> profile;
   const double start_up = seconds_since_start();
-  double first_step = 0.0;
+  double first_step = 0.0, flops = 0.0;  // flops: of the first step, which is never a replayed one
   std::vector<double> seconds, losses;
   for (int64_t step = 0; step < bench.warmup + bench.steps; ++step) {
     if (bench.profile && step == bench.warmup) profile.emplace(device.type);
+    std::optional<Profile> counted;
+    if (step == 0 && bench.warmup > 0) counted.emplace(device.type);
     const Stopwatch clock;
     const double loss = train_step(batch, bench.lr, step);
+    if (counted)
+      for (const ProfilingBackend::Row& row : counted->rows()) flops += row.flops;
+    counted.reset();
     if (step == 0) first_step = seconds_since_start();
     if (step >= bench.warmup) seconds.push_back(clock.seconds());
     if (losses.size() < kReportedLosses) losses.push_back(loss);
@@ -144,6 +149,8 @@ void bench_train(const Arguments& arguments) {
                 {"batch", bench.batch},
                 {"threads", num_threads()},
                 {"images_per_second", images_per_second},
+                {"tflop_per_step", flops * 1e-12},
+                {"tflop_per_s", flops / step * 1e-12},
                 {"step_seconds", step},
                 {"start_up_seconds", start_up},
                 {"first_step_seconds", first_step},
@@ -161,6 +168,8 @@ void bench_train(const Arguments& arguments) {
       "first step begun {:.2f} s and done {:.2f} s after the start of the process, peak memory "
       "{:.0f} MiB\n",
       start_up, first_step, peak_memory_mib());
+  if (flops > 0)
+    fmt::print("{:.4g} TFLOP a step, {:.4g} TFLOP/s\n", flops * 1e-12, flops / step * 1e-12);
   std::string text;
   for (const double loss : losses) text += fmt::format(" {:.6f}", loss);
   fmt::print("losses:{}\n", text);
