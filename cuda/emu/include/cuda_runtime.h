@@ -63,7 +63,8 @@ enum cudaStreamCaptureStatus : int {
   cudaStreamCaptureStatusInvalidated
 };
 enum cudaDeviceAttr : int { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventDefault = 0;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventDefault = 0,
+                   cudaEventBlockingSync = 1;
 
 struct cudaDeviceProp {
   char name[256];
