@@ -21,13 +21,11 @@ Variable matmul(const Variable& a, const Variable& b, bool trans_a, bool trans_b
 Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
   Tensor y =
       ops::matmul(x.value(), w.value(), false, true, bias.defined() ? bias.value() : Tensor());
-  std::vector<Variable> inputs = {x, w};
-  if (bias.defined()) inputs.push_back(bias);
   return Variable::result(
-      "linear", y, std::move(inputs),
+      "linear", y, {x, w, bias},
       [x = x.value(), w = w.value(), want_x = x.needs_grad(), want_w = w.needs_grad(),
-       has_bias = bias.defined(), want_bias = bias.needs_grad()](const Tensor& dy) -> TensorList {
-        TensorList gradients(has_bias ? 3 : 2);
+       want_bias = bias.needs_grad()](const Tensor& dy) -> TensorList {
+        TensorList gradients(3);
         if (want_x) gradients[0] = ops::matmul(dy, w);
         // Sums over the batch: f32 also for bf16 parameters.
         const DType acc = acc_dtype(dy.dtype());

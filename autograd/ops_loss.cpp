@@ -68,16 +68,12 @@ Variable contrastive_loss(const Variable& logits, const Variable& positive,
                           const Tensor& row_labels, const Tensor& column_labels, int64_t self) {
   const Tensor beside = positive.defined() ? positive.value() : Tensor();
   auto [loss, lse] = ops::contrastive_loss(logits.value(), beside, row_labels, column_labels, self);
-  std::vector<Variable> inputs = {logits};
-  if (positive.defined()) inputs.push_back(positive);
-  return Variable::result("contrastive_loss", loss, std::move(inputs),
+  return Variable::result("contrastive_loss", loss, {logits, positive},
                           [logits = logits.value(), beside, row_labels, column_labels, self,
                            lse = lse](const Tensor& dy) -> TensorList {
                             ops::ContrastiveGrads g = ops::contrastive_loss_backward(
                                 logits, beside, row_labels, column_labels, self, lse, dy);
-                            TensorList gradients = {g.dlogits};
-                            if (beside.defined()) gradients.push_back(g.dpositive);
-                            return gradients;
+                            return {g.dlogits, g.dpositive};
                           });
 }
 

@@ -15,20 +15,16 @@ Variable batch_norm(const Variable& x, const Variable& gamma, const Variable& be
                                                       beta.value(), running_mean, running_var, call)
                               : ops::batch_norm_eval(x.value(), shortcut, gamma.value(),
                                                      beta.value(), running_mean, running_var, call);
-  std::vector<Variable> inputs = {x, gamma, beta};
-  if (residual.defined()) inputs.push_back(residual);
   // Kept for backward: x, the statistics and one bit an element of the ReLU; not y.
-  return Variable::result("batch_norm", r.y, std::move(inputs),
-                          [x = x.value(), gamma = gamma.value(), mean = r.mean, rstd = r.rstd,
-                           mask = r.mask, call, has_residual = residual.defined(),
-                           want_residual = residual.needs_grad()](const Tensor& dy) -> TensorList {
-                            // Without a ReLU the residual's gradient is dy itself.
-                            ops::BatchNormGrads g = ops::batch_norm_backward(
-                                x, dy, gamma, mean, rstd, mask, want_residual && call.relu, call);
-                            TensorList gradients = {g.dx, g.dgamma, g.dbeta};
-                            if (has_residual) gradients.push_back(call.relu ? g.dresidual : dy);
-                            return gradients;
-                          });
+  return Variable::result(
+      "batch_norm", r.y, {x, gamma, beta, residual},
+      [x = x.value(), gamma = gamma.value(), mean = r.mean, rstd = r.rstd, mask = r.mask, call,
+       want_residual = residual.needs_grad()](const Tensor& dy) -> TensorList {
+        // Without a ReLU the residual's gradient is dy itself.
+        ops::BatchNormGrads g = ops::batch_norm_backward(x, dy, gamma, mean, rstd, mask,
+                                                         want_residual && call.relu, call);
+        return {g.dx, g.dgamma, g.dbeta, call.relu ? g.dresidual : dy};
+      });
 }
 
 Variable batch_norm_over_ranks(const Variable& x, const Variable& gamma, const Variable& beta,
@@ -63,12 +59,9 @@ Variable batch_norm_over_ranks(const Variable& x, const Variable& gamma, const V
   const Tensor shortcut = residual.defined() ? residual.value() : Tensor();
   const ops::BatchNorm r =
       ops::batch_norm_eval(x.value(), shortcut, gamma.value(), beta.value(), mean, var, call);
-  std::vector<Variable> inputs = {x, gamma, beta};
-  if (residual.defined()) inputs.push_back(residual);
   return Variable::result(
-      "batch_norm", r.y, std::move(inputs),
+      "batch_norm", r.y, {x, gamma, beta, residual},
       [x = x.value(), gamma = gamma.value(), r, var, call, plain, n, &comm,
-       has_residual = residual.defined(),
        want_residual = residual.needs_grad()](const Tensor& dy) -> TensorList {
         const ops::BatchNormGrads g = ops::batch_norm_backward(x, dy, gamma, r.mean, r.rstd, r.mask,
                                                                want_residual && call.relu, call);
@@ -82,9 +75,7 @@ Variable batch_norm_over_ranks(const Variable& x, const Variable& gamma, const V
             ops::batch_norm_eval(x, g.dx, ops::mul(scale, sums.narrow(0, c)),
                                  ops::mul(scale, sums.narrow(c, c)), r.mean, var, plain)
                 .y;
-        TensorList gradients = {dx, g.dgamma, g.dbeta};
-        if (has_residual) gradients.push_back(call.relu ? g.dresidual : dy);
-        return gradients;
+        return {dx, g.dgamma, g.dbeta, call.relu ? g.dresidual : dy};
       });
 }
 

@@ -1,5 +1,3 @@
-#include <array>
-
 #include "autograd/ops.h"
 
 namespace facet {
@@ -16,27 +14,14 @@ Variable broadcast_to(const Variable& x, const Shape& shape) {
       [from = x.shape()](const Tensor& dy) -> TensorList { return {ops::sum_to(dy, from)}; });
 }
 
-namespace {
-Tensor permute_by(const Tensor& x, std::span<const int> axes) {
-  switch (axes.size()) {
-    case 2: return ops::permute(x, {axes[0], axes[1]});
-    case 3: return ops::permute(x, {axes[0], axes[1], axes[2]});
-    case 4: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3]});
-    case 5: return ops::permute(x, {axes[0], axes[1], axes[2], axes[3], axes[4]});
-    default: return x;
-  }
-}
-}  // namespace
-
 Variable permute(const Variable& x, std::initializer_list<int> axes) {
   Tensor y = ops::permute(x.value(), axes);
-  std::array<int, Shape::kMaxRank> inverse{};
+  std::vector<int> inverse(axes.size());
   int position = 0;
   for (const int axis : axes) inverse[static_cast<size_t>(axis)] = position++;
-  return Variable::result("permute", y, {x},
-                          [inverse, rank = axes.size()](const Tensor& dy) -> TensorList {
-                            return {permute_by(dy, std::span<const int>(inverse.data(), rank))};
-                          });
+  return Variable::result("permute", y, {x}, [inverse](const Tensor& dy) -> TensorList {
+    return {ops::permute(dy, inverse)};
+  });
 }
 
 Variable narrow(const Variable& x, int64_t start, int64_t length, int axis) {

@@ -37,7 +37,8 @@ class Variable {
   Variable() = default;
   explicit Variable(Tensor value, bool requires_grad = false);
 
-  // The result of an operation: recorded when gradients are enabled and some input needs one.
+  // The result of an operation: recorded when gradients are enabled and some input needs one. An
+  // input may be undefined, as a bias that is left out: it needs none.
   static Variable result(const char* name, Tensor value, std::vector<Variable> inputs,
                          Node::Backward backward);
 

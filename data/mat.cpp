@@ -97,36 +97,22 @@ std::string inflate(std::string_view packed) {
   return bytes;
 }
 
-// Numbers are stored in the smallest type that holds them, whatever their class.
-double number(const Element& e, size_t i) {
-  switch (e.type) {
-    case Type::i8: return load<int8_t>(e.data, i);
-    case Type::u8: return load<uint8_t>(e.data, i);
-    case Type::i16: return load<int16_t>(e.data, i);
-    case Type::u16: return load<uint16_t>(e.data, i);
-    case Type::i32: return load<int32_t>(e.data, i);
-    case Type::u32: return load<uint32_t>(e.data, i);
-    case Type::f32: return load<float>(e.data, i);
-    case Type::f64: return load<double>(e.data, i);
-    case Type::i64: return static_cast<double>(load<int64_t>(e.data, i));
-    default: return static_cast<double>(load<uint64_t>(e.data, i));
-  }
-}
-
-size_t bytes_of(uint32_t type) {
+// f(a value of the type in which such elements are stored).
+template <typename F>
+auto with_type(uint32_t type, const F& f) {
   switch (type) {
-    case Type::i8:
-    case Type::u8:
-    case Type::utf8: return 1;
-    case Type::i16:
-    case Type::u16:
-    case Type::utf16: return 2;
-    case Type::i32:
-    case Type::u32:
-    case Type::f32: return 4;
-    case Type::f64:
-    case Type::i64:
-    case Type::u64: return 8;
+    case Type::i8: return f(int8_t{});
+    case Type::utf8:
+    case Type::u8: return f(uint8_t{});
+    case Type::i16: return f(int16_t{});
+    case Type::utf16:
+    case Type::u16: return f(uint16_t{});
+    case Type::i32: return f(int32_t{});
+    case Type::u32: return f(uint32_t{});
+    case Type::f32: return f(float{});
+    case Type::f64: return f(double{});
+    case Type::i64: return f(int64_t{});
+    case Type::u64: return f(uint64_t{});
     default: throw std::runtime_error(fmt::format("values of type {}", type));
   }
 }
@@ -186,7 +172,7 @@ struct MatFile::Array {
       items.push_back(parse(expect(bytes, Type::matrix, "a value").data, depth + 1));
   }
   void parse_values(const Element& e) {
-    const size_t width = bytes_of(e.type);
+    const size_t width = with_type(e.type, [](auto value) { return sizeof value; });
     if (kind == Class::text && width == 1) {
       text = e.data;
       return;
@@ -197,8 +183,9 @@ struct MatFile::Array {
     for (size_t i = 0; i < count; ++i)
       if (kind == Class::text)
         append_utf8(text, width == 2 ? load<uint16_t>(e.data, i) : '?');
-      else
-        numbers.push_back(number(e, i));
+      else  // in the smallest type that holds all, whatever their class
+        numbers.push_back(with_type(
+            e.type, [&]<typename T>(T) { return static_cast<double>(load<T>(e.data, i)); }));
   }
 };
 

@@ -84,10 +84,6 @@ double linear_cka(const Tensor& x, const Tensor& y) {
   return xy / (std::sqrt(xx) * std::sqrt(yy));
 }
 
-void CkaAccumulator::add(std::span<const Tensor> layers) {
-  add(layers, {});
-}
-
 void CkaAccumulator::add(std::span<const Tensor> first, std::span<const Tensor> second) {
   const auto count = static_cast<int64_t>(first.size() + second.size());
   FACET_CHECK(!first.empty(), "cka", "no layers");

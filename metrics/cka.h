@@ -25,9 +25,8 @@ double linear_cka(const Tensor& x, const Tensor& y);
 class CkaAccumulator {
  public:
   // Adds a batch of n >= 4 samples, one representation a layer; n may differ between batches.
-  void add(std::span<const Tensor> layers);
-  // The same samples in two models. Every batch has the same numbers of layers.
-  void add(std::span<const Tensor> first, std::span<const Tensor> second);
+  // `second`: the same samples in another model. Every batch has the same numbers of layers.
+  void add(std::span<const Tensor> first, std::span<const Tensor> second = {});
 
   // CKA of each layer of the first model with each of the second (of the only one: with itself),
   // f64 (L1, L2) on the CPU.

@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "tensor/text.h"
+
 namespace facet {
 
 void ModuleVisitor::operator()(const std::string& name, Module& child) {
@@ -40,13 +42,6 @@ class Visit final : public ModuleVisitor {
   OnBuffer on_buffer_;
   OnModule on_module_;
 };
-
-std::string list_of(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < names.size() && i < 5; ++i) text += (i ? ", " : "") + names[i];
-  if (names.size() > 5) text += fmt::format(" and {} more", names.size() - 5);
-  return text;
-}
 
 }  // namespace
 
@@ -169,7 +164,7 @@ LoadReport load_state(Module& module, const std::vector<NamedTensor>& values, bo
   const auto complain = [&](const char* kind, const std::vector<std::string>& names) {
     if (!names.empty())
       problem += fmt::format("{}{} {}: {}", problem.empty() ? "" : "; ", names.size(), kind,
-                             list_of(names));
+                             some_of(names, 5));
   };
   complain("mismatched", report.mismatched);
   if (strict) {

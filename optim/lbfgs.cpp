@@ -219,26 +219,23 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
   History history(x, options.memory);
   history.reset(gradient);
 
+  const auto stopped = [&](LbfgsStop why) {
+    result.stop = why;
+    return result;
+  };
   Tensor trial = Tensor::empty_like(x);
   while (true) {
     const double gap = 0.5 * history.gradient_norm() * history.gradient_norm();
     if (result.gradient_max <= options.gradient_tolerance &&
-        (options.gap_tolerance <= 0.0 || gap <= options.gap_tolerance * std::fabs(result.value))) {
-      result.stop = LbfgsStop::gradient;
-      return result;
-    }
-    if (result.iterations >= options.max_iterations) {
-      result.stop = LbfgsStop::iterations;
-      return result;
-    }
+        (options.gap_tolerance <= 0.0 || gap <= options.gap_tolerance * std::fabs(result.value)))
+      return stopped(LbfgsStop::gradient);
+    if (result.iterations >= options.max_iterations) return stopped(LbfgsStop::iterations);
     Trial start{0.0, result.value, 0.0};
     const Tensor direction = history.direction(start.slope);
     // A full step is expected to gain half the slope; less than the tolerance is lost in rounding.
     const double least = tolerance * std::max(std::fabs(result.value), least_scale);
-    if (!history.empty() && start.slope < 0.0 && -0.5 * start.slope <= least) {
-      result.stop = LbfgsStop::decrease;
-      return result;
-    }
+    if (!history.empty() && start.slope < 0.0 && -0.5 * start.slope <= least)
+      return stopped(LbfgsStop::decrease);
     const std::function<Trial(double)> at = [&](double step) {
       trial.copy_(x);
       ops::add_(trial, direction, step);
@@ -251,10 +248,8 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     if (start.slope < 0.0) end = LineSearch(at, start, noise, options.max_line_search).run(first);
     if (end.step <= 0.0) {
       const bool lost = -start.slope * first <= 100.0 * noise * std::fabs(start.value);
-      if (history.empty() || lost) {
-        result.stop = lost ? LbfgsStop::decrease : LbfgsStop::line_search;
-        return result;
-      }
+      if (history.empty() || lost)
+        return stopped(lost ? LbfgsStop::decrease : LbfgsStop::line_search);
       gradient.copy_(history.gradient());  // once more from here by steepest descent
       history.reset(gradient);
       continue;
@@ -266,10 +261,8 @@ LbfgsResult minimize_lbfgs(Tensor& x, const LbfgsFunction& function, const Lbfgs
     const double decrease = (result.value - end.value) / scale;
     result.value = end.value;
     result.gradient_max = max_abs(gradient);
-    if (decrease <= tolerance && result.gradient_max > options.gradient_tolerance) {
-      result.stop = LbfgsStop::decrease;
-      return result;
-    }
+    if (decrease <= tolerance && result.gradient_max > options.gradient_tolerance)
+      return stopped(LbfgsStop::decrease);
   }
 }
 

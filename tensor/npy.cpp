@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <charconv>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
-#include "tensor/backend.h"
 #include "tensor/file.h"
 #include "tensor/file_types.h"
+#include "tensor/ops.h"
 
 namespace facet {
 namespace {
@@ -138,15 +139,9 @@ class Header {
 
 // x (C order) with its axes reversed.
 Tensor reversed(const Tensor& x) {
-  Shape shape;
-  std::vector<int> axes;
-  for (int axis = x.rank() - 1; axis >= 0; --axis) {
-    shape.push_back(x.dim(axis));
-    axes.push_back(axis);
-  }
-  Tensor y = Tensor::empty(shape, x.dtype());
-  if (y.numel() > 0) y.backend().permute(x, axes, y);
-  return y;
+  std::vector<int> axes(static_cast<size_t>(x.rank()));
+  std::iota(axes.rbegin(), axes.rend(), 0);
+  return ops::permute(x, axes);
 }
 
 }  // namespace

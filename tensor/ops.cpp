@@ -401,20 +401,19 @@ void scatter_add_rows_(Tensor& out, const Tensor& x, const Tensor& index) {
   if (x.numel() > 0) x.backend().scatter_add_rows(x, index, out);
 }
 
-Tensor permute(const Tensor& x, std::initializer_list<int> axes) {
-  const std::span<const int> order(axes.begin(), axes.size());
-  FACET_CHECK(static_cast<int>(order.size()) == x.rank(), __func__,
-              "expected {} axes for {}, got {}", x.rank(), x.shape(), order.size());
+Tensor permute(const Tensor& x, std::span<const int> axes) {
+  FACET_CHECK(static_cast<int>(axes.size()) == x.rank(), __func__,
+              "expected {} axes for {}, got {}", x.rank(), x.shape(), axes.size());
   unsigned seen = 0;
   Shape shape;
-  for (const int axis : order) {
+  for (const int axis : axes) {
     FACET_CHECK(axis >= 0 && axis < x.rank() && !(seen >> axis & 1u), __func__,
                 "axis {} is repeated or outside {}", axis, x.shape());
     seen |= 1u << axis;
     shape.push_back(x.shape()[axis]);
   }
   Tensor y = Tensor::empty(shape, x.dtype(), x.device());
-  if (y.numel() > 0) x.backend().permute(x, order, y);
+  if (y.numel() > 0) x.backend().permute(x, axes, y);
   return y;
 }
 

@@ -142,7 +142,10 @@ ContrastiveGrads contrastive_loss_backward(const Tensor& logits, const Tensor& p
 Tensor gather_rows(const Tensor& x, const Tensor& index);  // along axis 0
 Tensor scatter_add_rows(const Tensor& x, const Tensor& index, const Shape& out_shape);
 void scatter_add_rows_(Tensor& out, const Tensor& x, const Tensor& index);  // out[index[i]] += x[i]
-Tensor permute(const Tensor& x, std::initializer_list<int> axes);
+Tensor permute(const Tensor& x, std::span<const int> axes);
+inline Tensor permute(const Tensor& x, std::initializer_list<int> axes) {
+  return permute(x, std::span(axes.begin(), axes.size()));
+}
 Tensor transpose(const Tensor& x);  // last two axes, rank 2 or 3
 // Parts of equal shape but for the axis, one after the other along it.
 Tensor concat(std::span<const Tensor> parts, int axis = 0);

@@ -20,8 +20,15 @@ void check_batch_norm(const Tensor& x, const Tensor& residual, const Tensor& gam
   if (residual.defined()) check_like(x, residual, x.shape(), "residual", op);
 }
 
-Tensor relu_mask(const Tensor& x, const BatchNormArgs& args) {
-  return args.relu ? Tensor::empty({(x.numel() + 7) / 8}, DType::u8, x.device()) : Tensor();
+// Room for a bit an element, in whole bytes for each split.
+Tensor relu_mask(const Tensor& x, const BatchNormArgs& args, int64_t splits = 1) {
+  const int64_t bytes = (x.numel() / splits + 7) / 8;
+  return args.relu ? Tensor::empty({splits * bytes}, DType::u8, x.device()) : Tensor();
+}
+
+// What of a tensor, which may be undefined, belongs to one split of the batch.
+Tensor part_of(const Tensor& t, int64_t split, int64_t splits) {
+  return t.defined() ? t.narrow(split * (t.dim(0) / splits), t.dim(0) / splits) : t;
 }
 }  // namespace
 
@@ -38,9 +45,7 @@ BatchNorm batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor
   const auto statistics = [&] {
     return Tensor::empty({splits * x.cols()}, gamma.dtype(), x.device());
   };
-  const int64_t mask_bytes = (x.numel() / splits + 7) / 8;
-  BatchNorm r{Tensor::empty_like(x), statistics(), statistics(),
-              args.relu ? Tensor::empty({splits * mask_bytes}, DType::u8, x.device()) : Tensor()};
+  BatchNorm r{Tensor::empty_like(x), statistics(), statistics(), relu_mask(x, args, splits)};
   if (splits == 1) {
     x.backend().batch_norm_train(x, residual, gamma, beta, args, r.y, r.mean, r.rstd, running_mean,
                                  running_var, r.mask);
@@ -49,9 +54,7 @@ BatchNorm batch_norm_train(const Tensor& x, const Tensor& residual, const Tensor
   const Tensor old_mean = running_mean.clone(), old_var = running_var.clone();
   Tensor mean_sum = Tensor::zeros_like(running_mean), var_sum = Tensor::zeros_like(running_var);
   for (int64_t split = 0; split < splits; ++split) {
-    const auto part = [&](const Tensor& t) {
-      return t.defined() ? t.narrow(split * (t.dim(0) / splits), t.dim(0) / splits) : t;
-    };
+    const auto part = [&](const Tensor& t) { return part_of(t, split, splits); };
     Tensor y = part(r.y), mean = part(r.mean), rstd = part(r.rstd), mask = part(r.mask);
     Tensor moved_mean = old_mean.clone(), moved_var = old_var.clone();
     x.backend().batch_norm_train(part(x), part(residual), gamma, beta, args, y, mean, rstd,
@@ -85,9 +88,7 @@ BatchNormGrads batch_norm_backward(const Tensor& x, const Tensor& dy, const Tens
                    Tensor::empty_like(gamma), Tensor::empty_like(gamma)};
   const int64_t splits = mean.numel() / x.cols();  // 1 where the running statistics were used
   for (int64_t split = 0; split < splits; ++split) {
-    const auto part = [&](const Tensor& t) {
-      return t.defined() ? t.narrow(split * (t.dim(0) / splits), t.dim(0) / splits) : t;
-    };
+    const auto part = [&](const Tensor& t) { return part_of(t, split, splits); };
     Tensor dx = part(g.dx), dresidual = part(g.dresidual);
     Tensor dgamma = split == 0 ? g.dgamma : Tensor::empty_like(gamma);
     Tensor dbeta = split == 0 ? g.dbeta : Tensor::empty_like(gamma);

@@ -217,31 +217,28 @@ Pickle::Id Pickle::call(Id callable, Id arguments) {
   return add_items(Kind::object, {callable, arguments, kNone, kNone, kNone});
 }
 
-void Pickle::append(Id target, std::span<const Id> values) {
-  if (is(target, Kind::object)) {
-    if (elements(target) == kNone) {
-      const Id list = add(Kind::list);
-      mutable_items(target)[4] = list;
+// Puts values into a container of this kind; an object has a list and a dict of its own for them.
+void Pickle::extend(Id container, Kind kind, std::span<const Id> values, const char* misuse) {
+  if (is(container, Kind::object) && kind != Kind::set) {
+    const size_t place = kind == Kind::dict ? 3 : 4;
+    if (items(container)[place] == kNone) {
+      const Id made = add(kind);
+      mutable_items(container)[place] = made;
     }
-    target = elements(target);
+    container = items(container)[place];
   }
-  if (!is(target, Kind::list)) fail("appends to what is no list");
-  std::vector<Id>& items = mutable_items(target);
+  if (!is(container, kind)) fail("{}", misuse);
+  std::vector<Id>& items = mutable_items(container);
   items.insert(items.end(), values.begin(), values.end());
+}
+
+void Pickle::append(std::span<const Id> values) {
+  extend(top(), Kind::list, values, "appends to what is no list");
 }
 
 void Pickle::set_items(Id target, std::span<const Id> pairs) {
   if (pairs.size() % 2 != 0) fail("a key without a value");
-  if (is(target, Kind::object)) {
-    if (entries(target) == kNone) {
-      const Id dict = add(Kind::dict);
-      mutable_items(target)[3] = dict;
-    }
-    target = entries(target);
-  }
-  if (!is(target, Kind::dict)) fail("sets an item of what is no dictionary");
-  std::vector<Id>& items = mutable_items(target);
-  items.insert(items.end(), pairs.begin(), pairs.end());
+  extend(target, Kind::dict, pairs, "sets an item of what is no dictionary");
 }
 
 void Pickle::build(Id target, Id state) {
@@ -380,16 +377,8 @@ bool Pickle::step(uint8_t opcode) {
     case 0x85: tuple_of(1); return true;
     case 0x86: tuple_of(2); return true;
     case 0x87: tuple_of(3); return true;
-    case 'a': {
-      const Id value = pop();
-      append(top(), std::span(&value, 1));
-      return true;
-    }
-    case 'e': {
-      const std::vector<Id> values = pop_to_mark();
-      append(top(), values);
-      return true;
-    }
+    case 'a': append(std::array{pop()}); return true;
+    case 'e': append(pop_to_mark()); return true;
     case 's': {
       const Id value = pop(), key = pop();
       set_items(top(), std::array{key, value});
@@ -402,9 +391,7 @@ bool Pickle::step(uint8_t opcode) {
     }
     case 0x90: {
       const std::vector<Id> values = pop_to_mark();
-      if (!is(top(), Kind::set)) fail("adds to what is no set");
-      std::vector<Id>& items = mutable_items(top());
-      items.insert(items.end(), values.begin(), values.end());
+      extend(top(), Kind::set, values, "adds to what is no set");
       return true;
     }
 

@@ -109,7 +109,8 @@ class Pickle {
   void put(uint64_t index);
   void get(uint64_t index);
   Id call(Id callable, Id arguments);
-  void append(Id target, std::span<const Id> values);
+  void extend(Id container, Kind kind, std::span<const Id> values, const char* misuse);
+  void append(std::span<const Id> values);
   void set_items(Id target, std::span<const Id> pairs);
   void build(Id target, Id state);
   std::string unescaped(std::string_view text, bool is_unicode) const;

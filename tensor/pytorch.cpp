@@ -87,6 +87,19 @@ std::string key_of(const Pickle& pickle, Id id) {
   throw FileError("a storage without a name");
 }
 
+// The part of a storage that a view of so many elements shows.
+TorchStorage part_of(TorchStorage storage, const std::string& key, uint64_t element_bytes,
+                     const Pickle& pickle, Id first, Id count) {
+  const uint64_t offset = count_of(pickle, first, "elements skipped");
+  const uint64_t numel = count_of(pickle, count, "elements of a view");
+  const uint64_t elements = storage.bytes / element_bytes;
+  if (offset > elements || numel > elements - offset)
+    throw FileError("a view of storage '{}' reaches beyond it", key);
+  storage.first += offset * element_bytes;
+  storage.bytes = numel * element_bytes;
+  return storage;
+}
+
 bool is_big_endian(const Pickle& system) {
   const std::span<const Id> items = system.items(system.root());
   if (!system.is(system.root(), Kind::dict)) return false;
@@ -246,16 +259,10 @@ StoredContent open_pytorch_legacy(const InputFile& file) {
           const auto known = blocks.find(id.key);
           if (known == blocks.end())
             throw FileError("storage '{}' is missing from the file", id.key);
-          TorchStorage storage = id.within(known->second);
-          if (pickle.is(id.view, Kind::tuple)) {  // (key, offset, numel): a part of it
-            const uint64_t offset = count_of(pickle, pickle.item(id.view, 1), "elements skipped");
-            const uint64_t numel = count_of(pickle, pickle.item(id.view, 2), "elements of a view");
-            if (offset > id.numel || numel > id.numel - offset)
-              throw FileError("a view of storage '{}' reaches beyond it", id.key);
-            storage.first = offset * id.element_bytes();
-            storage.bytes = numel * id.element_bytes();
-          }
-          return storage;
+          const TorchStorage storage = id.within(known->second);
+          if (!pickle.is(id.view, Kind::tuple)) return storage;
+          return part_of(storage, id.key, id.element_bytes(), pickle,  // (key, offset, numel)
+                         pickle.item(id.view, 1), pickle.item(id.view, 2));
         });
     state.read();
     return content;
@@ -308,15 +315,11 @@ StoredContent open_pytorch_tar(const InputFile& file) {
     if (stream.left() > 0) {
       const Pickle views = stream.pickle();  // [(key, root's key, offset, numel), ...]
       for (const Id entry : views.items(views.root())) {
-        TorchStorage view = storage_named(key_of(views, views.item(entry, 1)));
-        const uint64_t offset = count_of(views, views.item(entry, 2), "elements skipped");
-        const uint64_t numel = count_of(views, views.item(entry, 3), "elements of a view");
-        const uint64_t elements = view.bytes / view.type->bytes();
-        if (offset > elements || numel > elements - offset)
-          throw FileError("a view reaches beyond its storage");
-        view.first += offset * view.type->bytes();
-        view.bytes = numel * view.type->bytes();
-        storages[key_of(views, views.item(entry, 0))] = view;
+        const std::string root = key_of(views, views.item(entry, 1));
+        const TorchStorage storage = storage_named(root);
+        storages[key_of(views, views.item(entry, 0))] =
+            part_of(storage, root, storage.type->bytes(), views, views.item(entry, 2),
+                    views.item(entry, 3));
       }
     }
 

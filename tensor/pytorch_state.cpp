@@ -365,11 +365,9 @@ std::optional<StoredTensor> TorchState::numpy_array(Id object) {
   const FileType* const type = numpy_type(pickle_.item(state, 2), big_endian);
   const bool is_data = pickle_.is(data, Kind::bytes) || pickle_.is(data, Kind::text);
   if (!type || !is_data) return {};  // of strings or objects
-  std::vector<int64_t> shape = extents(pickle_.item(state, 1)), strides = contiguous_strides(shape);
-  if (pickle_.is(fortran, Kind::boolean) && pickle_.integer(fortran)) {
-    strides = contiguous_strides({shape.rbegin(), shape.rend()});
-    std::reverse(strides.begin(), strides.end());
-  }
+  std::vector<int64_t> shape = extents(pickle_.item(state, 1));
+  std::vector<int64_t> strides = contiguous_strides(
+      shape, pickle_.is(fortran, Kind::boolean) && pickle_.integer(fortran) != 0);
   // Arrays that share their bytes share the block.
   const auto [known, is_new] = arrays_.try_emplace(data, content_.blocks.size());
   if (is_new)

@@ -38,11 +38,13 @@ struct StoredTensor {
   uint64_t bytes() const { return bytes_of(*type, numel()); }
 };
 
-// Row-major; all zero-size extents count as 1.
-inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
+// Row-major, or with the first axis innermost (Fortran's order); all zero-size extents count as 1.
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape,
+                                               bool fortran = false) {
   std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
-  for (size_t axis = shape.size(); axis-- > 0;) {
+  for (size_t i = 0; i < shape.size(); ++i) {
+    const size_t axis = fortran ? i : shape.size() - 1 - i;
     strides[axis] = step;
     step *= shape[axis] > 0 ? shape[axis] : 1;
   }

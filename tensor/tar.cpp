@@ -11,6 +11,7 @@
 
 #include "tensor/check.h"
 #include "tensor/hash.h"
+#include "tensor/text.h"
 
 namespace facet {
 
@@ -98,12 +99,7 @@ std::vector<TarMember> index_tar(const ReadAt& read, size_t begin, size_t end,
     if (std::all_of(bytes, bytes + kTarBlock, [](char c) { return c == 0; })) break;
     if (!checksum_holds(header)) fail("a header with a wrong checksum");
     std::optional<uint64_t> size = number_of(header.size);
-    if (const auto longer = pax_value(pax, "size")) {
-      uint64_t value = 0;
-      const auto [last, error] =
-          std::from_chars(longer->data(), longer->data() + longer->size(), value);
-      size = error == std::errc() && *last == 0 ? std::optional(value) : std::nullopt;
-    }
+    if (const auto longer = pax_value(pax, "size")) size = to_number<uint64_t>(*longer);
     const size_t start = at + kTarBlock;
     if (!size || *size > end - start)
       fail(

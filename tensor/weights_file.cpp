@@ -48,11 +48,7 @@ StoredTensor from_npy(const NpyHeader& header, std::string name, size_t block) {
                       .shape = {header.shape.begin(), header.shape.end()},
                       .strides = {},
                       .block = block};
-  tensor.strides = contiguous_strides(tensor.shape);
-  if (header.fortran) {
-    tensor.strides = contiguous_strides({tensor.shape.rbegin(), tensor.shape.rend()});
-    std::reverse(tensor.strides.begin(), tensor.strides.end());
-  }
+  tensor.strides = contiguous_strides(tensor.shape, header.fortran);
   return tensor;
 }
 

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "cuda/emu/runtime.h"
+#include "cuda/error.h"
+#include "tests/folder.h"
 
 namespace facet::test {
 
@@ -32,6 +34,14 @@ class DeviceArray {
   T* data_ = nullptr;
   size_t size_;
 };
+
+// Waiting for the device brings up a fault, whose message is one line and holds the words.
+inline void expect_fault(std::initializer_list<const char*> words) {
+  expect_parts(error_of<cuda::CudaError>(
+                   [] { cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }),
+               words);
+  emu::reset();
+}
 
 // f() under every schedule that the tests know.
 template <typename F>

@@ -8,6 +8,7 @@
 
 #include "nn/init.h"
 #include "nn/vit.h"
+#include "tensor/text.h"
 #include "tests/fill.h"
 #include "tests/gradcheck.h"
 
@@ -61,11 +62,10 @@ TEST(DinoHead, Golden) {
     ops::scale_(rows, 3.0);
     expect();
   }
-  std::vector<std::string> names;
-  for (const NamedTensor& t : state(head)) names.push_back(t.name);
-  EXPECT_EQ(names, (std::vector<std::string>{"mlp.0.weight", "mlp.0.bias", "mlp.2.weight",
-                                             "mlp.2.bias", "mlp.4.weight", "mlp.4.bias",
-                                             "last_layer.weight_g", "last_layer.weight_v"}));
+  EXPECT_EQ(names_of(state(head)),
+            (std::vector<std::string>{"mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias",
+                                      "mlp.4.weight", "mlp.4.bias", "last_layer.weight_g",
+                                      "last_layer.weight_v"}));
 }
 
 TEST(DinoHead, NormsTakeTheOfficialPlaces) {

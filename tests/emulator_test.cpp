@@ -15,6 +15,7 @@ namespace {
 
 using cuda::launch;
 using test::DeviceArray;
+using test::expect_fault;
 using test::for_each_schedule;
 
 std::vector<float> counting(size_t n) {
@@ -32,21 +33,6 @@ class EmulatorTest : public testing::Test {
   void TearDown() override {
     emu::reset();
     emu::set_schedule(before_);
-  }
-  // The message of the fault that waiting for the device brings up.
-  static std::string fault() {
-    try {
-      cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    } catch (const cuda::CudaError& e) {
-      return e.what();
-    }
-    return "";
-  }
-  static void expect_fault(std::initializer_list<const char*> words) {
-    const std::string text = fault();
-    for (const char* word : words) EXPECT_NE(text.find(word), std::string::npos) << text;
-    EXPECT_EQ(text.find('\n'), std::string::npos) << text;
-    emu::reset();
   }
 
  private:
@@ -215,12 +201,11 @@ __global__ void much_shared_kernel(float* y) {
 // Whether every schedule gives `want`.
 template <typename F>
 bool always_gives(float want, F run) {
-  for (const char* text : {"greedy", "reverse", "random:1", "random:2"}) {
-    emu::set_schedule(emu::Schedule::parse(text));
-    for (const float v : run())
-      if (v != want) return false;
-  }
-  return true;
+  bool always = true;
+  for_each_schedule([&] {
+    for (const float v : run()) always = always && v == want;
+  });
+  return always;
 }
 
 // Races are in these on purpose; the thread sanitizer's own test is below.

@@ -8,6 +8,7 @@
 #include "nn/init.h"
 #include "nn/resnet.h"
 #include "tensor/cpu/allocator.h"
+#include "tensor/text.h"
 #include "tests/fill.h"
 
 namespace facet {
@@ -17,8 +18,7 @@ using namespace test;
 
 TEST(ResNet, HasTorchvisionsNames) {
   ResNet net({.arch = "resnet18", .width = 8, .num_classes = 5});
-  std::vector<std::string> names;
-  for (const NamedTensor& t : state(net)) names.push_back(t.name);
+  const std::vector<std::string> names = names_of(state(net));
   EXPECT_EQ(names.size(), 122u);  // as torchvision's
   for (const char* name : {"conv1.weight", "bn1.running_var", "layer1.1.bn2.num_batches_tracked",
                            "layer2.0.downsample.0.weight", "layer4.1.conv2.weight", "fc.bias"})
@@ -218,9 +218,7 @@ TEST(ResNet, TrainingKeepsNothingExtra) {
 
 TEST(ProjectionHead, OfficialAndPlainForms) {
   ProjectionHead official({.in = 6, .hidden = 5, .out = 4, .num_layers = 3});
-  std::vector<std::string> names;
-  for (const NamedParameter& p : parameters(official)) names.push_back(p.name);
-  EXPECT_EQ(names,
+  EXPECT_EQ(names_of(parameters(official)),
             (std::vector<std::string>{"layer0.weight", "bn0.weight", "bn0.bias", "layer1.weight",
                                       "bn1.weight", "bn1.bias", "layer2.weight", "bn2.weight"}));
   initialize(official, 1);

@@ -10,6 +10,7 @@
 #include "data/sample.h"
 #include "tensor/check.h"
 #include "tensor/file.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
@@ -43,12 +44,7 @@ const std::vector<std::string>& names() {
 }
 
 std::string message_of(std::vector<uint8_t> bytes) {
-  try {
-    EncodedPicture(std::move(bytes), "some.jpg").decode();
-  } catch (const FileError& error) {
-    return error.what();
-  }
-  return "";
+  return test::error_of<FileError>([&] { EncodedPicture(std::move(bytes), "some.jpg").decode(); });
 }
 
 TEST(Picture, IsWhatPillowSees) {
@@ -141,7 +137,7 @@ TEST(Picture, EndlessScansAreRefused) {
   int scans = 0;
   for (size_t i = 0; i < end; ++i) scans += jpeg[i] == 0xff && jpeg[i + 1] == 0xda;
   for (; scans < 100; ++scans) jpeg.insert(jpeg.begin() + long(end), scan.begin(), scan.end());
-  EXPECT_EQ(message_of(jpeg), "");
+  EXPECT_NO_THROW(EncodedPicture(jpeg, "some.jpg").decode());
   jpeg.insert(jpeg.begin() + long(end), scan.begin(), scan.end());
   EXPECT_NE(message_of(jpeg).find("more than 100 scans"), std::string::npos) << message_of(jpeg);
 }

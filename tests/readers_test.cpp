@@ -192,6 +192,12 @@ const std::vector<Miniature>& miniatures() {
   return all;
 }
 
+// Why a dataset is not opened.
+template <typename E = FileError>
+std::string refusal(const std::string& specification, Split split) {
+  return error_of<E>([&] { open_dataset(specification, split); });
+}
+
 class Reader : public Tree {
  protected:
   std::string specification(const Miniature& m, const std::string& options) const {
@@ -202,8 +208,7 @@ class Reader : public Tree {
   }
   // That the training part is not read, whatever the number of its pictures, and why.
   void expect_refused(const std::string& kind, std::initializer_list<const char*> parts) const {
-    const std::string there = kind + ":" + root_.string() + ",check=off";
-    expect_parts(error_of<FileError>([&] { open_dataset(there, Split::train); }), parts);
+    expect_parts(refusal(kind + ":" + root_.string() + ",check=off", Split::train), parts);
   }
   Write writer() {
     return [this](const std::string& name, const std::string& bytes) { write(name, bytes); };
@@ -233,31 +238,23 @@ TEST_P(EachReader, ReadsTheRightTree) {
 // A tree that is not whole is not taken for the dataset.
 TEST_P(EachReader, RefusesWrongCounts) {
   const Miniature& m = GetParam();
-  if (std::string(m.kind) != "folder") {
-    const std::string error =
-        error_of<FileError>([&] { open_dataset(specification(m, ""), Split::test); });
-    expect_parts(error, {"expected", "test pictures", "check=off"});
-  }
+  if (std::string(m.kind) != "folder")
+    expect_parts(refusal(specification(m, ""), Split::test),
+                 {"expected", "test pictures", "check=off"});
   EXPECT_EQ(open_dataset(specification(m, ",check=off"), Split::test)->size(), m.test());
-  expect_parts(error_of<FileError>([&] {
-                 open_dataset(
-                     specification(m, fmt::format(",check={}/{}", m.train(), m.test() + 1)),
-                     Split::test);
-               }),
+  const std::string more = fmt::format(",check={}/{}", m.train(), m.test() + 1);
+  expect_parts(refusal(specification(m, more), Split::test),
                {fmt::format("{} test pictures, got", m.test() + 1).c_str()});
+  const std::string swapped = fmt::format(",check={}/{}", m.test(), m.train());
   if (m.train() != m.test() && std::string(m.kind) != "imagenet")
-    expect_parts(error_of<FileError>([&] {
-                   open_dataset(specification(m, fmt::format(",check={}/{}", m.test(), m.train())),
-                                Split::train);
-                 }),
-                 {"swapped"});
+    expect_parts(refusal(specification(m, swapped), Split::train), {"swapped"});
 }
 
 TEST_P(EachReader, MissingFilesAreNamed) {
   const Miniature& m = GetParam();
   const std::string kind = m.kind;
   fs::remove(root_ / m.some_picture);
-  const std::string error = error_of<FileError>([&] { open_dataset(counted(m), Split::train); });
+  const std::string error = refusal(counted(m), Split::train);
   // Where the folder is the list, the count tells.
   if (kind == "folder" || kind == "imagenet" || kind == "caltech256")
     expect_parts(error, {"got"});
@@ -297,14 +294,11 @@ TEST_P(EachReader, AnotherFolderIsRefused) {
   const Miniature& m = GetParam();
   fs::create_directories(root_ / "elsewhere/train");
   const std::string there = fmt::format("{}:{}", m.kind, (root_ / "elsewhere").string());
-  expect_parts(error_of<FileError>([&] { open_dataset(there, Split::train); }),
-               {"elsewhere", "expected"});
-  expect_parts(error_of<FileError>([&] { open_dataset(there + "/none", Split::train); }),
-               {"elsewhere/none"});
-  error_of<UsageError>([&] { open_dataset(m.kind, Split::train); });
-  expect_parts(
-      error_of<UsageError>([&] { open_dataset(specification(m, ",split=oficial"), Split::train); }),
-      {"did you mean 'official'"});
+  expect_parts(refusal(there, Split::train), {"elsewhere", "expected"});
+  expect_parts(refusal(there + "/none", Split::train), {"elsewhere/none"});
+  refusal<UsageError>(m.kind, Split::train);
+  expect_parts(refusal<UsageError>(specification(m, ",split=oficial"), Split::train),
+               {"did you mean 'official'"});
 }
 
 INSTANTIATE_TEST_SUITE_P(Datasets, EachReader, ::testing::ValuesIn(miniatures()),
@@ -372,13 +366,11 @@ TEST_F(Reader, SplitsOfTheSameTree) {
   const std::string dtd = "dtd:" + root_.string() + ",check=off,partition=";
   EXPECT_NE(open_dataset(dtd + "7", Split::test)->fingerprint(),
             open_dataset(dtd + "1", Split::test)->fingerprint());
-  error_of<UsageError>([&] { open_dataset(dtd + "11", Split::test); });
+  refusal<UsageError>(dtd + "11", Split::test);
 
   miniature("caltech256").write(writer());
-  expect_parts(error_of<UsageError>([&] {
-                 open_dataset("caltech256:" + root_.string() + ",split=official", Split::train);
-               }),
-               {"no official split", "paper"});
+  const std::string official = "caltech256:" + root_.string() + ",split=official";
+  expect_parts(refusal<UsageError>(official, Split::train), {"no official split", "paper"});
 }
 
 // The paper's 80 and 20 %: the same on every machine, and whatever the lists say.
@@ -426,10 +418,9 @@ TEST_F(Reader, OrdersOfClassFolders) {
   EXPECT_EQ(open_dataset(folder, Split::test)->labels().to_vector<int64_t>(),
             (std::vector<int64_t>{0, 2}));
   pictures({"val/new/b.png"});
-  expect_parts(error_of<FileError>([&] { open_dataset(folder, Split::test); }), {"'new'"});
+  expect_parts(refusal(folder, Split::test), {"'new'"});
   fs::create_directories(root_ / "train/new");
-  expect_parts(error_of<FileError>([&] { open_dataset(folder, Split::train); }),
-               {"1 of 5 classes", "new"});
+  expect_parts(refusal(folder, Split::train), {"1 of 5 classes", "new"});
 }
 
 TEST_F(Reader, AFolderWithoutPartsIsSplit) {
@@ -500,8 +491,7 @@ TEST_F(ImageNet, TarFilesAreReadInPlace) {
 
   // The development kit as it is downloaded.
   fs::remove_all(root_ / "ILSVRC2012_devkit_t12");
-  expect_parts(error_of<FileError>([&] { open_dataset(imagenet, Split::test); }),
-               {"ILSVRC2012_devkit_t12"});
+  expect_parts(refusal(imagenet, Split::test), {"ILSVRC2012_devkit_t12"});
   write("ILSVRC2012_devkit_t12.tar.gz",
         tar_member("ILSVRC2012_devkit_t12/data/meta.mat", imagenet_meta()) +
             tar_member("ILSVRC2012_devkit_t12/" + truth, "1\n2\n") + test::tar_end());
@@ -526,8 +516,7 @@ TEST_F(ImageNet, KagglesLayout) {
 
 TEST_F(ImageNet, AFlatValidationFolderIsExplained) {
   pictures({"train/n02/a.JPEG", "val/ILSVRC2012_val_00000001.JPEG"});
-  expect_parts(error_of<FileError>(
-                   [&] { open_dataset("imagenet:" + root_.string() + ",check=off", Split::test); }),
+  expect_parts(refusal("imagenet:" + root_.string() + ",check=off", Split::test),
                {"val", "class folders"});
 }
 
@@ -558,7 +547,7 @@ TEST_F(Reader, CarsWithoutTestLabels) {
   EXPECT_EQ(open_dataset(cars, Split::test)->size(), 1);
   fs::remove(root_ / "devkit/cars_test_annos_withlabels.mat");
   EXPECT_EQ(open_dataset(cars, Split::train)->size(), 2);
-  expect_parts(error_of<FileError>([&] { open_dataset(cars, Split::test); }), {"withlabels"});
+  expect_parts(refusal(cars, Split::test), {"withlabels"});
 }
 
 // ---- MS-COCO
@@ -596,10 +585,8 @@ TEST_F(Coco, LabelsAreSetsOfCategories) {
   EXPECT_EQ(train->labels().to_vector<float>(), (std::vector<float>{1, 0, 0, 1, 0, 0}));
   EXPECT_EQ(open_dataset(coco(), Split::test)->size(), 1);
   EXPECT_EQ(open_dataset(coco(",check=2/0,split=paper"), Split::train)->size(), 2);
-  expect_parts(
-      error_of<FileError>([&] { open_dataset(coco(",check=3/1,crowd=off"), Split::train); }),
-      {"1 of 2 classes"});
-  expect_parts(error_of<FileError>([&] { open_dataset(coco(""), Split::train); }), {"118287"});
+  expect_parts(refusal(coco(",check=3/1,crowd=off"), Split::train), {"1 of 2 classes"});
+  expect_parts(refusal(coco(""), Split::train), {"118287"});
 }
 
 TEST_F(Coco, DamagedAnnotationsAreNamed) {

@@ -2,8 +2,6 @@
 #include "apps/report/report.h"
 
 #include <fmt/format.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -14,6 +12,7 @@
 #include "apps/study/score.h"
 #include "tensor/file.h"
 #include "tensor/text.h"
+#include "tests/folder.h"
 
 namespace facet {
 namespace {
@@ -126,12 +125,11 @@ TEST(Report, AStudyWithoutTrainingIsComplete) {
 
 // In a browser, as wide as a phone: no script error, nothing wider than the screen, tables that
 // sort and marks that tell their values.
-TEST(Report, ABrowserShowsIt) {
+using InABrowser = test::FolderTest;
+
+TEST_F(InABrowser, TheReportShows) {
   if (std::system("command -v chromium >/dev/null 2>&1") != 0)
     GTEST_SKIP() << "chromium is not installed";
-  const fs::path folder =
-      fs::temp_directory_path() / ("facet_browser_" + std::to_string(::getpid()));
-  make_folder(folder);
   std::string page = render_report(sample_results());
   const std::string watch =
       "<script>window.faults = []; window.addEventListener('error', function (e) {"
@@ -149,16 +147,16 @@ TEST(Report, ABrowserShowsIt) {
   </script></body>)";
   page.insert(page.find("<title>"), watch);
   page.replace(page.rfind("</body>"), 7, probe);
-  write_file(folder / "report.html", page);
+  write_file(folder_ / "report.html", page);
   const auto chromium = [&](const std::string& what) {
     return std::system(fmt::format("cd {0} && HOME={0} timeout 60 chromium --headless --no-sandbox "
                                    "--disable-gpu --window-size=500,900 {1} file://{0}/report.html "
                                    ">dom.html 2>log",
-                                   folder.string(), what)
+                                   folder_.string(), what)
                            .c_str());
   };
-  ASSERT_EQ(chromium("--dump-dom"), 0) << read_file(folder / "log");
-  const std::string dom = read_file(folder / "dom.html");
+  ASSERT_EQ(chromium("--dump-dom"), 0) << read_file(folder_ / "log");
+  const std::string dom = read_file(folder_ / "dom.html");
   std::smatch title;
   ASSERT_TRUE(std::regex_search(dom, title, std::regex("<title>checked (\\{.*\\})</title>")))
       << dom.substr(0, 2000);
@@ -168,10 +166,9 @@ TEST(Report, ABrowserShowsIt) {
   EXPECT_EQ(seen["largest"], "Model 4");
   EXPECT_NE(seen["smallest"].get<std::string>().find("Odd"), std::string::npos);
   EXPECT_NE(seen["tip"].get<std::string>().find("transferability"), std::string::npos);
-  ASSERT_EQ(chromium("--screenshot=report.png"), 0) << read_file(folder / "log");
-  EXPECT_EQ(read_file(folder / "report.png").substr(1, 3), "PNG");
-  EXPECT_GT(fs::file_size(folder / "report.png"), 10'000u);
-  fs::remove_all(folder);
+  ASSERT_EQ(chromium("--screenshot=report.png"), 0) << read_file(folder_ / "log");
+  EXPECT_EQ(read_file(folder_ / "report.png").substr(1, 3), "PNG");
+  EXPECT_GT(fs::file_size(folder_ / "report.png"), 10'000u);
 }
 
 TEST(Report, NamesAreEscaped) {

@@ -170,17 +170,9 @@ Events read_events(std::string_view bytes) {
   return events;
 }
 
-class FolderTest : public testing::Test {
+class FolderTest : public test::FolderTest {
  protected:
-  void SetUp() override {
-    path_ = fs::temp_directory_path() / fmt::format("facet_run_folder_{}", ::getpid());
-    fs::remove_all(path_);
-  }
-  void TearDown() override {
-    set_file_fault({});
-    fs::remove_all(path_);
-    fs::remove_all(path_.string() + "_made");
-  }
+  void TearDown() override { set_file_fault({}); }
   std::string event_file() const {
     for (const auto& entry : fs::directory_iterator(path_))
       if (entry.path().filename().string().find("tfevents") != std::string::npos)
@@ -195,7 +187,7 @@ class FolderTest : public testing::Test {
   // Steps 1, the best, to 3; made once and copied.
   void start_with_three();
 
-  fs::path path_;
+  const fs::path path_ = folder_ / "run";
 };
 
 TEST_F(FolderTest, EventsAndLinesAreReadWhereverTheyAreCut) {
@@ -271,7 +263,7 @@ void expect_points_to_a_file(const fs::path& folder, const char* name) {
 }
 
 void FolderTest::start_with_three() {
-  const fs::path made = path_.string() + "_made";
+  const fs::path made = folder_ / "made";
   fs::remove_all(path_);
   if (!fs::exists(made)) {
     RunFolder folder(made, "");

@@ -45,20 +45,12 @@ class StudyTest : public ProgramTest {
 
 const char* const kPictures = "shapes:train=40,test=40,size=16";
 
-TEST(TableFile, QuotesLinesAndMistakes) {
-  const fs::path file = fs::temp_directory_path() / ("facet_table_" + std::to_string(::getpid()));
+using TableFile = test::FolderTest;
+
+TEST_F(TableFile, QuotesLinesAndMistakes) {
   const auto load = [&](const std::string& text) {
-    write_file(file, text);
-    return Table::load(file);
-  };
-  const auto message = [&](const std::string& text) {
-    try {
-      const Table table = load(text);
-      for (size_t i = 1; i < table.columns.size(); ++i) (void)table.numbers(table.columns[i]);
-    } catch (const FileError& e) {
-      return std::string(e.what());
-    }
-    return std::string("none");
+    write_file(folder_ / "table", text);
+    return Table::load(folder_ / "table");
   };
   const Table table = load("\xEF\xBB\xBFname,\"a, b\",c\r\n\"x \"\"y\"\"\",1.5,-2e3\r\n\r\nz,3,4");
   EXPECT_EQ(table.columns, (Words{"name", "a, b", "c"}));
@@ -74,15 +66,17 @@ TEST(TableFile, QuotesLinesAndMistakes) {
         {"m,a\nx,1\n\nx,2\n", ":4: a second row 'x'"},
         {"m,a,a\nx,1,2\n", "two columns are called 'a'"},
         {"m,a\n", "rows below"},
-        {"m,\"a\nx,1\n", "never closed"}})
-    EXPECT_NE(message(text).find(part), std::string::npos) << text << message(text);
-  try {
-    (void)table.column("a,b");
-    FAIL();
-  } catch (const FileError& e) {
-    EXPECT_NE(std::string(e.what()).find("did you mean 'a, b'"), std::string::npos) << e.what();
+        {"m,\"a\nx,1\n", "never closed"}}) {
+    SCOPED_TRACE(text);
+    test::expect_parts(test::error_of<FileError>([&, text = text] {
+                         const Table wrong = load(text);
+                         for (size_t i = 1; i < wrong.columns.size(); ++i)
+                           (void)wrong.numbers(wrong.columns[i]);
+                       }),
+                       {part});
   }
-  fs::remove(file);
+  test::expect_parts(test::error_of<FileError>([&] { (void)table.column("a,b"); }),
+                     {"did you mean 'a, b'"});
 }
 
 // An interval of a mean is that of the normal law; what is never finite has none.

@@ -16,23 +16,13 @@
 namespace facet {
 namespace {
 
+using test::error_of;
 using Values = std::vector<double>;
 
 Tensor iota(const Shape& shape, DType dtype = DType::f64) {
   Values values(static_cast<size_t>(shape.numel()));
   std::iota(values.begin(), values.end(), 0.0);
   return Tensor::from(values, shape).cast(dtype);
-}
-
-// The message of the Error that f throws.
-template <typename F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // ---- handles, views, copies
@@ -261,28 +251,28 @@ TEST(ScatterAdd, SumsInAscendingOrder) {
 
 TEST(Errors, NameTheOperationAndTheShapes) {
   const Tensor x = Tensor::zeros({8, 32, 32, 3}), w = Tensor::zeros({64, 3, 3, 64});
-  const std::string conv = message_of([&] { ops::conv2d(x, w, {}); });
+  const std::string conv = error_of<Error>([&] { ops::conv2d(x, w, {}); });
   test::expect_parts(conv, {"[conv2d]", "C=64", "(8, 32, 32, 3)"});
 
   const std::string mixed =
-      message_of([&] { ops::add(Tensor::zeros({2}), Tensor::zeros({2}, DType::bf16)); });
+      error_of<Error>([&] { ops::add(Tensor::zeros({2}), Tensor::zeros({2}, DType::bf16)); });
   test::expect_parts(mixed, {"[add]", "cast"});
 
-  const std::string label = message_of([&] {
+  const std::string label = error_of<Error>([&] {
     ops::cross_entropy(Tensor::zeros({3, 10}), Tensor::from<int64_t>({0, -1, 10}));
   });
   EXPECT_NE(label.find("10 at row 2"), std::string::npos) << label;
 
   const Tensor a = Tensor::zeros({2, 3}), b = Tensor::zeros({4, 5});
   Tensor out = Tensor::zeros({2, 4});
-  EXPECT_NE(message_of([&] { ops::matmul(a, b); }).find("(4, 5)"), std::string::npos);
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of<Error>([&] { ops::matmul(a, b); }).find("(4, 5)"), std::string::npos);
+  EXPECT_NE(error_of<Error>([&] {
               ops::matmul_into(a, Tensor::zeros({3, 5}), {}, out);
             }).find("(2, 5)"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { ops::mul(a, b); }).find("[mul]"), std::string::npos);
-  EXPECT_NE(message_of([&] { ops::exp(Tensor()); }).find("[exp]"), std::string::npos);
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of<Error>([&] { ops::mul(a, b); }).find("[mul]"), std::string::npos);
+  EXPECT_NE(error_of<Error>([&] { ops::exp(Tensor()); }).find("[exp]"), std::string::npos);
+  EXPECT_NE(error_of<Error>([&] {
               ops::gather_rows(a, Tensor::from<int64_t>({0, 2}));
             }).find("[gather_rows]"),
             std::string::npos);

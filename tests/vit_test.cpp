@@ -8,6 +8,7 @@
 #include <map>
 
 #include "nn/init.h"
+#include "tensor/text.h"
 #include "tests/fill.h"
 
 namespace facet {
@@ -17,8 +18,7 @@ using test::norm;
 
 TEST(Vit, HasTimmsNames) {
   Vit net({.arch = "vit_tiny", .depth = 2, .num_classes = 5});
-  std::vector<std::string> names;
-  for (const NamedTensor& t : state(net)) names.push_back(t.name);
+  const std::vector<std::string> names = names_of(state(net));
   const std::vector<std::string> expected = {"cls_token", "pos_embed", "patch_embed.proj.weight",
                                              "patch_embed.proj.bias"};
   EXPECT_TRUE(std::equal(expected.begin(), expected.end(), names.begin()));
@@ -129,8 +129,7 @@ TEST(Vit, MeanPoolHasANormOfItsOwn) {
   options.pool = VitOptions::Pool::mean;
   Vit net(options);
   initialize(net, 1);
-  std::vector<std::string> names;
-  for (const NamedTensor& t : state(net)) names.push_back(t.name);
+  const std::vector<std::string> names = names_of(state(net));
   EXPECT_EQ(names.back(), "fc_norm.bias");
   EXPECT_EQ(std::count(names.begin(), names.end(), "norm.weight"), 0);
   const Variable y = net.features(Variable(hashed_images("input", 3, 16, DType::f32)));

@@ -1,5 +1,4 @@
 // facet bench probe: the regularisation path of a linear probe.
-#include <cmath>
 #include <filesystem>
 
 #include "apps/command.h"

@@ -97,7 +97,7 @@ void run_probe(const Arguments& arguments) {
   const int64_t pictures = task.test.x.dim(0) + task.test.bad;
   result["test"] = pictures;
   result["bad"] = task.test.bad;
-  if (settings.json) return fmt::print("{}\n", result.dump());
+  if (settings.json) return print_json(result);
   fmt::print("{} on {}: {} {:.2f}% ({}, {} test pictures{})\n", task.model, settings.data,
              multi_label ? "mAP" : "accuracy", result["percent"].get<double>(),
              own ? "own classifier" : fmt::format("C = {:.3g}", result["c"].get<double>()),
@@ -118,13 +118,12 @@ void run_knn(const Arguments& arguments) {
     throw UsageError("-k: expected 1 to {}, got {}", task.train.x.dim(0), k);
   const double percent = knn_accuracy(task.train, task.test, task.classes, k);
   if (settings.json)
-    fmt::print("{}\n", Json({{"model", task.model},
-                             {"data", settings.data},
-                             {"k", k},
-                             {"percent", percent},
-                             {"test", task.test.x.dim(0) + task.test.bad},
-                             {"bad", task.test.bad}})
-                           .dump());
+    print_json({{"model", task.model},
+                {"data", settings.data},
+                {"k", k},
+                {"percent", percent},
+                {"test", task.test.x.dim(0) + task.test.bad},
+                {"bad", task.test.bad}});
   else
     fmt::print("{} on {}: kNN accuracy {:.2f}% (k = {}, {} test pictures)\n", task.model,
                settings.data, percent, k, task.test.x.dim(0) + task.test.bad);

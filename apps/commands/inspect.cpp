@@ -10,10 +10,6 @@
 namespace facet {
 namespace {
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  return fmt::format("({})", fmt::join(shape, ", "));
-}
-
 // Of every tensor, side by side.
 std::vector<std::string> checksums(const WeightsFile& file) {
   const auto& tensors = file.content().tensors;
@@ -159,7 +155,7 @@ void print_text(const WeightsFile& file, const Mapping& mapping, const FileHashe
   for (size_t i = 0; i < content.tensors.size(); ++i) {
     const StoredTensor& tensor = content.tensors[i];
     fmt::print("  {:<{}}  {:<4} {:<18} storage {}", tensor.name, longest, tensor.type->name,
-               shape_text(tensor.shape), tensor.block);
+               fmt::format("({})", fmt::join(tensor.shape, ", ")), tensor.block);
     if (tensor.offset > 0) fmt::print(" from element {}", tensor.offset);
     if (stats) fmt::print("  {}", statistics(file, tensor));
     if (sha) fmt::print("  {}", hashes[i]);

@@ -150,8 +150,7 @@ class Executor {
   }
   void* dynamic_shared() {
     if (shape_->dynamic_shared_bytes == 0) {
-      std::string text = "dynamic_shared: the launch gave no dynamic shared memory";
-      fail(std::move(text));
+      fail("dynamic_shared: the launch gave no dynamic shared memory");
     }
     return arrays_.front().data;
   }
@@ -383,9 +382,8 @@ class Executor {
   void* add_array(const void* key, size_t bytes, size_t alignment) {
     shared_bytes_ = (shared_bytes_ + alignment - 1) / alignment * alignment + bytes;
     if (shared_bytes_ > kMaxSharedBytes) {
-      std::string text = fmt::format("{} bytes of shared memory, the device has {} a block",
-                                     shared_bytes_, kMaxSharedBytes);
-      throw_or_fail(std::move(text));
+      throw_or_fail(fmt::format("{} bytes of shared memory, the device has {} a block",
+                                shared_bytes_, kMaxSharedBytes));
     }
     const auto base = reinterpret_cast<uintptr_t>(arena_.data());
     const uintptr_t at = (base + arena_used_ + kGapBytes + alignment - 1) / alignment * alignment;
@@ -453,17 +451,14 @@ Executor& executor() {
   return instance;
 }
 
-std::mutex& registry_mutex() {
-  static auto* mutex = new std::mutex;
-  return *mutex;
-}
-std::set<std::string>& known() {
-  static auto* names = new std::set<std::string>;
-  return *names;
-}
-std::set<std::string>& were_run() {
-  static auto* names = new std::set<std::string>;
-  return *names;
+// Names of kernels, and what guards them.
+struct Registry {
+  std::mutex mutex;
+  std::set<std::string> known, were_run;
+};
+Registry& registry() {
+  static auto* instance = new Registry;
+  return *instance;
 }
 
 Schedule& current_schedule() {
@@ -502,23 +497,23 @@ void set_schedule(const Schedule& schedule) {
 
 void run_grid(const char* kernel, const LaunchShape& shape, const std::function<void()>& body) {
   {
-    const std::lock_guard lock(registry_mutex());
-    were_run().insert(kernel);
+    const std::lock_guard lock(registry().mutex);
+    registry().were_run.insert(kernel);
   }
   executor().run(kernel, shape, body);
 }
 
 bool register_kernel(const char* name) {
-  const std::lock_guard lock(registry_mutex());
-  return known().insert(name).second;
+  const std::lock_guard lock(registry().mutex);
+  return registry().known.insert(name).second;
 }
 std::vector<std::string> known_kernels() {
-  const std::lock_guard lock(registry_mutex());
-  return {known().begin(), known().end()};
+  const std::lock_guard lock(registry().mutex);
+  return {registry().known.begin(), registry().known.end()};
 }
 std::vector<std::string> kernels_run() {
-  const std::lock_guard lock(registry_mutex());
-  return {were_run().begin(), were_run().end()};
+  const std::lock_guard lock(registry().mutex);
+  return {registry().were_run.begin(), registry().were_run.end()};
 }
 
 void sync_threads(Location at) {

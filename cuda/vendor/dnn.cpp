@@ -231,21 +231,12 @@ void execute(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace_byt
   check_dnn(dnn().cudnnBackendExecute(handle, plan.raw(), pack.raw()), "cudnnBackendExecute");
 }
 
-// Milliseconds of one execution; waits for it.
-float time(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace, const Call& call) {
-  const cudaStream_t queue = stream(call.x.device().index);
-  cudaEvent_t begin = nullptr, end = nullptr;
-  cuda::check(cudaEventCreateWithFlags(&begin, cudaEventDefault), "cudaEventCreateWithFlags");
-  cuda::check(cudaEventCreateWithFlags(&end, cudaEventDefault), "cudaEventCreateWithFlags");
-  cuda::check(cudaEventRecord(begin, queue), "cudaEventRecord");
+// Seconds of some executions; waits for them.
+double time(cudnnHandle_t handle, const Descriptor& plan, int64_t workspace, const Call& call) {
+  DeviceTimer timer(call.x.device().index);
+  timer.start();
   for (int i = 0; i < kTriedRuns; ++i) execute(handle, plan, workspace, call);
-  cuda::check(cudaEventRecord(end, queue), "cudaEventRecord");
-  cuda::check(cudaEventSynchronize(end), "cudaEventSynchronize");
-  float milliseconds = 0;
-  cuda::check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
-  cuda::check(cudaEventDestroy(begin), "cudaEventDestroy");
-  cuda::check(cudaEventDestroy(end), "cudaEventDestroy");
-  return milliseconds / kTriedRuns;
+  return timer.stop();
 }
 
 // Not while the stream is captured, where waiting is not allowed.
@@ -304,7 +295,7 @@ Plan first_call(cudnnHandle_t handle, const Call& call) {
     }
   };
   const bool timed = may_time(call.x.device().index);
-  float least = 0;
+  double least = 0;
   int tried = 0;
   attempt([&] {
     Operations operations = describe(call);
@@ -321,7 +312,7 @@ Plan first_call(cudnnHandle_t handle, const Call& call) {
     for (size_t i = 0; i < configs.size() && tried < (timed ? kTriedPlans : 1); ++i)
       attempt([&] {
         Plan plan = try_plan(handle, configs[i], call);
-        const float cost = timed ? time(handle, *plan.plan, plan.workspace, call) : 0;
+        const double cost = timed ? time(handle, *plan.plan, plan.workspace, call) : 0;
         best.parts.push_back(std::move(configs[i]));
         if (tried++ > 0 && cost >= least) return;
         std::swap(best.plan, plan.plan);

@@ -2,6 +2,9 @@
 
 #include <cusolverDn.h>
 
+#include <type_traits>
+#include <utility>
+
 #include "cuda/runtime.h"
 #include "cuda/vendor/library.h"
 
@@ -33,25 +36,13 @@ struct SolverState {
   cusolverDnHandle_t handle = nullptr;
 };
 
-cusolverStatus_t buffer_size(cusolverDnHandle_t handle, int n, const float* a, const float* w,
-                             int* size) {
-  return solver().cusolverDnSsyevd_bufferSize(handle, CUSOLVER_EIG_MODE_NOVECTOR,
-                                              CUBLAS_FILL_MODE_LOWER, n, a, n, w, size);
-}
-cusolverStatus_t buffer_size(cusolverDnHandle_t handle, int n, const double* a, const double* w,
-                             int* size) {
-  return solver().cusolverDnDsyevd_bufferSize(handle, CUSOLVER_EIG_MODE_NOVECTOR,
-                                              CUBLAS_FILL_MODE_LOWER, n, a, n, w, size);
-}
-cusolverStatus_t solve(cusolverDnHandle_t handle, int n, float* a, float* w, float* work, int size,
-                       int* info) {
-  return solver().cusolverDnSsyevd(handle, CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER, n, a,
-                                   n, w, work, size, info);
-}
-cusolverStatus_t solve(cusolverDnHandle_t handle, int n, double* a, double* w, double* work,
-                       int size, int* info) {
-  return solver().cusolverDnDsyevd(handle, CUSOLVER_EIG_MODE_NOVECTOR, CUBLAS_FILL_MODE_LOWER, n, a,
-                                   n, w, work, size, info);
+// What asks for the size of the workspace, and what solves.
+template <typename T>
+auto functions() {
+  if constexpr (std::is_same_v<T, float>)
+    return std::pair(solver().cusolverDnSsyevd_bufferSize, solver().cusolverDnSsyevd);
+  else
+    return std::pair(solver().cusolverDnDsyevd_bufferSize, solver().cusolverDnDsyevd);
 }
 
 // The matrix is symmetric: row-major is column-major.
@@ -67,14 +58,18 @@ void run(Tensor& matrix, Tensor& values) {
   if (!state.handle) check_solver(solver().cusolverDnCreate(&state.handle), "cusolverDnCreate");
   check_solver(solver().cusolverDnSetStream(state.handle, stream(device.index)),
                "cusolverDnSetStream");
+  const auto [buffer_size, solve] = functions<T>();
+  const auto mode = CUSOLVER_EIG_MODE_NOVECTOR;
+  const auto fill = CUBLAS_FILL_MODE_LOWER;
+  T *const a = matrix.data<T>(), *const w = values.data<T>();
   int size = 0;
-  check_solver(buffer_size(state.handle, n, matrix.data<T>(), values.data<T>(), &size),
+  check_solver(buffer_size(state.handle, mode, fill, n, a, n, w, &size),
                "cusolverDnsyevd_bufferSize");
   Tensor work = Tensor::empty({size}, dtype_of<T>(), device);
   Tensor info = Tensor::zeros({1}, DType::i32, device);
-  check_solver(solve(state.handle, n, matrix.data<T>(), values.data<T>(), work.data<T>(), size,
-                     info.data<int32_t>()),
-               "cusolverDnsyevd");
+  check_solver(
+      solve(state.handle, mode, fill, n, a, n, w, work.data<T>(), size, info.data<int32_t>()),
+      "cusolverDnsyevd");
   FACET_CHECK(info.item() == 0.0, "eigvalsh", "no convergence: is the matrix finite?");
 }
 

@@ -22,39 +22,15 @@ size_t round_up(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-class CachingAllocator {
- public:
-  void* allocate(size_t bytes) {
-    const size_t size = round_up(bytes);
-    std::lock_guard lock(mutex_);
-    void* block = take_cached(size);
-    if (!block) block = fresh(size);
-    stats_.in_use += size;
-    stats_.peak = std::max(stats_.peak, stats_.in_use);
-    return block;
-  }
+// To be used under its lock.
+struct Cache {
+  std::mutex mutex;
+  std::map<size_t, std::vector<void*>> free;
+  AllocatorStats stats;
 
-  void release(void* block, size_t bytes) {
-    const size_t size = round_up(bytes);
-    std::lock_guard lock(mutex_);
-    free_[size].push_back(block);
-    stats_.in_use -= size;
-  }
-
-  void trim() {
-    std::lock_guard lock(mutex_);
-    trim_locked();
-  }
-
-  AllocatorStats stats() {
-    std::lock_guard lock(mutex_);
-    return stats_;
-  }
-
- private:
-  void* take_cached(size_t size) {
-    const auto found = free_.find(size);
-    if (found == free_.end() || found->second.empty()) return nullptr;
+  void* take(size_t size) {
+    const auto found = free.find(size);
+    if (found == free.end() || found->second.empty()) return nullptr;
     void* block = found->second.back();
     found->second.pop_back();
     return block;
@@ -64,50 +40,58 @@ class CachingAllocator {
     const size_t alignment = size >= kHugePage ? kHugePage : 64;
     void* block = nullptr;
     if (posix_memalign(&block, alignment, size) != 0) {
-      trim_locked();
+      trim();
       if (posix_memalign(&block, alignment, size) != 0)
         throw Error(fmt::format("out of memory: requested {:.1f} MiB, {:.1f} MiB in use; try a "
                                 "smaller batch or image size",
-                                size / 1048576.0, stats_.in_use / 1048576.0),
+                                size / 1048576.0, stats.in_use / 1048576.0),
                     ExitCode::out_of_memory);
     }
     if (size >= kHugePage) madvise(block, size, MADV_HUGEPAGE);
-    stats_.reserved += size;
+    stats.reserved += size;
     return block;
   }
 
-  void trim_locked() {
-    for (auto& [size, blocks] : free_) {
+  void trim() {
+    for (auto& [size, blocks] : free) {
       for (void* block : blocks) std::free(block);
-      stats_.reserved -= size * blocks.size();
+      stats.reserved -= size * blocks.size();
     }
-    free_.clear();
+    free.clear();
   }
-
-  std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> free_;
-  AllocatorStats stats_;
 };
 
 // Never destroyed: tensors in static objects may outlive any order of destruction.
-CachingAllocator& allocator() {
-  static auto* instance = new CachingAllocator;
+Cache& cache() {
+  static auto* instance = new Cache;
   return *instance;
 }
 
 }  // namespace
 
 void* cpu_allocate(size_t bytes) {
-  return allocator().allocate(bytes);
+  const size_t size = round_up(bytes);
+  const std::lock_guard lock(cache().mutex);
+  AllocatorStats& stats = cache().stats;
+  void* block = cache().take(size);
+  if (!block) block = cache().fresh(size);
+  stats.in_use += size;
+  stats.peak = std::max(stats.peak, stats.in_use);
+  return block;
 }
 void cpu_release(void* data, size_t bytes) {
-  allocator().release(data, bytes);
+  const size_t size = round_up(bytes);
+  const std::lock_guard lock(cache().mutex);
+  cache().free[size].push_back(data);
+  cache().stats.in_use -= size;
 }
 AllocatorStats cpu_allocator_stats() {
-  return allocator().stats();
+  const std::lock_guard lock(cache().mutex);
+  return cache().stats;
 }
 void cpu_allocator_trim() {
-  allocator().trim();
+  const std::lock_guard lock(cache().mutex);
+  cache().trim();
 }
 
 }  // namespace facet

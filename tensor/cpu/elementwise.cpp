@@ -127,18 +127,15 @@ void CpuBackend::binary_backward(BinaryOp op, const Tensor& a, const Tensor& b, 
     using T = decltype(tag);
     const T *left = a.data<T>(), *right = b.data<T>(), *grad = dy.data<T>();
     with_functor(op, [&](auto f) {
-      if (da.defined()) {
-        T* to = da.data<T>();
+      const auto write = [&](Tensor& to_tensor, auto slope) {
+        if (!to_tensor.defined()) return;
+        T* to = to_tensor.data<T>();
         map_broadcast(plan, [=](int64_t i, int64_t j, int64_t k) {
-          to[i] = static_cast<T>(widen(grad[i]) * f.da(widen(left[j]), widen(right[k])));
+          to[i] = static_cast<T>(widen(grad[i]) * slope(widen(left[j]), widen(right[k])));
         });
-      }
-      if (db.defined()) {
-        T* to = db.data<T>();
-        map_broadcast(plan, [=](int64_t i, int64_t j, int64_t k) {
-          to[i] = static_cast<T>(widen(grad[i]) * f.db(widen(left[j]), widen(right[k])));
-        });
-      }
+      };
+      write(da, [f](auto x, auto y) { return f.da(x, y); });
+      write(db, [f](auto x, auto y) { return f.db(x, y); });
     });
   });
 }

@@ -155,19 +155,14 @@ void CpuBackend::permute(const Tensor& x, std::span<const int> axes, Tensor& y) 
   if (x.numel() == 0) return;
   const PermutePlan plan = plan_permute(x.shape(), axes);
   // Only the size of an element matters.
+  const auto permute_as = [&]<typename T>(T) {
+    permute_elements(plan, static_cast<const T*>(x.raw()), static_cast<T*>(y.raw()));
+  };
   switch (size_of(x.dtype())) {
-    case 1:
-      return permute_elements(plan, static_cast<const uint8_t*>(x.raw()),
-                              static_cast<uint8_t*>(y.raw()));
-    case 2:
-      return permute_elements(plan, static_cast<const uint16_t*>(x.raw()),
-                              static_cast<uint16_t*>(y.raw()));
-    case 4:
-      return permute_elements(plan, static_cast<const uint32_t*>(x.raw()),
-                              static_cast<uint32_t*>(y.raw()));
-    default:
-      return permute_elements(plan, static_cast<const uint64_t*>(x.raw()),
-                              static_cast<uint64_t*>(y.raw()));
+    case 1: return permute_as(uint8_t{});
+    case 2: return permute_as(uint16_t{});
+    case 4: return permute_as(uint32_t{});
+    default: return permute_as(uint64_t{});
   }
 }
 

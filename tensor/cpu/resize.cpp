@@ -97,13 +97,9 @@ void resize_two_rows(const uint8_t* const* rows, const Taps& taps, const PairedT
     const __m128i pixels = _mm_packus_epi16(words, words);  // r g b - r g b -
     const int pixel = _mm_cvtsi128_si32(pixels), pixel_other = _mm_extract_epi32(pixels, 1);
     // The fourth byte is the next pixel's, which comes after; the last pixel has none.
-    if (x + 1 < width) {
-      std::memcpy(to_other, &pixel_other, 4);
-      std::memcpy(to, &pixel, 4);
-    } else {
-      std::memcpy(to_other, &pixel_other, 3);
-      std::memcpy(to, &pixel, 3);
-    }
+    const size_t bytes = x + 1 < width ? 4 : 3;
+    std::memcpy(to_other, &pixel_other, bytes);
+    std::memcpy(to, &pixel, bytes);
   }
 }
 
