@@ -62,11 +62,11 @@ class NearestNeighbourChain {
     const T* dead = dead_.data();
     row[a] = -std::numeric_limits<T>::infinity();
     const T best = max_term<T>(n_, [=](int64_t i) { return row[i] + dead[i]; });
-    FACET_CHECK(std::isfinite(best), "average_linkage",
+    if (before >= 0 && row[before] == best && std::isfinite(best)) return before;
+    int64_t first = 0;  // clang's maximum of NaNs is any number
+    while (first < n_ && row[first] + dead[first] != best) ++first;
+    FACET_CHECK(std::isfinite(best) && first < n_, "average_linkage",
                 "expected finite similarities, got a NaN or an infinity");
-    if (before >= 0 && row[before] == best) return before;
-    int64_t first = 0;
-    while (row[first] + dead[first] != best) ++first;
     return first;
   }
 
