@@ -401,11 +401,14 @@ TEST_F(CudaTest, StepsOfOneKeyAreReplayed) {
     return std::make_unique<Vit>(options);
   };
   expect_replays([&] { return std::make_unique<Dino>(vit(.5), vit(0), warm); }, 3, 3);
-  // The third step is the backbone's, too.
-  const auto inject = [] {
-    return std::make_unique<LabelInjection>(small_resnet(), 5, InjectionOptions{.cycle = 3});
+  // The third step is the backbone's, too; or none, and it is in eval mode.
+  const auto inject = [](int64_t cycle) {
+    return [=] {
+      return std::make_unique<LabelInjection>(small_resnet(), 5, InjectionOptions{.cycle = cycle});
+    };
   };
-  expect_replays(inject, 1, 2);
+  expect_replays(inject(3), 1, 2);
+  expect_replays(inject(0), 1, 4);
   const auto mixed = [] {
     auto made = std::make_unique<Supervised>(small_resnet(), 5, 0.1);
     made->set_mixed_training({.mix = {.mixup = 0.8, .cutmix = 1.0}, .erase = {.probability = 0.5}});
