@@ -26,7 +26,7 @@ Batch prepared(const Batch& given, Objective& objective, int64_t step, const Ste
 #if defined(FACET_CUDA)
 
 struct TrainStep::Kind {
-  std::optional<double> key;  // Objective::replay_key()
+  double key = 0;             // Objective::replay_key()
   std::vector<Shape> shapes;  // of the batch's tensors
   bool operator==(const Kind&) const = default;
 };
@@ -91,14 +91,16 @@ void TrainStep::record(const Batch& batch, const Kind& kind, int64_t step) {
 
 double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
   const Batch batch = prepared(given, objective_, step, options_);
-  if (!options_.graph || options_.device.is_cpu())
+  const std::optional<double> key = objective_.replay_key(step);
+  replayed_ = false;
+  if (!options_.graph || options_.device.is_cpu() || !key)
     return objective_.train_step(batch, optimizer_, lr, step, options_.clip);
   Batch whole = objective_.mixed(batch, step);
   const std::vector<Tensor*> tensors = tensors_of(whole);
-  Kind kind{objective_.replay_key(step), {}};
+  Kind kind{*key, {}};
   for (const Tensor* tensor : tensors) kind.shapes.push_back(tensor->shape());
   const auto fits = [&] { return recording_ && recording_->kind == kind; };
-  if (kind.key && last_ && *last_ == kind && !fits()) record(whole, kind, step);
+  if (last_ && *last_ == kind && !fits()) record(whole, kind, step);
   last_ = std::make_unique<Kind>(kind);
   replayed_ = fits();
   if (!replayed_) return objective_.train_step(batch, optimizer_, lr, step, options_.clip);

@@ -43,7 +43,7 @@ class TrainStep {
   Optimizer& optimizer_;
   StepOptions options_;
   bool replayed_ = false;
-  std::unique_ptr<Kind> last_;            // of the step before
+  std::unique_ptr<Kind> last_;            // of the step before that had a key
   std::unique_ptr<Recording> recording_;  // one at a time: it holds a step's activations
 };
 

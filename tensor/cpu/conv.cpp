@@ -58,7 +58,7 @@ struct Operand {
 };
 
 // Whether Winograd's F(4x4, 3x3) (Lavin & Gray 2016), which needs a quarter of the products, is
-// taken instead of direct convolution. Measured (docs/benchmarks): from 96 tiles on it is 1.0 to
+// taken instead of direct convolution. Measured (docs/benchmarks): from 96 tiles on it is 0.9 to
 // 2.7 times as fast in all three passes; at 64, where transforming the weights costs as much as is
 // saved, 0.8 to 1.5; it loses on maps whose last tiles are mostly empty (5 x 5, 2 x 2) and below
 // 32 x 64 channels. Its error is 2 to 6 times direct convolution's, at most 2e-6 of the result. The
