@@ -178,30 +178,27 @@ class Staging {
     const std::lock_guard lock(mutex_);
     const auto is_free = [&](const Slot& s) {
       if (s.size < bytes) return false;
-      const cudaError_t code = cudaEventQuery(s.done);
+      const cudaError_t code = cudaEventQuery(s.done.get());
       // No error of the launches that follow.
       if (code == cudaErrorNotReady) static_cast<void>(cudaGetLastError());
       return code == cudaSuccess;
     };
     auto slot = std::find_if(slots_.begin(), slots_.end(), is_free);
     if (slot == slots_.end()) {
-      Slot fresh{.size = bytes <= kLargest ? rounded(bytes) : std::bit_ceil(bytes)};
-      check(cudaMallocHost(&fresh.memory, fresh.size), "cudaMallocHost");
-      check(cudaEventCreateWithFlags(&fresh.done, cudaEventDisableTiming),
-            "cudaEventCreateWithFlags");
-      slot = slots_.insert(slots_.end(), fresh);
+      const size_t size = bytes <= kLargest ? rounded(bytes) : std::bit_ceil(bytes);
+      slot = slots_.insert(slots_.end(), {size, pinned(size), event(cudaEventDisableTiming)});
     }
-    std::memcpy(slot->memory, from, bytes);
-    check(cudaMemcpyAsync(to, slot->memory, bytes, cudaMemcpyHostToDevice, stream),
+    std::memcpy(slot->memory.get(), from, bytes);
+    check(cudaMemcpyAsync(to, slot->memory.get(), bytes, cudaMemcpyHostToDevice, stream),
           "cudaMemcpyAsync");
-    check(cudaEventRecord(slot->done, stream), "cudaEventRecord");
+    check(cudaEventRecord(slot->done.get(), stream), "cudaEventRecord");
   }
 
  private:
   struct Slot {
-    size_t size = 0;
-    void* memory = nullptr;
-    cudaEvent_t done = nullptr;
+    size_t size;
+    Pinned memory;
+    Event done;
   };
   std::mutex mutex_;
   std::vector<Slot> slots_;
@@ -215,7 +212,7 @@ struct DeviceState {
   std::atomic<cudaStream_t> stream{nullptr}, copies{nullptr};
   Staging sent;
   std::mutex recording;  // while a graph is: nobody else takes memory or looks at the stream
-  std::vector<void*>* recorded_copies = nullptr;  // while a graph is recorded
+  std::vector<Pinned>* recorded_copies = nullptr;  // while a graph is recorded
 };
 
 // Never destroyed: tensors in static variables may outlive everything here.
@@ -276,11 +273,9 @@ cudaStream_t made_once(std::atomic<cudaStream_t>& place, int device) {
 
 // What `later` is given from now on waits for what `earlier`, of the current device, was given.
 void put_behind(cudaStream_t later, cudaStream_t earlier) {
-  cudaEvent_t given = nullptr;
-  check(cudaEventCreateWithFlags(&given, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  check(cudaEventRecord(given, earlier), "cudaEventRecord");
-  check(cudaStreamWaitEvent(later, given, 0), "cudaStreamWaitEvent");
-  check(cudaEventDestroy(given), "cudaEventDestroy");  // when it has come
+  const Event given = event(cudaEventDisableTiming);
+  check(cudaEventRecord(given.get(), earlier), "cudaEventRecord");
+  check(cudaStreamWaitEvent(later, given.get(), 0), "cudaStreamWaitEvent");
 }
 
 // The block may have been released by work that is still to be done.
@@ -288,21 +283,19 @@ void* send(const void* from, size_t bytes, Device device) {
   DeviceState& state = state_of(device.index);
   const DeviceGuard guard(device.index);
   const cudaStream_t copies = made_once(state.copies, device.index);
-  void* to = nullptr;
+  const auto release = [&](void* block) { state.allocator.release(block); };
+  std::unique_ptr<void, decltype(release)> to(nullptr, release);
   {
     const std::lock_guard lock(state.recording);
-    to = state.allocator.allocate(bytes);
+    to.reset(state.allocator.allocate(bytes));
     put_behind(copies, stream(device.index));
   }
-  state.sent.copy(to, from, bytes, copies);
+  state.sent.copy(to.get(), from, bytes, copies);
   // Asleep: it may take as long as the step that the device works on.
-  cudaEvent_t there = nullptr;
-  check(cudaEventCreateWithFlags(&there, cudaEventBlockingSync | cudaEventDisableTiming),
-        "cudaEventCreateWithFlags");
-  check(cudaEventRecord(there, copies), "cudaEventRecord");
-  check(cudaEventSynchronize(there), "cudaEventSynchronize");
-  check(cudaEventDestroy(there), "cudaEventDestroy");
-  return to;
+  const Event there = event(cudaEventBlockingSync | cudaEventDisableTiming);
+  check(cudaEventRecord(there.get(), copies), "cudaEventRecord");
+  check(cudaEventSynchronize(there.get()), "cudaEventSynchronize");
+  return to.release();
 }
 
 }  // namespace
@@ -382,38 +375,40 @@ void empty_cache(int device) {
 void upload(void* to, const void* from, size_t bytes, int device) {
   DeviceState& state = state_of(device);
   const DeviceGuard guard(device);
-  if (!state.recorded_copies && bytes <= Staging::kLargest)
+  std::vector<Pinned>* const kept = state.recorded_copies;
+  if (!kept && bytes <= Staging::kLargest)
     return state.staging.copy(to, from, bytes, stream(device));
-  void* pinned = nullptr;
-  if (state.recorded_copies) {
-    check(cudaMallocHost(&pinned, bytes), "cudaMallocHost");
-    state.recorded_copies->push_back(pinned);
-    std::memcpy(pinned, from, bytes);
-  }
-  check(cudaMemcpyAsync(to, pinned ? pinned : from, bytes, cudaMemcpyHostToDevice, stream(device)),
+  if (kept) from = std::memcpy(kept->emplace_back(pinned(bytes)).get(), from, bytes);
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream(device)),
         "cudaMemcpyAsync");
-  if (!pinned) check(cudaStreamSynchronize(stream(device)), "cudaStreamSynchronize");
+  if (!kept) check(cudaStreamSynchronize(stream(device)), "cudaStreamSynchronize");
+}
+
+Pinned pinned(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocHost(&memory, bytes), "cudaMallocHost");
+  return {memory, cudaFreeHost};
+}
+Event event(unsigned flags) {
+  cudaEvent_t made = nullptr;
+  check(cudaEventCreateWithFlags(&made, flags), "cudaEventCreateWithFlags");
+  return {made, cudaEventDestroy};
 }
 
 DeviceTimer::DeviceTimer(int device) : device_(device) {
   const DeviceGuard guard(device_);
-  for (cudaEvent_t* event : {&begin_, &end_})
-    check(cudaEventCreateWithFlags(event, cudaEventDefault), "cudaEventCreateWithFlags");
-}
-DeviceTimer::~DeviceTimer() {
-  const DeviceGuard guard(device_, std::nothrow);
-  for (const cudaEvent_t event : {begin_, end_}) static_cast<void>(cudaEventDestroy(event));
+  for (Event* made : {&begin_, &end_}) *made = event(cudaEventDefault);
 }
 void DeviceTimer::start() {
   const DeviceGuard guard(device_);
-  check(cudaEventRecord(begin_, stream(device_)), "cudaEventRecord");
+  check(cudaEventRecord(begin_.get(), stream(device_)), "cudaEventRecord");
 }
 double DeviceTimer::stop() {
   const DeviceGuard guard(device_);
-  check(cudaEventRecord(end_, stream(device_)), "cudaEventRecord");
-  check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+  check(cudaEventRecord(end_.get(), stream(device_)), "cudaEventRecord");
+  check(cudaEventSynchronize(end_.get()), "cudaEventSynchronize");
   float milliseconds = 0;
-  check(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+  check(cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get()), "cudaEventElapsedTime");
   return static_cast<double>(milliseconds) * 1e-3;
 }
 
@@ -430,7 +425,6 @@ void Graph::clear() {  // throws nothing: the device may have failed
     static_cast<void>(cudaGraphExecDestroy(graph_));
   }
   graph_ = nullptr;
-  for (void* memory : pinned_) static_cast<void>(cudaFreeHost(memory));
   pinned_.clear();
   state_of(device_).allocator.disown(this);
 }

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <new>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/error.h"
@@ -87,19 +89,23 @@ void empty_cache(int device);
 // once. Small copies pass through pinned memory; large ones wait.
 void upload(void* to, const void* from, size_t bytes, int device);
 
+// Host memory that copies go through, and an event of the current device, which may go before the
+// work that it marks has come: given back where a failed device ends what they were made for.
+using Pinned = std::unique_ptr<void, cudaError_t (*)(void*)>;
+Pinned pinned(size_t bytes);
+using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, cudaError_t (*)(cudaEvent_t)>;
+Event event(unsigned flags);
+
 // Seconds that a device's work takes, by its own clock.
 class DeviceTimer {
  public:
   explicit DeviceTimer(int device);
-  ~DeviceTimer();
-  DeviceTimer(const DeviceTimer&) = delete;
-  DeviceTimer& operator=(const DeviceTimer&) = delete;
   void start();
   double stop();  // waits for the device
 
  private:
   int device_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  Event begin_{nullptr, cudaEventDestroy}, end_{nullptr, cudaEventDestroy};
 };
 
 // ---- recorded work. What a function asks of a device is recorded as a CUDA graph and replayed
@@ -123,7 +129,7 @@ class Graph {
 
   int device_;
   cudaGraphExec_t graph_ = nullptr;
-  std::vector<void*> pinned_;  // what copies from the host read
+  std::vector<Pinned> pinned_;  // what copies from the host read
 };
 // Whether this device's work is being recorded now.
 bool recording(int device);

@@ -43,9 +43,9 @@ double Objective::guarded_backward(const std::function<Variable(int64_t part)>& 
       if (parameter.grad().defined()) reduced.push_back(parameter.grad());
   comm_->all_reduce(std::span(reduced));
   for (Tensor& tensor : reduced) ops::scale_(tensor, 1.0 / comm_->size());
-  const double value = check_finite(reduced[0], optimizer, t);
+  reduced[0].item();  // what a collective that failed leaves is not the gradients' fault
   comm_->check();
-  return value;
+  return check_finite(reduced[0], optimizer, t);
 }
 
 double Objective::check_finite(const Tensor& loss, Optimizer& optimizer, int64_t t) {

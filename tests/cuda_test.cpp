@@ -289,6 +289,17 @@ TEST_F(CudaTest, WhatWaitsCannotBeRecorded) {
 }
 
 #if defined(FACET_CUDA_EMULATED)
+// Under the address sanitizer: nor events and pinned memory.
+TEST_F(CudaTest, WhatCannotBeSentKeepsNoMemory) {
+  const size_t before = cuda::memory_statistics(0).in_use;
+  emu::plan_faults({.fail_launch = 0});
+  Tensor::full({32}, 1.0, DType::f32, kCuda);
+  for (const int64_t n : {32, 1 << 20})
+    EXPECT_THROW(Tensor::zeros({n}).sent_to(kCuda), cuda::CudaError);
+  EXPECT_EQ(cuda::memory_statistics(0).in_use, before);
+  emu::reset();
+}
+
 TEST_F(CudaTest, NothingIsFreedWhileAGraphIsRecorded) {
   cuda::empty_cache(0);
   const auto make = [](int mib) { return Tensor::full({mib << 18}, 1.0, DType::f32, kCuda); };

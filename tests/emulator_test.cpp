@@ -447,6 +447,9 @@ TEST_F(EmulatorTest, FaultsOnDemand) {
   launch<scale_kernel>(1, 32, 0, nullptr, 2.0f, x, x, 32);
   EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorLaunchFailure);
   EXPECT_EQ(cudaMalloc(&memory, 64), cudaErrorLaunchFailure);
+  cudaEvent_t event = nullptr;
+  EXPECT_EQ(cudaEventCreateWithFlags(&event, cudaEventDefault), cudaErrorLaunchFailure);
+  EXPECT_EQ(event, nullptr);
   emu::reset();
 }
 

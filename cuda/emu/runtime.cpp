@@ -519,11 +519,12 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Lock lock(mutex());
+  if (const cudaError_t error = leave(cudaSuccess); error != cudaSuccess) return error;
   const auto made = std::make_shared<Event>();
   made->device = current_device;
   made->self = made;
   *event = made.get();
-  return leave(cudaSuccess);
+  return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Lock lock(mutex());
@@ -588,8 +589,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   const Lock lock(mutex());
   if (state().faults.fail_instantiate) return leave(cudaErrorMemoryAllocation);
+  if (const cudaError_t error = leave(cudaSuccess); error != cudaSuccess) return error;
   *exec = new Graph(*graph);
-  return leave(cudaSuccess);
+  return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   const Lock lock(mutex());

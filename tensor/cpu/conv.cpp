@@ -245,12 +245,9 @@ PlanCache& plans() {
 }
 
 // oneDNN in f32 is twice as fast as with vdpbf16ps; only AMX makes bf16 arithmetic worth it.
-bool bf16_is_fast() {
-  static const bool fast = has(dnnl::cpu_isa::avx512_core_amx);
-  return fast;
-}
 bool by_conversion(DType dtype) {
-  return dtype == DType::bf16 && !bf16_is_fast();
+  static const bool is_fast = has(dnnl::cpu_isa::avx512_core_amx);
+  return dtype == DType::bf16 && !is_fast;
 }
 
 // Without AVX-512 oneDNN 2.6 gives wrong weight gradients for strided 1x1 kernels of fewer than 8
