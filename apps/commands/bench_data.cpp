@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "apps/command.h"
-#include "apps/commands/bench.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
