@@ -1,5 +1,4 @@
 // facet reproduce paper: the paper's own tables.
-
 #include <algorithm>
 #include <cmath>
 
