@@ -6,25 +6,14 @@
 
 namespace facet {
 
-void run_pretrain(const Arguments& arguments);
-void run_inject(const Arguments& arguments);
-void run_finetune(const Arguments& arguments);
-void run_probe(const Arguments& arguments);
-void run_knn(const Arguments& arguments);
-void run_diversity(const Arguments& arguments);
-void run_inspect(const Arguments& arguments);
-void run_convert(const Arguments& arguments);
-void run_features(const Arguments& arguments);
-void run_cka(const Arguments& arguments);
-void run_separation(const Arguments& arguments);
-void run_transfer(const Arguments& arguments);
-void run_importance(const Arguments& arguments);
-void run_study(const Arguments& arguments);
-void run_reproduce(const Arguments& arguments);
-void run_doctor(const Arguments& arguments);
-void run_selftest(const Arguments& arguments);
-void run_dataset(const Arguments& arguments);
-void run_bench(const Arguments& arguments);
+using RunCommand = void(const Arguments& arguments);
+RunCommand run_pretrain, run_inject, run_finetune, run_probe, run_knn, run_diversity, run_inspect,
+    run_convert, run_features, run_cka, run_separation, run_transfer, run_importance, run_study,
+    run_reproduce, run_doctor, run_selftest, run_dataset, run_bench;
+RunCommand run_paper;  // facet reproduce paper
+// facet bench's own, each in a file bench_*.cpp.
+RunCommand bench_data, bench_ops, bench_peers, bench_probe;
+double median(std::vector<double> values);
 
 // Runs `work` on what a file held: what is wrong with that is said with the file's name.
 template <typename Work>
@@ -43,7 +32,7 @@ auto about(const std::string& file, const Work& work) {
 
 struct Command {
   const char* name;
-  void (*run)(const Arguments&);
+  RunCommand* run;
   const char* help;
 };
 // The command of a program that the first argument names; without one, or for --help, what there

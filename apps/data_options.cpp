@@ -1,5 +1,7 @@
 #include "apps/data_options.h"
 
+#include <algorithm>
+
 #include "data/listing.h"
 #include "tensor/hash.h"
 
@@ -50,10 +52,8 @@ void require_same_classes(const Metadata& metadata, const std::string& network,
   const std::string hash = value_of(metadata, kClassesHash);
   if (hash.empty() || hash == sha256(class_list(dataset))) return;
   const std::vector<std::string> known = parse_lines(value_of(metadata, kClasses), network);
-  size_t first = 0;
-  while (first < known.size() && first < dataset.classes().size() &&
-         known[first] == dataset.classes()[first])
-    ++first;
+  const auto first =
+      static_cast<size_t>(std::ranges::mismatch(known, dataset.classes()).in1 - known.begin());
   const auto at = [&](const std::vector<std::string>& names) {
     return first < names.size() ? "'" + names[first] + "'" : std::string("none");
   };

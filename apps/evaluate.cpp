@@ -17,10 +17,15 @@ namespace {
 constexpr int64_t kBatch = 256;
 constexpr int64_t kDefaultImageSize = 224;
 
-// How many of these pictures a network sees at once: what its first layers make of kBatch pictures
-// of 224 pixels would be gigabytes.
-int64_t pictures_at_once(const Tensor& images) {
-  return std::clamp<int64_t>((1 << 22) / (images.numel() / images.dim(0)), 16, kBatch);
+// Calls use(position of the first, pictures) on a few of these pictures after the other, on the
+// network's device: what its first layers make of kBatch pictures of 224 pixels would be gigabytes.
+template <typename Use>
+void in_pieces(Encoder& encoder, const Tensor& images, const Use& use) {
+  const Device device = parameters(encoder).at(0).value.device();
+  const int64_t count = images.dim(0);
+  const int64_t step = std::clamp<int64_t>((1 << 22) / (images.numel() / count), 16, kBatch);
+  for (int64_t at = 0; at < count; at += step)
+    use(at, Variable(images.narrow(at, std::min(step, count - at)).to(device)));
 }
 
 // Calls `rows_of` on every batch in order and puts the rows under each other.
@@ -55,14 +60,10 @@ Features extract_features(Encoder& encoder, const DatasetPtr& dataset, const Pip
                           int64_t workers, bool omit) {
   const NoGrad no_grad;
   encoder.eval();
-  const Device device = parameters(encoder).at(0).value.device();
   return collect(dataset, pipeline, workers, omit, [&](const Tensor& images) {
     TensorList parts;
-    const int64_t count = images.dim(0), step = pictures_at_once(images);
-    for (int64_t at = 0; at < count; at += step)
-      parts.push_back(
-          encoder.features(Variable(images.narrow(at, std::min(step, count - at)).to(device)))
-              .value());
+    in_pieces(encoder, images,
+              [&](int64_t, const Variable& x) { parts.push_back(encoder.features(x).value()); });
     return parts.size() == 1 ? parts[0] : ops::concat(parts);
   });
 }
@@ -76,6 +77,11 @@ Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device 
   return collect(dataset, pipeline, 0, omit, [&](const Tensor& images) {
     return images.reshape({images.dim(0), images.numel() / images.dim(0)}).to(device);
   });
+}
+
+double percent_right(const Tensor& scores, const Tensor& labels) {
+  return 100.0 * (labels.rank() == 2 ? mean_average_precision(scores, labels).mean
+                                     : top_k_accuracy(scores, labels));
 }
 
 double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k) {
@@ -102,10 +108,7 @@ ProbeScore probe_accuracy(const Features& train, const Features& test, int64_t c
   const ProbeResult result =
       linear_probe(part(train, 0, kept), part(train, kept, n), classes, ProbeOptions{});
   const Tensor scores = result.classifier(test.x);
-  const bool multi_label = test.labels.rank() == 2;
-  return {test.with_bad(100.0 * (multi_label ? mean_average_precision(scores, test.labels).mean
-                                             : top_k_accuracy(scores, test.labels))),
-          result.c};
+  return {test.with_bad(percent_right(scores, test.labels)), result.c};
 }
 
 Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const DatasetPtr& dataset,
@@ -126,11 +129,9 @@ Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const Dat
   // Stages of a large batch are made a few pictures at a time and kept in memory that all batches
   // share: the first stages of a batch at 224 pixels are gigabytes.
   const auto stages_of = [&](TrainedNetwork& network, const Tensor& images, TensorList& kept) {
-    const Device device = parameters(*network.encoder).at(0).value.device();
-    const int64_t count = images.dim(0), step = pictures_at_once(images);
+    const int64_t count = images.dim(0);
     TensorList whole;
-    for (int64_t at = 0; at < count; at += step) {
-      const Variable x(images.narrow(at, std::min(step, count - at)).to(device));
+    in_pieces(*network.encoder, images, [&](int64_t at, const Variable& x) {
       const VariableList stages =
           options.blocks ? network.encoder->blocks(x) : network.encoder->stages(x);
       kept.resize(stages.size());
@@ -138,11 +139,11 @@ Tensor stage_similarity(TrainedNetwork& first, TrainedNetwork* second, const Dat
         const Tensor& value = stages[i].value();
         const int64_t features = value.numel() / value.dim(0);
         if (!kept[i].defined() || kept[i].dim(0) < count)
-          kept[i] = Tensor::empty({count, features}, value.dtype(), device);
+          kept[i] = Tensor::empty({count, features}, value.dtype(), value.device());
         if (at == 0) whole.push_back(kept[i].narrow(0, count));
         whole[i].narrow(at, value.dim(0)).copy_(value.reshape({value.dim(0), features}));
       }
-    }
+    });
     return whole;
   };
   TensorList of_first, of_second;

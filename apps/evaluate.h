@@ -34,13 +34,15 @@ Features extract_features(const TrainedNetwork& network, const DatasetPtr& datas
 Features raw_pixels(const DatasetPtr& dataset, const Pipeline& pipeline, Device device = {},
                     bool omit = false);
 
-// Accuracies in percent.
+// Accuracies in percent. Of scores (N, classes): top-1, or mean average precision for multi-label
+// tasks.
+double percent_right(const Tensor& scores, const Tensor& labels);
 double knn_accuracy(const Features& train, const Features& test, int64_t classes, int64_t k);
 // Of the network's own classifier; a FileError where it knows other classes than the dataset.
 double head_accuracy(const TrainedNetwork& network, const Features& test, const Dataset& dataset);
 
 struct ProbeScore {
-  double percent = 0.0;  // top-1 accuracy, or mean average precision for multi-label tasks
+  double percent = 0.0;  // percent_right()
   double c = 0.0;        // the regularisation that validation chose
 };
 // The last `validation` of the training samples choose C; then all of them are fitted.

@@ -42,11 +42,8 @@ class Check {
            std::initializer_list<double> want, Tolerance tolerance) {
     const std::vector<double> got =
         x.reshape({x.dim(0), x.numel() / x.dim(0)}).narrow(row, 1).to_vector<double>();
-    size_t i = 0;
-    for (const double w : want) {
-      value(fmt::format("{}[{},{}]", name, row, i), got[i], w, tolerance);
-      ++i;
-    }
+    for (size_t i = 0; i < want.size(); ++i)
+      value(fmt::format("{}[{},{}]", name, row, i), got[i], std::data(want)[i], tolerance);
   }
   void norm(const std::string& name, const Tensor& x, double want, Tolerance tolerance) {
     const double squares =

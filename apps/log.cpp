@@ -18,8 +18,6 @@ size_t terminal_width() {
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-}  // namespace
-
 bool stderr_is_terminal() {
   static const bool terminal = [] {
     const char* term = std::getenv("TERM");
@@ -27,6 +25,8 @@ bool stderr_is_terminal() {
   }();
   return terminal;
 }
+
+}  // namespace
 
 void log_line(const std::string& line) {
   if (bar_is_shown) fmt::print(stderr, "\r\x1b[K");
@@ -51,10 +51,6 @@ Progress::Progress(std::string title, int64_t first_step, int64_t total_steps,
 Progress::~Progress() {
   if (bar_is_shown) fmt::print(stderr, "\r\x1b[K");
   bar_is_shown = false;
-}
-
-double Progress::images_per_second() const {
-  return seconds_ > 0 ? images_ / seconds_ : 0.0;
 }
 
 void Progress::update(const Status& status) {

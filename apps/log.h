@@ -9,8 +9,6 @@
 
 namespace facet {
 
-bool stderr_is_terminal();
-
 void log_line(const std::string& line);  // clears a progress bar that is in the way
 template <typename... Args>
 void log_info(fmt::format_string<Args...> format, Args&&... args) {
@@ -51,7 +49,7 @@ class Progress {
     double wait_seconds = 0.0;  // ... waiting for data
   };
   void update(const Status& status);
-  double images_per_second() const;
+  double images_per_second() const { return seconds_ > 0 ? images_ / seconds_ : 0.0; }
   double wait_share() const { return seconds_ > 0 ? wait_ / seconds_ : 0.0; }
 
  private:

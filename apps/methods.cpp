@@ -31,8 +31,7 @@ constexpr Method kMethods[] = {
 };
 
 const Method& method_of(const std::string& name) {
-  const auto* found = std::find_if(std::begin(kMethods), std::end(kMethods),
-                                   [&](const Method& m) { return name == m.name; });
+  const auto* found = std::ranges::find(kMethods, name, &Method::name);
   if (found == std::end(kMethods)) throw UsageError("unknown method " + name);
   return *found;
 }
@@ -54,14 +53,6 @@ MocoOptions moco_options(const MethodOptions& method, const RunSize& run, uint64
           .projection_dim = method.projection_dim,
           .splits = static_cast<int>(method.norm_splits / run.ranks),
           .seed = seed};
-}
-
-DinoOptions dino_options(const MethodOptions& method, const RunSize& run) {
-  DinoOptions options = method.dino;
-  options.student_temperature = method.resolved_temperature();
-  options.steps_per_epoch = std::max<int64_t>(run.samples / run.batch_size, 1);
-  options.total_steps = options.steps_per_epoch * run.epochs;
-  return options;
 }
 
 SwavOptions swav_options(const MethodOptions& method) {
@@ -86,8 +77,12 @@ std::unique_ptr<Objective> make_dino(const MethodOptions& method, const NetworkO
                                      const RunSize& run) {
   NetworkOptions teacher = network;
   teacher.drop_path = 0.0;
+  DinoOptions options = method.dino;
+  options.student_temperature = method.resolved_temperature();
+  options.steps_per_epoch = std::max<int64_t>(run.samples / run.batch_size, 1);
+  options.total_steps = options.steps_per_epoch * run.epochs;
   return std::make_unique<Dino>(make_encoder(network.resolve()), make_encoder(teacher.resolve()),
-                                dino_options(method, run));
+                                options);
 }
 
 // timm's names: "original" (AutoAugment), "rand-m9-mstd0.5-inc1", "rand-m7-n3-inc1".

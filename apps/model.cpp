@@ -70,10 +70,6 @@ std::vector<std::string> architecture_names() {
   return names;
 }
 
-std::string architecture_name(const Architecture& architecture) {
-  return std::visit([](const auto& options) { return options.arch; }, architecture);
-}
-
 int attention_heads(const Encoder& encoder) {
   const auto* const vit = dynamic_cast<const Vit*>(&encoder);
   return vit ? static_cast<int>(vit->options().heads) : 0;
@@ -199,8 +195,7 @@ TrainedNetwork load_network(const fs::path& path, Device device, const std::stri
 void save_network(const fs::path& path, Encoder& encoder, const Tensor& head_weight,
                   const Tensor& head_bias, Metadata metadata) {
   std::vector<NamedTensor> weights = state(encoder);
-  if (const auto* const vit = dynamic_cast<Vit*>(&encoder))
-    metadata["facet.heads"] = std::to_string(vit->options().heads);
+  if (const int heads = attention_heads(encoder)) metadata["facet.heads"] = std::to_string(heads);
   const auto* const resnet = dynamic_cast<ResNet*>(&encoder);
   if (resnet && resnet->options().stem == Stem::padded) metadata[kStem] = "padded";
   const std::string head = head_name(encoder);

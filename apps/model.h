@@ -68,7 +68,6 @@ void save_network(const std::filesystem::path& path, Encoder& encoder, const Ten
 Architecture architecture_of(const std::map<std::string, std::vector<int64_t>>& shapes,
                              const Metadata& metadata, const std::string& file,
                              const std::string& arch = "auto");
-std::string architecture_name(const Architecture& architecture);
 std::vector<std::string> architecture_names();
 
 std::vector<NamedWeight> named_weights(Module& module);

@@ -38,6 +38,25 @@ std::string to_toml(T value) {
   return fmt::format("{}", value);
 }
 
+// apps/recipes/NAME.toml, or the file itself where the name is a path.
+fs::path find_recipe(const std::string& name) {
+  if (name.find('/') != std::string::npos || name.ends_with(".toml")) {
+    if (fs::is_regular_file(name)) return name;
+    throw FileError("{}: no such recipe file", name);
+  }
+  const fs::path folder = FACET_RECIPES;
+  const fs::path beside = fs::read_symlink("/proc/self/exe").parent_path() / "recipes";
+  std::vector<std::string> names;
+  for (const fs::path& candidate : {beside, folder}) {
+    if (fs::is_regular_file(candidate / (name + ".toml"))) return candidate / (name + ".toml");
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(candidate, ignored))
+      names.push_back(entry.path().stem().string());
+  }
+  std::sort(names.begin(), names.end());
+  throw UsageError("no recipe '{}': expected a path or one of {}", name, fmt::join(names, ", "));
+}
+
 }  // namespace
 
 Options::Options(const std::string& command, const std::string& description)
@@ -47,47 +66,31 @@ Options::Options(const std::string& command, const std::string& description)
 
 Options::~Options() = default;
 
-void Options::Rules::required() {
-  option_->required();
-}
-void Options::Rules::between(int64_t low, int64_t high) {
-  option_->check(CLI::Range(low, high));
-}
-
 template <typename T>
-CLI::Option* Options::add_option(const std::string& names, T& value, const std::string& help,
-                                 Scope scope) {
+CLI::Option* Options::add(const std::string& names, T& value, const std::string& help,
+                          Scope scope) {
   CLI::Option* option = app_->add_option(names, value, help)->capture_default_str();
-  remember(option, scope, [&value] { return to_toml(value); });
+  settings_.push_back({option->get_single_name(), scope, [&value] { return to_toml(value); }});
   return option;
 }
 
-template <typename T>
-Options::Rules Options::add(const std::string& names, T& value, const std::string& help,
-                            Scope scope) {
-  return Rules(add_option(names, value, help, scope));
-}
-template Options::Rules Options::add(const std::string&, std::string&, const std::string&, Scope);
-template Options::Rules Options::add(const std::string&, double&, const std::string&, Scope);
-template Options::Rules Options::add(const std::string&, int64_t&, const std::string&, Scope);
-template Options::Rules Options::add(const std::string&, uint64_t&, const std::string&, Scope);
+template CLI::Option* Options::add(const std::string&, std::string&, const std::string&, Scope);
+template CLI::Option* Options::add(const std::string&, double&, const std::string&, Scope);
+template CLI::Option* Options::add(const std::string&, int64_t&, const std::string&, Scope);
+template CLI::Option* Options::add(const std::string&, uint64_t&, const std::string&, Scope);
 
 bool Options::given(const std::string& name) const {
   return app_->count(name) > 0;
 }
 
-void Options::remember(CLI::Option* option, Scope scope, std::function<std::string()> value) {
-  settings_.push_back({option->get_single_name(), scope, std::move(value)});
-}
-
 void Options::flag(const std::string& name, bool& value, const std::string& help, Scope scope) {
   CLI::Option* option = app_->add_flag(name + ",!--no-" + name.substr(2), value, help);
-  remember(option, scope, [&value] { return to_toml(value); });
+  settings_.push_back({option->get_single_name(), scope, [&value] { return to_toml(value); }});
 }
 
 void Options::choice(const std::string& names, std::string& value, std::vector<std::string> words,
                      const std::string& help, Scope scope) {
-  add_option(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope)
+  add(names, value, fmt::format("{} ({})", help, fmt::join(words, ", ")), scope)
       ->check([words](const std::string& word) {
         if (std::find(words.begin(), words.end(), word) != words.end()) return std::string();
         return fmt::format("expected {}, got '{}'", fmt::join(words, ", "), word);
@@ -114,27 +117,24 @@ std::vector<std::string> Options::option_names() const {
   return names;
 }
 
-Arguments Options::recipe_arguments(const fs::path& path) {
+void Options::add_recipe(const fs::path& path, Arguments& to) {
   toml::table table;
   try {
     table = toml::parse_file(path.string());
   } catch (const toml::parse_error& e) {
     throw FileError("{}:{}: {}", path.string(), e.source().begin.line, e.description());
   }
-  Arguments arguments;
   for (const auto& [key, node] : table) {
     const std::string name = "--" + std::string(key.str());
     const auto fail = [&, &value = node](const std::string& what) {
       throw FileError("{}:{}: {}", path.string(), value.source().begin.line, what);
     };
-    const bool known = std::any_of(settings_.begin(), settings_.end(),
-                                   [&](const Setting& s) { return "--" + s.name == name; });
-    if (!known)
+    if (std::ranges::find(settings_, key.str(), &Setting::name) == settings_.end())
       fail(fmt::format("facet {} has no setting '{}'{}", command_, key.str(),
                        did_you_mean(name, option_names())));
     std::string text;
     if (const auto flag = node.value_exact<bool>()) {
-      arguments.push_back(*flag ? name : "--no-" + name.substr(2));
+      to.push_back(*flag ? name : "--no-" + name.substr(2));
       continue;
     }
     if (const auto word = node.value_exact<std::string>())
@@ -145,14 +145,12 @@ Arguments Options::recipe_arguments(const fs::path& path) {
       text = fmt::format("{}", *number);
     else
       fail(fmt::format("'{}': expected a word, a number or a boolean", key.str()));
-    arguments.push_back(name + "=" + text);
+    to.push_back(name + "=" + text);
     places_[name] = fmt::format("{}:{}", path.string(), node.source().begin.line);
   }
-  return arguments;
 }
 
-Arguments Options::environment_arguments() {
-  Arguments arguments;
+void Options::add_environment(Arguments& to) {
   for (const Setting& setting : settings_) {
     std::string variable = "FACET_";
     for (const char c : setting.name)
@@ -160,10 +158,9 @@ Arguments Options::environment_arguments() {
     const char* const value = std::getenv(variable.c_str());
     if (!value) continue;
     // CLI11 reads the words for yes and no after a flag's name, too.
-    arguments.push_back(fmt::format("--{}={}", setting.name, value));
+    to.push_back(fmt::format("--{}={}", setting.name, value));
     places_["--" + setting.name] = variable;
   }
-  return arguments;
 }
 
 bool Options::parse(const Arguments& arguments) {
@@ -172,12 +169,9 @@ bool Options::parse(const Arguments& arguments) {
     for (size_t i = 0; i < arguments.size(); ++i) {
       const bool joined = arguments[i].starts_with("--recipe=");
       if (!joined && (arguments[i] != "--recipe" || i + 1 == arguments.size())) continue;
-      const fs::path path = find_recipe(joined ? arguments[i].substr(9) : arguments[i + 1]);
-      const Arguments settings = recipe_arguments(path);
-      all.insert(all.end(), settings.begin(), settings.end());
+      add_recipe(find_recipe(joined ? arguments[i].substr(9) : arguments[i + 1]), all);
     }
-    const Arguments variables = environment_arguments();
-    all.insert(all.end(), variables.begin(), variables.end());
+    add_environment(all);
   }
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::reverse(all.begin(), all.end());  // as CLI11 wants them
@@ -214,22 +208,12 @@ bool Options::parse(const Arguments& arguments) {
   return true;
 }
 
-fs::path find_recipe(const std::string& name) {
-  if (name.find('/') != std::string::npos || name.ends_with(".toml")) {
-    if (fs::is_regular_file(name)) return name;
-    throw FileError("{}: no such recipe file", name);
-  }
-  const fs::path folder = FACET_RECIPES;
-  const fs::path beside = fs::read_symlink("/proc/self/exe").parent_path() / "recipes";
-  std::vector<std::string> names;
-  for (const fs::path& candidate : {beside, folder}) {
-    if (fs::is_regular_file(candidate / (name + ".toml"))) return candidate / (name + ".toml");
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(candidate, ignored))
-      names.push_back(entry.path().stem().string());
-  }
-  std::sort(names.begin(), names.end());
-  throw UsageError("no recipe '{}': expected a path or one of {}", name, fmt::join(names, ", "));
+void required(CLI::Option* option) {
+  option->required();
+}
+
+void between(CLI::Option* option, int64_t low, int64_t high) {
+  option->check(CLI::Range(low, high));
 }
 
 }  // namespace facet

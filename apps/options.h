@@ -36,21 +36,11 @@ class Options {
   Options(const std::string& command, const std::string& description);
   ~Options();
 
-  // What an option asks for beyond its type.
-  class Rules {
-   public:
-    explicit Rules(CLI::Option* option) : option_(option) {}
-    void required();
-    void between(int64_t low, int64_t high);
-
-   private:
-    CLI::Option* option_;
-  };
-
   // `names` as CLI11 writes them: "--lr", "-b,--batch-size", or "model" for a positional one.
   // T: std::string, double, int64_t or uint64_t.
   template <typename T>
-  Rules add(const std::string& names, T& value, const std::string& help, Scope scope = kResult);
+  CLI::Option* add(const std::string& names, T& value, const std::string& help,
+                   Scope scope = kResult);
   // Also adds --no-NAME.
   void flag(const std::string& name, bool& value, const std::string& help, Scope scope = kResult);
   // One of a few words.
@@ -76,11 +66,9 @@ class Options {
     std::function<std::string()> value;  // as TOML
   };
 
-  template <typename T>
-  CLI::Option* add_option(const std::string& names, T& value, const std::string& help, Scope scope);
-  void remember(CLI::Option* option, Scope scope, std::function<std::string()> value);
-  Arguments environment_arguments();
-  Arguments recipe_arguments(const std::filesystem::path& path);
+  // Settings as arguments, put behind others.
+  void add_environment(Arguments& to);
+  void add_recipe(const std::filesystem::path& path, Arguments& to);
   std::vector<std::string> option_names() const;
 
   std::unique_ptr<CLI::App> app_;  // CLI11 is slow to compile: options.cpp alone sees it
@@ -90,7 +78,8 @@ class Options {
   std::map<std::string, std::string> places_;  // option to "file:line" or the variable
 };
 
-// apps/recipes/NAME.toml, or the file itself where the name is a path.
-std::filesystem::path find_recipe(const std::string& name);
+// What an option asks for beyond its type.
+void required(CLI::Option* option);
+void between(CLI::Option* option, int64_t low, int64_t high);
 
 }  // namespace facet

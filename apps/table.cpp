@@ -84,8 +84,7 @@ size_t Table::column(const std::string& heading) const {
 }
 
 size_t Table::row(const std::string& name) const {
-  const auto found =
-      std::find_if(rows.begin(), rows.end(), [&](const auto& cells) { return cells[0] == name; });
+  const auto found = std::ranges::find_if(rows, [&](const auto& c) { return c[0] == name; });
   if (found == rows.end()) throw FileError("{}: no row '{}'", file, name);
   return static_cast<size_t>(found - rows.begin());
 }

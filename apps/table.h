@@ -21,6 +21,9 @@ struct Table {
   size_t column(const std::string& heading) const;
   size_t row(const std::string& name) const;
   double number(size_t row, size_t column) const;
+  double number(const std::string& name, const std::string& heading) const {
+    return number(row(name), column(heading));
+  }
   std::vector<double> numbers(const std::string& heading) const;
 
   std::string csv() const;

@@ -80,8 +80,7 @@ void Trace::write() {
                       {"metadata", machine_description()}};
   write_file(file_, trace.dump() + "\n");
   log_info("{}: {} calls of {} steps; open it at ui.perfetto.dev", file_.string(), calls.size(),
-           std::count_if(spans_.begin(), spans_.end(),
-                         [](const Span& span) { return span.name == "step"; }));
+           std::ranges::count(spans_, "step", &Span::name));
 }
 
 TraceSpan::~TraceSpan() {

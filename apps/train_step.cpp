@@ -25,12 +25,6 @@ Batch prepared(const Batch& given, Objective& objective, int64_t step, const Ste
 
 #if defined(FACET_CUDA)
 
-struct TrainStep::Kind {
-  double key = 0;             // Objective::replay_key()
-  std::vector<Shape> shapes;  // of the batch's tensors
-  bool operator==(const Kind&) const = default;
-};
-
 struct TrainStep::Recording {
   explicit Recording(int device) : graph(device) {}
 
@@ -49,8 +43,6 @@ struct TrainStep::Recording {
   std::vector<Counter> counters;
   cuda::Graph graph;  // the last, so that its memory goes back after the tensors
 };
-
-TrainStep::~TrainStep() = default;
 
 // All that the recorded part reads of a batch.
 static std::vector<Tensor*> tensors_of(Batch& batch) {
@@ -101,7 +93,7 @@ double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
   for (const Tensor* tensor : tensors) kind.shapes.push_back(tensor->shape());
   const auto fits = [&] { return recording_ && recording_->kind == kind; };
   if (last_ && *last_ == kind && !fits()) record(whole, kind, step);
-  last_ = std::make_unique<Kind>(kind);
+  last_ = kind;
   replayed_ = fits();
   if (!replayed_) return objective_.train_step(batch, optimizer_, lr, step, options_.clip);
   const std::vector<Tensor*> inputs = tensors_of(recording_->inputs);
@@ -120,9 +112,7 @@ double TrainStep::operator()(const Batch& given, double lr, int64_t step) {
 
 #else
 
-struct TrainStep::Kind {};
 struct TrainStep::Recording {};
-TrainStep::~TrainStep() = default;
 
 double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
   return objective_.train_step(prepared(batch, objective_, step, options_), optimizer_, lr, step,
@@ -131,13 +121,11 @@ double TrainStep::operator()(const Batch& batch, double lr, int64_t step) {
 
 #endif
 
+TrainStep::~TrainStep() = default;
+
 TrainStep::TrainStep(Objective& objective, Optimizer& optimizer, const StepOptions& options)
     : objective_(objective), optimizer_(optimizer), options_(options) {
   options_.graph = options.graph && objective.comm().size() == 1;  // collectives are not recorded
-}
-
-bool TrainStep::replays() const {
-  return replayed_;
 }
 
 }  // namespace facet

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "ssl/objective.h"
 
@@ -30,12 +32,15 @@ class TrainStep {
   // One step (0-based) on a batch of any device; returns the loss. Throws as
   // Objective::train_step() does.
   double operator()(const Batch& batch, double lr, int64_t step);
-  bool replays() const;  // whether the last step was a replayed one
+  bool replays() const { return replayed_; }  // whether the last step was a replayed one
 
  private:
   struct Recording;
-
-  struct Kind;  // what a step must share with a recorded one
+  struct Kind {                 // what a step must share with a recorded one
+    double key = 0;             // Objective::replay_key()
+    std::vector<Shape> shapes;  // of the batch's tensors
+    bool operator==(const Kind&) const = default;
+  };
 
   void record(const Batch& batch, const Kind& kind, int64_t step);
 
@@ -43,7 +48,7 @@ class TrainStep {
   Optimizer& optimizer_;
   StepOptions options_;
   bool replayed_ = false;
-  std::unique_ptr<Kind> last_;            // of the step before that had a key
+  std::optional<Kind> last_;              // of the step before that had a key
   std::unique_ptr<Recording> recording_;  // one at a time: it holds a step's activations
 };
 

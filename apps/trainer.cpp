@@ -153,7 +153,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     }
   };
   const auto checkpoint = [&](bool best, bool last) {
-    result.seconds = seconds_before + since_start.seconds();
+    result.seconds = seconds();
     const Stopwatch clock;
     try {
       guarded([&] { save(folder, objective, optimizer, options, at, result, best); });
@@ -231,10 +231,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
     try {
       guarded([&] { result.loss = train_step(batch, lr, step); });
     } catch (const NonFiniteError& e) {
-      std::string samples;
-      const Tensor all = comm.all_gather(batch.indices.to(options.step.device));
-      for (const int64_t index : all.to_vector<int64_t>())
-        samples += fmt::format("{}{}", samples.empty() ? "" : " ", index);
+      const Tensor samples = comm.all_gather(batch.indices.to(options.step.device));
       const bool skip = at.skipped < options.max_skipped_steps;
       if (!leads && !skip) {
         comm.barrier();  // which the first does not come to: its error is the one that counts
@@ -245,7 +242,7 @@ TrainResult train(Objective& objective, Optimizer& optimizer, RunFolder& folder,
                     {"loss", nullptr},
                     {"lr", lr},
                     {"error", e.what()},
-                    {"samples", samples}});
+                    {"samples", fmt::format("{}", fmt::join(samples.to_vector<int64_t>(), " "))}});
       if (skip) {
         before->restore(objective, optimizer);
         ++at.skipped;

@@ -2,15 +2,17 @@
 
 #include <cmath>
 
+#include "apps/evaluate.h"
 #include "apps/interrupt.h"
-#include "apps/run_scores.h"
+#include "metrics/cka.h"
 #include "optim/schedule.h"
 #include "tensor/text.h"
 
 namespace facet {
 namespace {
 
-constexpr double kSlowDisk = 50e6;  // bytes a second
+constexpr double kSlowDisk = 50e6;   // bytes a second
+constexpr int64_t kPictures = 2048;  // of the comparison with the start
 
 struct OptimizerKind {
   const char* name;
@@ -81,6 +83,45 @@ std::function<double(int64_t)> make_schedule(const RunOptions& options, int64_t 
     return schedule::warmup_linspace_cosine(first, peak, last, step, warmup, total);
   };
 }
+
+// What a network with a classifier becomes during a run: accuracy (or mAP) on test pictures, the
+// diversities of the weights, both Calibrated ImageNet Scores (their product with the accuracy),
+// and the linear CKA of the features with those at the start.
+class RunScores {
+ public:
+  // Takes the objective as it is now for the start.
+  RunScores(Supervised& objective, DatasetPtr test, Pipeline view, int64_t workers)
+      : objective_(objective), test_(std::move(test)), view_(std::move(view)), workers_(workers) {
+    std::vector<int64_t> first(static_cast<size_t>(std::min(test_->size(), kPictures)));
+    for (size_t i = 0; i < first.size(); ++i) first[i] = static_cast<int64_t>(i);
+    const auto part = std::make_shared<SubsetDataset>(test_, first);
+    start_ = extract_features(objective_.encoder(), part, view_, workers_).x;
+  }
+  // Names as in results.json, each behind `prefix`; the objective is left in eval mode.
+  Json measure(const std::string& prefix = "") {
+    const Features features = extract_features(objective_.encoder(), test_, view_, workers_);
+    Linear& head = objective_.classifier();
+    const Tensor scores =
+        ops::matmul(features.x, head.weight.value(), false, true, head.bias.value());
+    const double percent = percent_right(scores, features.labels);
+    const ModelDiversity diversity = model_diversity(
+        named_weights(objective_.encoder()), {.heads = attention_heads(objective_.encoder())});
+    return {{prefix + quality(), percent},
+            {prefix + "clustering_diversity", diversity.clustering},
+            {prefix + "spectral_diversity", diversity.spectral},
+            {prefix + "clustering_cis", percent * diversity.clustering},
+            {prefix + "spectral_cis", percent * diversity.spectral},
+            {prefix + "cka_to_start", linear_cka(features.x.narrow(0, start_.dim(0)), start_)}};
+  }
+  const char* quality() const { return test_->multi_label() ? "mAP" : "accuracy"; }
+
+ private:
+  Supervised& objective_;
+  DatasetPtr test_;
+  Pipeline view_;
+  int64_t workers_;
+  Tensor start_;  // features (pictures, D) at the start, of the first pictures
+};
 
 // How much a checkpoint takes, about: weights with both moments of Adam.
 size_t bytes_of_checkpoint(Objective& objective) {

@@ -42,8 +42,7 @@ void WeightAverage::load(const std::vector<NamedTensor>& values) {
     // In the order of the averages: a file has one of its own.
     std::vector<NamedTensor> given = part_of(values, encoder), ordered;
     const auto take = [&](const std::vector<NamedTensor>& from, const std::string& name) {
-      const auto found = std::find_if(from.begin(), from.end(),
-                                      [&](const NamedTensor& t) { return t.name == name; });
+      const auto found = std::ranges::find(from, name, &NamedTensor::name);
       if (found == from.end()) throw FileError("the average of the weights has no '{}'", name);
       return *found;
     };

@@ -1,7 +1,6 @@
 #include "apps/weights.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <optional>
 #include <set>
@@ -73,8 +72,7 @@ const std::vector<Layout>& layouts() {
 }
 
 bool begins_with_any(std::string_view name, const Names& beginnings) {
-  return std::any_of(beginnings.begin(), beginnings.end(),
-                     [&](std::string_view b) { return name.starts_with(b); });
+  return std::ranges::any_of(beginnings, [&](const auto b) { return name.starts_with(b); });
 }
 
 std::string_view without_wrappers(std::string_view name) {
@@ -211,10 +209,6 @@ std::vector<int64_t> file_shape(const Shape& shape) {
   return {shape[0], shape[3], shape[1], shape[2]};
 }
 
-// Parts of ViTs that facet's has not: with them it would compute something else.
-constexpr std::array<std::string_view, 4> kForeignParts = {"dist_token", "reg_token",
-                                                           "register_tokens", "norm_pre"};
-
 // A file may name a network far larger than itself: nothing is made for it before what it holds
 // shows that it could be one.
 void check_size(const std::string& file, const MappedWeights& mapped) {
@@ -243,7 +237,8 @@ void compare(MappedWeights& mapped) {
   const std::unique_ptr<Encoder> encoder = make_encoder(mapped.architecture);
   mapped.head = head_name(*encoder);
   Weights rest = mapped.weights;
-  std::set<std::string, std::less<>> parts(kForeignParts.begin(), kForeignParts.end());
+  // Besides the encoder's: parts of ViTs with which it would compute something else.
+  std::set<std::string> parts = {"dist_token", "reg_token", "register_tokens", "norm_pre"};
   for (const auto& [name, value] : state(*encoder)) {
     parts.insert(name.substr(0, name.find('.')));
     const auto found = rest.find(name);
@@ -310,7 +305,7 @@ MappedWeights map_weights(const WeightsFile& file, const std::string& arch) {
     auto* const resnet = std::get_if<ResNetOptions>(&mapped.architecture);
     if (mapped.mapping == "solo-learn" && resnet && resnet->stem == Stem::small)
       resnet->stem = Stem::padded;
-    mapped.arch = architecture_name(mapped.architecture);
+    mapped.arch = std::visit([](const auto& o) { return o.arch; }, mapped.architecture);
     check_size(path, mapped);
     compare(mapped);
     return mapped;

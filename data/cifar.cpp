@@ -45,22 +45,19 @@ std::vector<std::string> read_classes(const fs::path& folder, const Layout& layo
   return names;
 }
 
-// Three planes, red, green and blue, to pixels.
+// Stores record r of a file: its label, and of three planes, red, green and blue, the pixels.
 template <typename PlaneByte>
-void interleave(const PlaneByte& plane_byte, uint8_t* to) {
-  for (int64_t i = 0; i < 1024; ++i)
-    for (int64_t c = 0; c < 3; ++c) to[3 * i + c] = plane_byte(c * 1024 + i);
-}
-
-// A label of record r, or an error.
-int64_t checked(int64_t label, int64_t r, const fs::path& file, const Layout& layout) {
+void store(const fs::path& file, const Layout& layout, int64_t r, int64_t label,
+           const PlaneByte& plane_byte, uint8_t* pixels, int64_t* labels) {
   if (label < 0 || label >= layout.classes)
     throw FileError("{}: label {} of record {} is not among the {} classes", file.string(), label,
                     r, layout.classes);
-  return label;
+  labels[r] = label;
+  for (int64_t i = 0; i < 1024; ++i)
+    for (int64_t c = 0; c < 3; ++c) pixels[r * kPixels + 3 * i + c] = plane_byte(c * 1024 + i);
 }
 
-// Appends one file of `records` records.
+// One file of `records` records.
 void read_batch(const fs::path& file, const Layout& layout, int64_t records, uint8_t* pixels,
                 int64_t* labels) {
   const std::string content = read_file(file);
@@ -70,9 +67,8 @@ void read_batch(const fs::path& file, const Layout& layout, int64_t records, uin
                     records * record, records, record, content.size());
   for (int64_t r = 0; r < records; ++r) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(content.data()) + r * record;
-    labels[r] = checked(bytes[layout.label_at], r, file, layout);
-    const uint8_t* planes = bytes + layout.label_bytes;
-    interleave([&](int64_t i) { return planes[i]; }, pixels + r * kPixels);
+    const auto plane_byte = [&](int64_t i) { return bytes[layout.label_bytes + i]; };
+    store(file, layout, r, bytes[layout.label_at], plane_byte, pixels, labels);
   }
 }
 
@@ -87,13 +83,11 @@ void read_python_batch(const fs::path& file, const Layout& layout, int64_t recor
                     file.string(), records, kPixels, layout.python_labels, batch.rows,
                     batch.columns, found.size());
   for (int64_t r = 0; r < records; ++r) {
-    labels[r] = checked(found[static_cast<size_t>(r)], r, file, layout);
-    interleave(
-        [&](int64_t i) {
-          const int64_t at = batch.fortran ? i * records + r : r * kPixels + i;
-          return static_cast<uint8_t>(batch.data[static_cast<size_t>(at)]);
-        },
-        pixels + r * kPixels);
+    const auto plane_byte = [&](int64_t i) {
+      const int64_t at = batch.fortran ? i * records + r : r * kPixels + i;
+      return static_cast<uint8_t>(batch.data[static_cast<size_t>(at)]);
+    };
+    store(file, layout, r, found[static_cast<size_t>(r)], plane_byte, pixels, labels);
   }
 }
 

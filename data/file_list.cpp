@@ -16,14 +16,7 @@ namespace {
 constexpr size_t kNamed = 10;  // files that a message names
 constexpr size_t kMaxFile = size_t{512} << 20;
 
-const char* name_of(Protocol protocol) {
-  switch (protocol) {
-    case Protocol::paper: return "the paper's";
-    case Protocol::trainval: return "trainval";
-    case Protocol::official: return "official";
-    default: return "its own";
-  }
-}
+constexpr const char* kProtocols[] = {"its own", "official", "the paper's", "trainval"};
 
 void check_counts(const std::string& where, const Counts& got, const Counts& want) {
   const auto wrong = [](int64_t is, int64_t should) { return should > 0 && is != should; };
@@ -81,9 +74,8 @@ void check_files(const std::string& where, const FileList& list) {
 }  // namespace
 
 void split_80_20(FileList& list) {
-  std::stable_sort(list.entries.begin(), list.entries.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.label, a.path) < std::tie(b.label, b.path);
-  });
+  std::ranges::stable_sort(list.entries, {},
+                           [](const auto& e) { return std::tie(e.label, e.path); });
   for (size_t begin = 0, end = 0; begin < list.entries.size(); begin = end) {
     const int64_t label = list.entries[begin].label;
     std::vector<size_t> order;
@@ -106,7 +98,7 @@ FileListDataset::FileListDataset(const DatasetFacts& facts, FileList list, Split
     throw UsageError("{}: there is no official split; expected split=paper", facts.name);
   const bool pools =
       facts.paper_pools && (options.protocol == Protocol::paper || facts.official.train == 0);
-  protocol_ = name_of(pools ? Protocol::paper : options.protocol);
+  protocol_ = kProtocols[static_cast<size_t>(pools ? Protocol::paper : options.protocol)];
 
   check_unique(where, list_.entries);
   if (pools)

@@ -1,5 +1,7 @@
 #include "data/jpeg.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <csetjmp>
 #include <cstdio>
@@ -60,10 +62,6 @@ struct Decoder {
     jpeg_mem_src(&info, bytes_.data(), bytes_.size());
     jpeg_read_header(&info, TRUE);
     if (info.data_precision != 8) throw std::runtime_error("more than 8 bits a sample");
-  }
-  // Not inlined: a string is made.
-  [[gnu::noinline]] void copy_warnings(Warnings& to) const {
-    to = {static_cast<int>(errors.num_warnings), message};
   }
 
  private:
@@ -126,18 +124,19 @@ void decode_into(Decoder& decoder, Rectangle& window, Image& out) {
 
 }  // namespace
 
-Size read_size(std::span<const uint8_t> bytes) {
+std::pair<int, int> read_size(std::span<const uint8_t> bytes) {
   Decoder decoder(bytes);
   if (setjmp(decoder.back)) throw std::runtime_error(decoder.message);
   decoder.read_header();
   return {static_cast<int>(decoder.info.image_height), static_cast<int>(decoder.info.image_width)};
 }
 
-Image decode(std::span<const uint8_t> bytes, Rectangle& window, Warnings* warnings) {
+Image decode(std::span<const uint8_t> bytes, Rectangle& window, std::string& warnings) {
   Decoder decoder(bytes);
   Image out;
   decode_into(decoder, window, out);
-  if (warnings) decoder.copy_warnings(*warnings);
+  if (const long count = decoder.errors.num_warnings)
+    warnings = fmt::format("{} warnings: {}", count, decoder.message);
   return out;
 }
 

@@ -1,7 +1,6 @@
 #include "data/loader.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "tensor/ops.h"
@@ -41,10 +40,6 @@ DataLoader::DataLoader(DatasetPtr dataset, LoaderOptions options)
       of_class_[static_cast<size_t>(dataset_->labels().data<int64_t>()[i])].push_back(i);
   }
   start(0);
-}
-
-DataLoader::~DataLoader() {
-  stop();
 }
 
 int64_t DataLoader::batches() const {
@@ -117,9 +112,7 @@ std::optional<Batch> DataLoader::next() {
     return to_take_ < batches() ? std::optional(make(to_take_++)) : std::nullopt;
   std::unique_lock lock(mutex_);
   if (to_take_ >= batches()) return std::nullopt;
-  const auto begin = std::chrono::steady_clock::now();
   changed_.wait(lock, [&] { return error_ || ready_.contains(to_take_); });
-  wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (!ready_.contains(to_take_)) std::rethrow_exception(error_);
   Batch batch = std::move(ready_.extract(to_take_).mapped());
   ++to_take_;
@@ -189,8 +182,7 @@ Batch DataLoader::make(int64_t batch) const {
             fmt::format("{} sample {}: {}", dataset_->name(), index, e.what());
         if (options_.on_bad_sample == OnBadSample::fail || attempt == kMaxAttempts)
           throw Error(message, e.exit_code());
-        if (std::none_of(result.bad.begin(), result.bad.end(),
-                         [&](const BadSample& bad) { return bad.index == index; }))
+        if (std::ranges::find(result.bad, index, &BadSample::index) == result.bad.end())
           result.bad.push_back({index, message});
         if (options_.on_bad_sample == OnBadSample::omit) break;
         index = replacement(wanted, attempt);

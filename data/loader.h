@@ -44,18 +44,13 @@ struct LoaderOptions {
 class DataLoader {
  public:
   DataLoader(DatasetPtr dataset, LoaderOptions options);
-  ~DataLoader();
+  ~DataLoader() { stop(); }
 
   int64_t batches() const;  // of an epoch
   // Goes to batch `first` of an epoch; what was under way is dropped.
   void start(int64_t epoch, int64_t first = 0);
   // The next batch, or nothing at the end of the epoch. Rethrows a worker's error.
   std::optional<Batch> next();
-
-  // Seconds that next() has waited for workers since the loader was made.
-  double wait_seconds() const { return wait_seconds_; }
-  const LoaderOptions& options() const { return options_; }
-  const Dataset& dataset() const { return *dataset_; }
 
  private:
   Batch make(int64_t batch) const;
@@ -71,7 +66,6 @@ class DataLoader {
   int64_t epoch_ = 0;
   std::vector<int64_t> order_;
   std::vector<std::vector<int64_t>> of_class_;  // samples, for substitutes
-  double wait_seconds_ = 0;
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -219,20 +219,17 @@ MatFile::MatFile(std::string content, std::string name) : name_(std::move(name))
   }
 }
 
-MatFile::Array MatFile::read(const std::string& variable) const {
-  const auto found = variables_.find(variable);
-  if (found == variables_.end()) throw FileError("{}: expected a variable '{}'", name_, variable);
-  try {
-    return Array::parse(found->second, 0);
-  } catch (const std::runtime_error& error) {
-    throw FileError("{}: variable '{}': {}", name_, variable, error.what());
-  }
-}
-
 // Calls `use` on the array, each of its cells, or the field of each of its structs.
 template <typename Use>
 void MatFile::each(const std::string& variable, const std::string& field, const Use& use) const {
-  const Array array = read(variable);
+  const auto stored = variables_.find(variable);
+  if (stored == variables_.end()) throw FileError("{}: expected a variable '{}'", name_, variable);
+  Array array;
+  try {
+    array = Array::parse(stored->second, 0);
+  } catch (const std::runtime_error& error) {
+    throw FileError("{}: variable '{}': {}", name_, variable, error.what());
+  }
   if (field.empty()) {
     if (array.kind != Class::cell) return use(array);
     for (const Array& item : array.items) use(item);

@@ -24,7 +24,6 @@ class MatFile {
  private:
   struct Array;
 
-  Array read(const std::string& variable) const;
   template <typename Use>
   void each(const std::string& variable, const std::string& field, const Use& use) const;
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 #include "data/jpeg.h"
 #include "tensor/check.h"
@@ -82,12 +83,8 @@ const char* other_kind(std::string_view start) {
 }  // namespace
 
 const char* name(PictureKind kind) {
-  switch (kind) {
-    case PictureKind::jpeg: return "JPEG";
-    case PictureKind::png: return "PNG";
-    case PictureKind::gif: return "GIF";
-    default: return "BMP";
-  }
+  constexpr const char* kNames[] = {"JPEG", "PNG", "GIF", "BMP"};
+  return kNames[static_cast<size_t>(kind)];
 }
 
 EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file, int banner)
@@ -99,9 +96,7 @@ EncodedPicture::EncodedPicture(std::vector<uint8_t> bytes, std::string file, int
   kind_ = *kind;
   guarded("header", [&] {
     if (kind_ == PictureKind::jpeg) {
-      const jpeg::Size size = jpeg::read_size(bytes_);
-      height_ = size.height;
-      width_ = size.width;
+      std::tie(height_, width_) = jpeg::read_size(bytes_);
     } else {
       Source source{bytes_};
       int channels;
@@ -144,10 +139,9 @@ Image EncodedPicture::decode_around(Rectangle& window, std::string* warnings) co
   Image image;
   guarded("picture", [&] {
     if (kind_ == PictureKind::jpeg) {
-      jpeg::Warnings forgiven;
-      image = jpeg::decode(bytes_, window, &forgiven);
-      if (warnings && forgiven.count > 0)
-        *warnings = fmt::format("{}: {} warnings: {}", file_, forgiven.count, forgiven.first);
+      std::string forgiven;
+      image = jpeg::decode(bytes_, window, forgiven);
+      if (warnings && !forgiven.empty()) *warnings = fmt::format("{}: {}", file_, forgiven);
       return;
     }
     Source source{bytes_};

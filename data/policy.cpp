@@ -9,10 +9,6 @@ using enum ImageOpKind;
 
 constexpr std::array<uint8_t, 3> kFill{124, 116, 104};  // ImageNet's mean
 
-bool is_geometric(ImageOpKind kind) {
-  return kind >= rotate && kind <= translate_y;
-}
-
 // What a level of 0 to 10 means for an operation. Increasing: a higher level changes more;
 // otherwise AutoAugment's own scales.
 double value_at(ImageOpKind kind, double level, bool increasing, RandomSequence& random) {
@@ -44,7 +40,7 @@ double value_at(ImageOpKind kind, double level, bool increasing, RandomSequence&
 void add_policy_op(ViewPlan& plan, ImageOpKind kind, double level, bool increasing,
                    std::optional<Filter> filter, RandomSequence& random) {
   ImageOp op{.kind = kind, .value = static_cast<float>(value_at(kind, level, increasing, random))};
-  if (is_geometric(kind)) {
+  if (kind >= rotate && kind <= translate_y) {  // it moves pixels
     op.filter = filter ? *filter : random.below(2) != 0 ? Filter::bicubic : Filter::bilinear;
     std::copy(kFill.begin(), kFill.end(), op.fill);
   }

@@ -33,24 +33,14 @@ struct ReaderOptions {
 };
 using Folder = std::filesystem::path;
 
+using TreeReader = FileList(const Folder& folder, const ReaderOptions& options);
 // FOLDER/train/CLASS/... and FOLDER/{val,test}/CLASS/...; or FOLDER/CLASS/..., split 80/20.
-FileList read_class_folders(const Folder& folder, const ReaderOptions& options);
+TreeReader read_class_folders;
 // Class folders, the official tar files, or Kaggle's layout.
-FileList read_imagenet(const Folder& folder, const ReaderOptions& options);
-FileList read_caltech256(const Folder& folder, const ReaderOptions& options);
-FileList read_food101(const Folder& folder, const ReaderOptions& options);
-FileList read_nabirds(const Folder& folder, const ReaderOptions& options);
-FileList read_cub200(const Folder& folder, const ReaderOptions& options);
-FileList read_cars(const Folder& folder, const ReaderOptions& options);
-FileList read_aircraft(const Folder& folder, const ReaderOptions& options);
-FileList read_pets(const Folder& folder, const ReaderOptions& options);
-FileList read_flowers102(const Folder& folder, const ReaderOptions& options);
-FileList read_dogs(const Folder& folder, const ReaderOptions& options);
-FileList read_dtd(const Folder& folder, const ReaderOptions& options);
-FileList read_indoor67(const Folder& folder, const ReaderOptions& options);
-FileList read_sun397(const Folder& folder, const ReaderOptions& options);
-FileList read_coco2014(const Folder& folder, const ReaderOptions& options);
-FileList read_coco2017(const Folder& folder, const ReaderOptions& options);
+TreeReader read_imagenet;
+TreeReader read_caltech256, read_food101, read_nabirds, read_cub200, read_cars, read_aircraft,
+    read_pets, read_flowers102, read_dogs, read_dtd, read_indoor67, read_sun397, read_coco2014,
+    read_coco2017;
 
 // The pictures and labels of one COCO annotation file, sorted by picture id; labels are ranks of
 // category ids. `where`: the folder of the pictures, put before their names.

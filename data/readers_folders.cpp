@@ -139,8 +139,7 @@ FileList read_imagenet_tars(const fs::path& root, const ReaderOptions& options) 
   }
   const auto val = std::make_shared<InputFile>(root / kValTar);
   std::vector<TarMember> pictures = index_tar(*val);
-  std::sort(pictures.begin(), pictures.end(),
-            [](const TarMember& a, const TarMember& b) { return a.name < b.name; });
+  std::ranges::sort(pictures, {}, &TarMember::name);
   const std::vector<std::string> wnids = validation_wnids(root);
   if (wnids.size() != pictures.size())
     throw FileError("{}: {} labels for {} pictures of {}", root.string(), wnids.size(),
@@ -174,8 +173,7 @@ FileList read_imagenet_kaggle(const fs::path& root, const ReaderOptions& options
                             ranks.at(rest.substr(0, rest.find(' ')), solution.string()),
                             Part::test});
   }
-  std::sort(list.entries.begin(), list.entries.end(),
-            [](const FileEntry& a, const FileEntry& b) { return a.path < b.path; });
+  std::ranges::sort(list.entries, {}, &FileEntry::path);
   return list;
 }
 

@@ -50,23 +50,17 @@ FileList read_birds(const fs::path& root) {
   return list;
 }
 
-struct PartFile {
-  Part part;
-  std::string file;
-};
-
 // Lists of "CLASS/PICTURE", one a part.
-void add_lists(FileList& list, const std::vector<PartFile>& parts, const std::string& prefix,
-               const std::string& suffix) {
+void add_lists(FileList& list, const std::vector<std::pair<Part, std::string>>& parts,
+               const std::string& prefix, const std::string& suffix) {
   const ClassRanks ranks(list.classes);
-  for (const PartFile& part : parts) {
-    const fs::path file = list.root / part.file;
+  for (const auto& [part, name] : parts) {
+    const fs::path file = list.root / name;
     for (const std::string& line : read_lines(file)) {
       const size_t slash = line.rfind('/');
       if (slash == std::string::npos)
         throw FileError("{}: expected class/picture, got '{:.80}'", file.string(), line);
-      list.entries.push_back(
-          {prefix + line + suffix, ranks.at(line.substr(0, slash), file), part.part});
+      list.entries.push_back({prefix + line + suffix, ranks.at(line.substr(0, slash), file), part});
     }
   }
 }
@@ -134,12 +128,12 @@ FileList read_aircraft(const Folder& folder, const ReaderOptions& options) {
   list.classes = read_lines(list.root / "variants.txt");
   if (!options.banner) list.banner = 20;
   const ClassRanks ranks(list.classes);
-  for (const PartFile& part : {PartFile{Part::train, "images_variant_train.txt"},
-                               {Part::val, "images_variant_val.txt"},
-                               {Part::test, "images_variant_test.txt"}}) {
-    const fs::path file = list.root / part.file;
+  for (const auto& [part, name] : {std::pair{Part::train, "images_variant_train.txt"},
+                                   {Part::val, "images_variant_val.txt"},
+                                   {Part::test, "images_variant_test.txt"}}) {
+    const fs::path file = list.root / name;
     for (const auto& [picture, variant] : read_pairs(file))
-      list.entries.push_back({"images/" + picture + ".jpg", ranks.at(variant, file), part.part});
+      list.entries.push_back({"images/" + picture + ".jpg", ranks.at(variant, file), part});
   }
   return list;
 }
@@ -148,9 +142,9 @@ FileList read_pets(const Folder& folder, const ReaderOptions&) {
   FileList list{find_root(folder, {"oxford-iiit-pet"}, "annotations", "Oxford-IIIT Pets"),
                 "ids of trainval.txt"};
   std::map<int64_t, std::string> names;  // 1 ... 37
-  for (const PartFile& part :
-       {PartFile{Part::train, "annotations/trainval.txt"}, {Part::test, "annotations/test.txt"}}) {
-    const fs::path file = list.root / part.file;
+  for (const auto& [part, name] :
+       {std::pair{Part::train, "annotations/trainval.txt"}, {Part::test, "annotations/test.txt"}}) {
+    const fs::path file = list.root / name;
     for (const auto& [picture, values] : read_pairs(file)) {
       if (picture.starts_with("#")) continue;
       const std::string breed = picture.substr(0, picture.rfind('_'));
@@ -160,7 +154,7 @@ FileList read_pets(const Folder& folder, const ReaderOptions&) {
       if (known->second != breed || id < 1)
         throw FileError("{}: class {} of {} is '{}' elsewhere; expected classes from 1",
                         file.string(), id, picture, known->second);
-      list.entries.push_back({"images/" + picture + ".jpg", id - 1, part.part});
+      list.entries.push_back({"images/" + picture + ".jpg", id - 1, part});
     }
   }
   for (const auto& [id, breed] : names) {

@@ -15,9 +15,6 @@ constexpr const char* kDebianFashionMnist = "/usr/share/datasets/fashion-mnist";
 struct Argument {
   std::string folder;
   std::map<std::string, std::string> values;
-
-  bool has(const std::string& key) const { return values.contains(key); }
-  const std::string& operator[](const std::string& key) const { return values.at(key); }
 };
 
 int64_t parse_number(const std::string& text, const std::string& key) {
@@ -132,7 +129,7 @@ constexpr Kind kKinds[] = {
 struct TreeKind {
   DatasetFacts facts;
   const char* help;
-  FileList (*read)(const Folder& folder, const ReaderOptions& options);
+  TreeReader* read;
 };
 
 constexpr TreeKind kTrees[] = {
@@ -196,8 +193,9 @@ std::vector<std::string> tree_keys(const std::string& kind) {
 }
 
 DatasetPtr cached(DatasetPtr dataset, const Argument& argument, Split split) {
-  if (!argument.has("cache")) return dataset;
-  return std::make_shared<CachedDataset>(std::move(dataset), cache_file(argument["cache"], split));
+  const auto folder = argument.values.find("cache");
+  if (folder == argument.values.end()) return dataset;
+  return std::make_shared<CachedDataset>(std::move(dataset), cache_file(folder->second, split));
 }
 
 }  // namespace
@@ -219,12 +217,13 @@ DatasetPtr open_dataset(const std::string& specification, Split split) {
         rest, !synthetic,
         synthetic ? std::vector<std::string>{"train", "test", "size", "seed", "cache"}
                   : std::vector<std::string>{"split", "check", "cache"});
-    if (argument.has("split"))
-      parse_word(argument["split"], "split", {"official", "paper", "trainval"});
+    const auto& values = argument.values;
+    if (values.contains("split"))
+      parse_word(values.at("split"), "split", {"official", "paper", "trainval"});
     if (k.needs == Kind::folder) need_folder(argument.folder);
     // CIFAR's reader checks its own.
     SplitOptions checks{.counts = kind.ends_with("mnist") ? Counts{60'000, 10'000} : Counts{}};
-    if (argument.has("check")) parse_check(argument["check"], checks);
+    if (values.contains("check")) parse_check(values.at("check"), checks);
     const DatasetPtr dataset = k.open(argument, split);
     const int64_t want = split == Split::train ? checks.counts->train : checks.counts->test;
     if (checks.check_counts && want > 0 && dataset->size() != want)

@@ -11,13 +11,16 @@ namespace facet {
 
 class Sample {
  public:
-  explicit Sample(Image image) : picture_(std::move(image)) {}
-  explicit Sample(EncodedPicture picture) : picture_(std::move(picture)) {}
+  explicit Sample(Image image)
+      : height_(image.height), width_(image.width), picture_(std::move(image)) {}
+  explicit Sample(EncodedPicture picture)
+      : height_(picture.height()), width_(picture.width()), picture_(std::move(picture)) {}
   // height x width x 3 bytes that outlive the sample.
-  Sample(const uint8_t* pixels, int height, int width) : picture_(Raw{pixels, height, width}) {}
+  Sample(const uint8_t* pixels, int height, int width)
+      : height_(height), width_(width), picture_(pixels) {}
 
-  int height() const;
-  int width() const;
+  int height() const { return height_; }
+  int width() const { return width_; }
   Image decode() const;
   // Null for a sample that was decoded before.
   const EncodedPicture* encoded() const { return std::get_if<EncodedPicture>(&picture_); }
@@ -26,12 +29,8 @@ class Sample {
   const uint8_t* shown(std::span<ViewPlan> plans, Image& buffer) const;
 
  private:
-  struct Raw {
-    const uint8_t* pixels;
-    int height, width;
-  };
-
-  std::variant<Image, EncodedPicture, Raw> picture_;
+  int height_, width_;
+  std::variant<Image, EncodedPicture, const uint8_t*> picture_;
 };
 
 }  // namespace facet

@@ -81,8 +81,8 @@ double box(double u, double v, double half_width, double half_height) {
   return std::max(std::fabs(u) - half_width, std::fabs(v) - half_height);
 }
 
-constexpr const char* kFigures[] = {"disc",  "triangle", "square", "pentagon", "star",
-                                    "cross", "ring",     "bar",    "crescent", "heart"};
+const std::vector<std::string> kFigures = {"disc",  "triangle", "square", "pentagon", "star",
+                                           "cross", "ring",     "bar",    "crescent", "heart"};
 
 double figure(int kind, double u, double v) {
   switch (kind) {
@@ -121,8 +121,9 @@ void paint_figure(Canvas& canvas, int kind, const Pose& pose, const Color& color
 
 // ---- textures
 
-constexpr const char* kTextures[] = {"stripes", "checks", "dots",   "rings",        "waves",
-                                     "bricks",  "grid",   "spiral", "coarse noise", "fine noise"};
+const std::vector<std::string> kTextures = {"stripes",      "checks",    "dots", "rings",
+                                            "waves",        "bricks",    "grid", "spiral",
+                                            "coarse noise", "fine noise"};
 
 // Smooth noise: random values on a lattice, interpolated.
 class LatticeNoise {
@@ -275,11 +276,6 @@ DatasetPtr make_family(const char* name, uint64_t family, std::vector<std::strin
   return std::make_shared<ArrayDataset>(name, pixels, labels, std::move(classes));
 }
 
-template <size_t N>
-std::vector<std::string> names(const char* const (&list)[N]) {
-  return {list, list + N};
-}
-
 void draw_shape(int64_t kind, int size, RandomSequence& random, uint8_t* out) {
   const Color back = random_color(random), front = contrasting(back, random);
   Canvas canvas(size, back);
@@ -335,7 +331,7 @@ void draw_counted(int64_t kind, int size, RandomSequence& random, uint8_t* out) 
     const Pose pose{(cell % 3 - 1) * 0.64 + random.uniform(-slack, slack),
                     (cell / 3 - 1) * 0.64 + random.uniform(-slack, slack), radius,
                     random.uniform(-0.5, 0.5), false};
-    paint_figure(canvas, static_cast<int>(random.below(std::size(kFigures))), pose, color);
+    paint_figure(canvas, static_cast<int>(random.below(kFigures.size())), pose, color);
   }
   canvas.write(random.uniform(4, 15), random, out);
 }
@@ -343,11 +339,11 @@ void draw_counted(int64_t kind, int size, RandomSequence& random, uint8_t* out) 
 }  // namespace
 
 DatasetPtr make_shapes(const SyntheticOptions& options, Split split) {
-  return make_family("shapes", 1, names(kFigures), options, split, draw_shape);
+  return make_family("shapes", 1, kFigures, options, split, draw_shape);
 }
 
 DatasetPtr make_textures(const SyntheticOptions& options, Split split) {
-  return make_family("textures", 2, names(kTextures), options, split, draw_texture);
+  return make_family("textures", 2, kTextures, options, split, draw_texture);
 }
 
 DatasetPtr make_digits(const SyntheticOptions& options, Split split) {
@@ -380,8 +376,9 @@ DatasetPtr make_scene(const SyntheticOptions& o, Split split) {
         }
         canvas.write(random.uniform(4, 15), random, out);
       });
-  return std::make_shared<ArrayDataset>("scene", pixels, labels,
-                                        std::vector<std::string>(kFigures, kFigures + kKinds));
+  return std::make_shared<ArrayDataset>(
+      "scene", pixels, labels,
+      std::vector<std::string>(kFigures.begin(), kFigures.begin() + kKinds));
 }
 
 DatasetPtr make_counts(const SyntheticOptions& options, Split split) {

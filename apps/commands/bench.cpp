@@ -1,5 +1,4 @@
 // facet bench: how fast whole training steps and the diversity metrics are.
-#include "apps/commands/bench.h"
 
 #include <algorithm>
 #include <limits>
@@ -170,9 +169,7 @@ void bench_train(const Arguments& arguments) {
       start_up, first_step, peak_memory_mib());
   if (flops > 0)
     fmt::print("{:.4g} TFLOP a step, {:.4g} TFLOP/s\n", flops * 1e-12, flops / step * 1e-12);
-  std::string text;
-  for (const double loss : losses) text += fmt::format(" {:.6f}", loss);
-  fmt::print("losses:{}\n", text);
+  fmt::print("losses: {:.6f}\n", fmt::join(losses, " "));
   for (const auto& [name, row] : operations.items())
     fmt::print("{:<28} {:>5} calls {:>9.2f} ms a step {:>8.1f} GB/s {:>7.3f} TFLOP/s\n", name,
                row["calls"].get<int64_t>(), row["ms"].get<double>(), row["gb_per_s"].get<double>(),

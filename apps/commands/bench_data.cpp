@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "apps/command.h"
-#include "apps/commands/bench.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
@@ -44,7 +43,7 @@ void bench_data(const Arguments& arguments) {
   int64_t cache = 0;
   double seconds = 3;
   bool json = false;
-  options.add("--folder", folder, "JPEG, PNG, GIF and BMP files").required();
+  required(options.add("--folder", folder, "JPEG, PNG, GIF and BMP files"));
   options.choice("--views", views, {"none", "supervised", "moco"},
                  "Decoding alone, one view, or MoCo v2's two");
   options.add("--image-size", size, "Pixels a side of a view");

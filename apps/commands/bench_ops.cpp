@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "apps/command.h"
-#include "apps/commands/bench.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
@@ -24,12 +23,6 @@ namespace {
 
 using test::Input;
 using test::OpCase;
-
-struct OpsBench {
-  std::string device = "cpu", dtype = "auto", rows, csv, html;
-  double seconds = 0.3;
-  bool json = false, small = false;
-};
 
 // One pass of one row in one type.
 struct OpTime {
@@ -130,34 +123,28 @@ class Timer {
 #endif
 };
 
-// Which kernels an operation runs on; the first is what everybody gets.
-struct Kernels {
-  const char* name;
-  Work choose;
-};
-// The kinds that there are for `work`.
-std::vector<Kernels> kernels_of(Device device, const Work& work) {
+// The kinds of kernels that there are for `work`; the first is what everybody gets.
+std::vector<const char*> kernels_of(Device device, const Work& work) {
 #if defined(FACET_CUDA)
-  using cuda::KernelChoice;
   if (!device.is_cpu()) {
     const int64_t choices = cuda::kernel_choices(), calls = cuda::vendor::calls();
     work();
-    std::vector<Kernels> kinds;
-    if (cuda::vendor::calls() != calls)
-      kinds.push_back({"vendor", [] { cuda::set_kernel_choice(KernelChoice::vendor); }});
-    kinds.push_back({"tuned", [] { cuda::set_kernel_choice(KernelChoice::tuned); }});
-    if (cuda::kernel_choices() != choices)
-      kinds.push_back({"naive", [] { cuda::set_kernel_choice(KernelChoice::naive); }});
+    std::vector<const char*> kinds;
+    if (cuda::vendor::calls() != calls) kinds.push_back("vendor");
+    kinds.push_back("tuned");
+    if (cuda::kernel_choices() != choices) kinds.push_back("naive");
     return kinds;
   }
 #endif
   static_cast<void>(device), static_cast<void>(work);
-  return {{"cpu", [] {}}};
+  return {"cpu"};
 }
-void choose_default_kernels() {
+void choose_kernels(const std::string& kind) {
 #if defined(FACET_CUDA)
-  cuda::set_kernel_choice(cuda::KernelChoice::vendor);
+  using enum cuda::KernelChoice;
+  cuda::set_kernel_choice(kind == "naive" ? naive : kind == "tuned" ? tuned : vendor);
 #endif
+  static_cast<void>(kind);
 }
 
 // What one run of `work` asks of a device.
@@ -218,9 +205,7 @@ std::string kind_of(const std::string& row) {
 std::string shapes_of(const VariableList& inputs, const Variable& output) {
   std::string text;
   const auto add = [&](const Shape& shape) {
-    for (int axis = 0; axis < shape.rank(); ++axis)
-      text += fmt::format("{}{}", axis ? "x" : "", shape[axis]);
-    if (shape.rank() == 0) text += "1";
+    text += shape.rank() == 0 ? "1" : fmt::format("{}", fmt::join(shape, "x"));
   };
   for (const Variable& input : inputs) {
     add(input.shape());
@@ -253,11 +238,11 @@ std::vector<OpTime> time_row(const OpCase& op, const std::vector<Input>& inputs,
   const auto add = [&](const char* pass, const Prepare& prepare) {
     OpTime time{kind_of(op.name), shapes, pass, op.name, dtype, {}};
     const Cost cost = cost_of(device, prepare());
-    for (const Kernels& kernels : kernels_of(device, prepare())) {
-      kernels.choose();
-      time.milliseconds.emplace_back(kernels.name, timer.median_seconds(prepare) * 1e3);
+    for (const char* kernels : kernels_of(device, prepare())) {
+      choose_kernels(kernels);
+      time.milliseconds.emplace_back(kernels, timer.median_seconds(prepare) * 1e3);
     }
-    choose_default_kernels();
+    choose_kernels("vendor");
     const double seconds = time.milliseconds.front().second * 1e-3;
     time.gb_per_s = cost.bytes / seconds / kGiga;
     time.tflop_per_s = cost.flops / seconds / kTera;
@@ -349,34 +334,36 @@ void bench_ops(const Arguments& arguments) {
   Options options("bench ops",
                   "Times every operation of the test table, forward and backward, beside what "
                   "memory and arithmetic allow.");
-  OpsBench bench;
-  options.add("--device", bench.device, "cpu, cuda or cuda:N");
-  options.add("--rows", bench.rows, "Only rows whose name has this in it");
-  options.choice("--dtype", bench.dtype, {"auto", "f32", "bf16", "both"},
+  std::string word = "cpu", type = "auto", rows, csv, html;
+  double seconds = 0.3;
+  bool json = false, small = false;
+  options.add("--device", word, "cpu, cuda or cuda:N");
+  options.add("--rows", rows, "Only rows whose name has this in it");
+  options.choice("--dtype", type, {"auto", "f32", "bf16", "both"},
                  "Element types; auto: f32, on CUDA both");
-  options.add("--seconds", bench.seconds, "For each measurement, at least three repetitions");
-  options.flag("--small", bench.small, "The small shapes of the tests instead of real ones");
-  options.flag("--json", bench.json, "Print JSON");
-  options.add("--csv", bench.csv, "Write comma-separated values to a file");
-  options.add("--html", bench.html, "Write a page with a roofline plot to a file");
+  options.add("--seconds", seconds, "For each measurement, at least three repetitions");
+  options.flag("--small", small, "The small shapes of the tests instead of real ones");
+  options.flag("--json", json, "Print JSON");
+  options.add("--csv", csv, "Write comma-separated values to a file");
+  options.add("--html", html, "Write a page with a roofline plot to a file");
   if (!options.parse(arguments)) return;
-  if (!(bench.seconds >= 0)) throw UsageError("--seconds: expected a number from 0 on");
-  const Device device = use_device(bench.device);
+  if (!(seconds >= 0)) throw UsageError("--seconds: expected a number from 0 on");
+  const Device device = use_device(word);
   std::vector<DType> dtypes;
-  const bool both = bench.dtype == "both" || (bench.dtype == "auto" && !device.is_cpu());
-  if (bench.dtype != "bf16") dtypes.push_back(DType::f32);
-  if (bench.dtype == "bf16" || both) dtypes.push_back(DType::bf16);
+  const bool both = type == "both" || (type == "auto" && !device.is_cpu());
+  if (type != "bf16") dtypes.push_back(DType::f32);
+  if (type == "bf16" || both) dtypes.push_back(DType::bf16);
 
   const auto chosen = [&](const OpCase& op) {
-    const std::vector<Input>& inputs = bench.small ? op.inputs : op.bench;
-    return !inputs.empty() && op.name.find(bench.rows) != std::string::npos;
+    const std::vector<Input>& inputs = small ? op.inputs : op.bench;
+    return !inputs.empty() && op.name.find(rows) != std::string::npos;
   };
   const test::OpTable& table = test::op_cases();
-  if (std::none_of(table.begin(), table.end(), chosen))
-    throw UsageError("--rows: no timed row has '{}' in its name", bench.rows);
+  if (std::ranges::none_of(table, chosen))
+    throw UsageError("--rows: no timed row has '{}' in its name", rows);
 
-  Timer timer(device, bench.seconds, !bench.small);
-  const Ceilings ceilings = measure_ceilings(timer, device, dtypes, bench.small);
+  Timer timer(device, seconds, !small);
+  const Ceilings ceilings = measure_ceilings(timer, device, dtypes, small);
   Json about = {{"device", device_name(device)},
                 {"created", utc_now()},
                 {"machine", machine_description()},
@@ -386,7 +373,7 @@ void bench_ops(const Arguments& arguments) {
 #endif
   for (const auto& [dtype, rate] : ceilings.products)
     about["matmul_tflop_per_s"][name(dtype)] = rate / kTera;
-  if (!bench.json) {
+  if (!json) {
     fmt::print("{}\na copy moves {:.1f} GB/s", device_name(device), ceilings.copy / kGiga);
     for (const auto& [dtype, rate] : ceilings.products)
       fmt::print(", {} products {:.2f} TFLOP/s", name(dtype), rate / kTera);
@@ -396,12 +383,12 @@ void bench_ops(const Arguments& arguments) {
   std::vector<OpTime> times;
   for (const OpCase& op : table) {
     if (!chosen(op)) continue;
-    const std::vector<Input>& inputs = bench.small ? op.inputs : op.bench;
+    const std::vector<Input>& inputs = small ? op.inputs : op.bench;
     for (const DType dtype : dtypes) {
       if (std::find(op.dtypes.begin(), op.dtypes.end(), dtype) == op.dtypes.end()) continue;
       for (const OpTime& time : time_row(op, inputs, dtype, device, timer, ceilings)) {
         times.push_back(time);
-        if (!bench.json)
+        if (!json)
           fmt::print("{:<24} {:<9} {:<5} {:>10.4f} {:>9.1f} {:>9.3f} {:>8.0f}%  {}{}{}\n", time.op,
                      time.pass, name(time.dtype), time.milliseconds.front().second, time.gb_per_s,
                      time.tflop_per_s, 100 * time.share, time.shapes,
@@ -409,13 +396,13 @@ void bench_ops(const Arguments& arguments) {
       }
     }
   }
-  if (bench.json) {
+  if (json) {
     about["rows"] = Json::array();
     for (const OpTime& time : times) about["rows"].push_back(time.json());
     print_json(about);
   }
-  if (!bench.csv.empty()) write_file(bench.csv, render_csv(times));
-  if (!bench.html.empty()) write_file(bench.html, render_page(about, ceilings, times));
+  if (!csv.empty()) write_file(csv, render_csv(times));
+  if (!html.empty()) write_file(html, render_page(about, ceilings, times));
 }
 
 }  // namespace facet

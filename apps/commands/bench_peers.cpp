@@ -11,7 +11,6 @@
 #include <map>
 
 #include "apps/command.h"
-#include "apps/commands/bench.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/machine.h"
@@ -38,45 +37,21 @@ std::string tuned_environment() {
 // The interpreter that Debian's python3-torch and python3-scipy belong to.
 constexpr const char* kPython = "/usr/bin/python3";
 
-enum class RowKind : uint8_t { training, metrics, views };
+struct Measured {
+  std::vector<double> ours, peer_default, peer_tuned;
+  double loss_agreement = 0.0;  // largest relative difference of losses or diversities
+  double peer_agreement = 0.0;  // the same between the peer as it comes and tuned: the yardstick
+  // MiB at the highest, and seconds until the first step is begun and done, of each side's median.
+  Json extra = Json::object();
+};
+
 struct Row {
   std::string name;
-  RowKind kind;
+  Measured (*run)(const Row& row, int rounds, const std::string& self);
   std::string options;    // for both sides
   std::string size = {};  // of the pictures of views
   std::string ours = {};  // options of ours alone
-
-  bool is_rate() const { return kind != RowKind::metrics; }
 };
-
-const std::vector<Row>& all_rows() {
-  const std::string resnet = "--arch resnet50 --stem imagenet --image-size 96 --batch-size 32 ";
-  const std::string vit = "--arch vit_small --patch-size 16 --image-size 96 --batch-size 32 ";
-  using enum RowKind;
-  static const std::vector<Row> rows = {
-      {"resnet50_224_b32", training,
-       "--arch resnet50 --stem imagenet --image-size 224 --batch-size 32"},
-      {"resnet18_224_b64", training,
-       "--arch resnet18 --stem imagenet --image-size 224 --batch-size 64"},
-      {"resnet18_32_b128", training,
-       "--arch resnet18 --stem small --image-size 32 --batch-size 128"},
-      {"simclr_resnet50_96", training, resnet + "--method simclr"},
-      {"moco_resnet50_96", training, resnet + "--method moco --queue 4096 --norm-splits 1"},
-      {"swav_resnet50_96", training, resnet + "--method swav --freeze-steps 0 --local-crops 2"},
-      {"dino_vit_small_96", training,
-       vit + "--method dino --out-dim 4096 --freeze-last-layer 0 --local-crops 2"},
-      {"mae_vit_small_96", training, vit + "--method mae"},
-      {"vit_base_224_b8", training,
-       "--arch vit_base --patch-size 16 --image-size 224 --batch-size 8"},
-      {"diversity_resnet50", metrics, ""},
-      {"clustering_2048x4608", metrics, "--large"},
-      {"moco_views_500x375", views, "--views moco", "500 375"},
-      {"supervised_view_500x375", views, "--views supervised", "500 375"},
-      {"supervised_view_1000x750", views, "--views supervised", "1000 750"},
-      {"supervised_view_cache", views, "--views supervised", "500 375", "--cache 256"},
-  };
-  return rows;
-}
 
 std::string quoted(const std::string& text) {
   std::string result = "'";
@@ -111,14 +86,6 @@ double disagreement(const Json& a, const Json& b) {
   }
   return worst;
 }
-
-struct Measured {
-  std::vector<double> ours, peer_default, peer_tuned;
-  double loss_agreement = 0.0;  // largest relative difference of losses or diversities
-  double peer_agreement = 0.0;  // the same between the peer as it comes and tuned: the yardstick
-  // MiB at the highest, and seconds until the first step is begun and done, of each side's median.
-  Json extra = Json::object();
-};
 
 struct RemoveAtEnd {
   explicit RemoveAtEnd(fs::path what) : path(std::move(what)) {}
@@ -213,6 +180,34 @@ Measured run_views(const Row& row, int rounds, const std::string& self) {
       [](const Json& side) { return Json::array({side["mean"]}); });
 }
 
+const std::vector<Row>& all_rows() {
+  const std::string resnet = "--arch resnet50 --stem imagenet --image-size 96 --batch-size 32 ";
+  const std::string vit = "--arch vit_small --patch-size 16 --image-size 96 --batch-size 32 ";
+  static const std::vector<Row> rows = {
+      {"resnet50_224_b32", run_training,
+       "--arch resnet50 --stem imagenet --image-size 224 --batch-size 32"},
+      {"resnet18_224_b64", run_training,
+       "--arch resnet18 --stem imagenet --image-size 224 --batch-size 64"},
+      {"resnet18_32_b128", run_training,
+       "--arch resnet18 --stem small --image-size 32 --batch-size 128"},
+      {"simclr_resnet50_96", run_training, resnet + "--method simclr"},
+      {"moco_resnet50_96", run_training, resnet + "--method moco --queue 4096 --norm-splits 1"},
+      {"swav_resnet50_96", run_training, resnet + "--method swav --freeze-steps 0 --local-crops 2"},
+      {"dino_vit_small_96", run_training,
+       vit + "--method dino --out-dim 4096 --freeze-last-layer 0 --local-crops 2"},
+      {"mae_vit_small_96", run_training, vit + "--method mae"},
+      {"vit_base_224_b8", run_training,
+       "--arch vit_base --patch-size 16 --image-size 224 --batch-size 8"},
+      {"diversity_resnet50", run_metrics, ""},
+      {"clustering_2048x4608", run_metrics, "--large"},
+      {"moco_views_500x375", run_views, "--views moco", "500 375"},
+      {"supervised_view_500x375", run_views, "--views supervised", "500 375"},
+      {"supervised_view_1000x750", run_views, "--views supervised", "1000 750"},
+      {"supervised_view_cache", run_views, "--views supervised", "500 375", "--cache 256"},
+  };
+  return rows;
+}
+
 }  // namespace
 
 void bench_peers(const Arguments& arguments) {
@@ -244,17 +239,15 @@ void bench_peers(const Arguments& arguments) {
     fmt::print("{:<20} {:>10} {:>10} {:>10} {:>9} {:>9} {:>11} {:>11}\n", "row", "ours", "default",
                "tuned", "x default", "x tuned", "difference", "peers' own");
   for (const Row& row : chosen) {
-    const auto run = row.kind == RowKind::training  ? run_training
-                     : row.kind == RowKind::metrics ? run_metrics
-                                                    : run_views;
-    const Measured m = run(row, static_cast<int>(rounds), self);
+    const Measured m = row.run(row, static_cast<int>(rounds), self);
+    const bool is_rate = row.run != run_metrics;
     const double ours = median(m.ours), as_it_comes = median(m.peer_default),
                  tuned = median(m.peer_tuned);
     // Above 1: we are faster.
-    const double over_default = row.is_rate() ? ours / as_it_comes : as_it_comes / ours;
-    const double over_tuned = row.is_rate() ? ours / tuned : tuned / ours;
+    const double over_default = is_rate ? ours / as_it_comes : as_it_comes / ours;
+    const double over_tuned = is_rate ? ours / tuned : tuned / ours;
     results[row.name] = {
-        {"unit", row.is_rate() ? "images/s" : "s"},
+        {"unit", is_rate ? "images/s" : "s"},
         {"ours", ours},
         {"peer_default", as_it_comes},
         {"peer_tuned", tuned},
@@ -269,7 +262,7 @@ void bench_peers(const Arguments& arguments) {
       fmt::print(
           "{:<20} {:>10.3f} {:>10.3f} {:>10.3f} {:>9.2f} {:>9.2f} {:>11.1e} {:>11.1e}  ({})\n",
           row.name, ours, as_it_comes, tuned, over_default, over_tuned, m.loss_agreement,
-          m.peer_agreement, row.is_rate() ? "images/s" : "s");
+          m.peer_agreement, is_rate ? "images/s" : "s");
       for (const auto& [key, value] : m.extra.items())
         fmt::print("  {:<18} {:>10.2f} {:>10.2f} {:>10.2f}\n", key, value["ours"].get<double>(),
                    value["peer_default"].get<double>(), value["peer_tuned"].get<double>());

@@ -2,7 +2,6 @@
 #include <filesystem>
 
 #include "apps/command.h"
-#include "apps/commands/bench.h"
 #include "apps/log.h"
 #include "apps/machine.h"
 #include "metrics/linear_probe.h"

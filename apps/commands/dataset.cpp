@@ -30,7 +30,7 @@ struct Source {
   bool json = false;
 
   void add_to(Options& options) {
-    options.add("data", data, "Dataset:\n" + dataset_help()).required();
+    required(options.add("data", data, "Dataset:\n" + dataset_help()));
     reading.add_to(options);
     options.flag("--json", json, "Print JSON");
   }
@@ -288,7 +288,7 @@ void cache(const Arguments& arguments) {
   std::string output;
   int64_t size = 256;
   source.add_to(options);
-  options.add("-o,--output", output, "The folder").required();
+  required(options.add("-o,--output", output, "The folder"));
   options.add("--size", size, "Pixels of the shorter side");
   if (!options.parse(arguments)) return;
   if (size < 8 || size > 4096) throw UsageError("--size: expected 8 to 4096");

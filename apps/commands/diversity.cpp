@@ -53,7 +53,7 @@ void run_diversity(const Arguments& arguments) {
   options.flag("--layers", layers, "Print every layer");
   options.flag("--curve", curve,
                "Print the share of clusters C_tau that are left at thresholds from 0 to 1");
-  options.add("--steps", steps, "Between the thresholds of the curve").between(1, 1000);
+  between(options.add("--steps", steps, "Between the thresholds of the curve"), 1, 1000);
   options.add("--device", device, "cpu, cuda or cuda:N", Options::kProcess);
   options.flag("--json", json, "Print JSON", Options::kProcess);
   options.flag("--csv", csv, "Print comma-separated values, a row a layer", Options::kProcess);

@@ -21,11 +21,6 @@ constexpr double kRisingLoss = 1.1;     // times the first loss
 constexpr double kLongWait = 0.2;       // share of a step's time
 constexpr size_t kFewRecords = 8;
 
-struct Finding {
-  const char* level;  // "error", "warning" or "ok"
-  std::string what, advice;
-};
-
 struct Run {
   toml::table config;
   std::vector<Json> records;  // of training steps
@@ -91,10 +86,11 @@ std::string usual_causes(const Run& run, int64_t step) {
   return "another --lr; check that the labels belong to the pictures";
 }
 
-std::vector<Finding> examine(const Run& run) {
-  std::vector<Finding> findings;
-  const auto add = [&](const char* level, std::string what, std::string advice = "") {
-    findings.push_back({level, std::move(what), std::move(advice)});
+// [{level, what, advice}], a level being "error", "warning" or "ok".
+Json examine(const Run& run) {
+  Json findings = Json::array();
+  const auto add = [&](const char* level, const std::string& what, const std::string& advice = "") {
+    findings.push_back({{"level", level}, {"what", what}, {"advice", advice}});
   };
   for (const Json& error : run.errors) {
     const auto at = error.value("step", int64_t{0});
@@ -166,21 +162,20 @@ void run_doctor(const Arguments& arguments) {
                   "names the usual causes. Exit code 1 where something is wrong.");
   std::string folder;
   bool json = false;
-  options.add("run", folder, "The run's folder").required();
+  required(options.add("run", folder, "The run's folder"));
   options.flag("--json", json, "Print JSON");
   if (!options.parse(arguments)) return;
   const Run run = read_run(folder);
-  const std::vector<Finding> findings = examine(run);
+  const Json findings = examine(run);
   size_t errors = 0;
-  Json list = Json::array();
-  for (const Finding& finding : findings) {
-    errors += std::string(finding.level) == "error";
-    list.push_back({{"level", finding.level}, {"what", finding.what}, {"advice", finding.advice}});
+  for (const Json& finding : findings) {
+    errors += finding["level"] == "error";
     if (json) continue;
-    fmt::print("{:<8} {}\n", finding.level, finding.what);
-    if (!finding.advice.empty()) fmt::print("{:<8} try: {}\n", "", finding.advice);
+    const std::string level = finding["level"], what = finding["what"], advice = finding["advice"];
+    fmt::print("{:<8} {}\n", level, what);
+    if (!advice.empty()) fmt::print("{:<8} try: {}\n", "", advice);
   }
-  if (json) print_json({{"run", folder}, {"method", run.method()}, {"findings", list}});
+  if (json) print_json({{"run", folder}, {"method", run.method()}, {"findings", findings}});
   if (errors > 0)
     throw Error("{}: {} thing{} wrong", folder, errors, errors == 1 ? " is" : "s are");
 }

@@ -78,8 +78,7 @@ void run_probe(const Arguments& arguments) {
   options.add("--validation", share, "Share of the training pictures that chooses C");
   options.flag("--own", own, "The network's own classifier instead, which must know the classes");
   if (!options.parse(arguments)) return;
-  if (!(share > 0 && share < 1))
-    throw UsageError("--validation: expected a share in (0, 1), got {}", share);
+  need(share > 0 && share < 1, "--validation", "a share in (0, 1)", share);
   if (!own && settings.crop == "auto") settings.crop = "squash";  // Nayman et al., appendix H
   const Task task = load_task(settings, "probe", !own);
   const bool multi_label = task.test.labels.rank() == 2;

@@ -1,8 +1,6 @@
 // facet importance: which factor of a table tells most of its target.
 #include "metrics/importance.h"
 
-#include <cmath>
-
 #include "apps/command.h"
 #include "apps/machine.h"
 #include "apps/table.h"
@@ -21,8 +19,8 @@ void run_importance(const Arguments& arguments) {
   options.add("table", file, "A .csv file");
   options.add("--target", target, "The column to be told");
   options.add("--factors", factors, "Columns that tell: A,B,... (default: all others)");
-  options.add("--trees", settings.trees, "Trees of the regression").between(1, 100000);
-  options.add("--depth", settings.depth, "Depth of a tree").between(1, 100000);
+  between(options.add("--trees", settings.trees, "Trees of the regression"), 1, 100000);
+  between(options.add("--depth", settings.depth, "Depth of a tree"), 1, 100000);
   options.flag("--json", json, "Print JSON", Options::kProcess);
   options.flag("--csv", csv, "Print comma-separated values", Options::kProcess);
   if (!options.parse(arguments)) return;
@@ -55,7 +53,7 @@ void run_importance(const Arguments& arguments) {
                                      {"pearson", pearson(c, y)},
                                      {"kendall", kendall(c, y)},
                                      {"r2", r_squared(c, y)}}) {
-      row[key] = std::isfinite(value) ? Json(value) : Json(nullptr);  // a constant column has none
+      row[key] = value;  // written as null where a constant column has none
       cells.push_back(number_cell(value, csv));
     }
     list.push_back(row);

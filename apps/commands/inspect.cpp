@@ -91,21 +91,8 @@ FileHashes hashes_of(const WeightsFile& file, std::vector<std::string>& warnings
   return hashes;
 }
 
-struct Mapping {
-  std::optional<MappedWeights> weights;
-  std::string reason;  // why there is none
-};
-
-Mapping mapping_of(const WeightsFile& file) {
-  try {
-    return {map_weights(file), {}};
-  } catch (const FileError& e) {
-    return {{}, e.what()};
-  }
-}
-
-void print_all(const WeightsFile& file, const Mapping& mapping, const FileHashes& of_file,
-               const std::vector<std::string>& warnings, bool stats) {
+void print_all(const WeightsFile& file, const std::optional<MappedWeights>& weights,
+               const FileHashes& of_file, const std::vector<std::string>& warnings, bool stats) {
   const StoredContent& content = file.content();
   const std::vector<std::string> hashes = checksums(file);
   Json::object_t tensors;  // appended to: names are known to differ
@@ -122,7 +109,7 @@ void print_all(const WeightsFile& file, const Mapping& mapping, const FileHashes
                  {"sha256", of_file.sha256},
                  {"md5", of_file.md5},
                  {"published", of_file.published.empty() ? Json() : Json(of_file.published)}};
-  if (const auto& weights = mapping.weights; weights) {
+  if (weights) {
     result["mapping"] = weights->mapping;
     result["arch"] = weights->arch;
     result["fits"] = !weights->unfit;
@@ -136,7 +123,7 @@ void print_all(const WeightsFile& file, const Mapping& mapping, const FileHashes
   fmt::print("{}\n", result.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
-void print_text(const WeightsFile& file, const Mapping& mapping, const FileHashes& of_file,
+void print_text(const WeightsFile& file, const FileHashes& of_file,
                 const std::vector<std::string>& warnings, bool stats, bool sha) {
   const StoredContent& content = file.content();
   uint64_t elements = 0, bytes = 0;
@@ -165,11 +152,12 @@ void print_text(const WeightsFile& file, const Mapping& mapping, const FileHashe
   if (!content.opaque.empty())
     fmt::print("passed over, never executed: {}\n", fmt::join(content.opaque, ", "));
   for (const std::string& warning : warnings) fmt::print("warning: {}\n", warning);
-  if (!mapping.weights) return fmt::print("no network: {}\n", mapping.reason);
-  const MappedWeights& weights = *mapping.weights;
+}
+
+void print_network(const MappedWeights& weights, size_t tensors) {
   fmt::print("{} in the layout of {}{}, {} of {} tensors, {} dropped\n", weights.arch,
              weights.mapping, weights.has_head ? ", with a classifier" : "", weights.weights.size(),
-             content.tensors.size(), weights.dropped.size());
+             tensors, weights.dropped.size());
   if (const std::string problems = weights.problems(); !problems.empty())
     fmt::print("{}: {}\n", weights.unfit ? "does not fit" : "passed over", problems);
 }
@@ -192,13 +180,21 @@ void run_inspect(const Arguments& arguments) {
   if (path.empty()) throw UsageError("facet inspect: expected a file");
 
   const WeightsFile file(path, strict);
-  const Mapping mapping = mapping_of(file);
+  std::optional<MappedWeights> weights;
+  std::string reason;  // why there are none
+  try {
+    weights = map_weights(file);
+  } catch (const FileError& e) {
+    reason = e.what();
+  }
   std::vector<std::string> warnings = file.content().warnings;
   const FileHashes of_file = hashes_of(file, warnings);
-  if (json)
-    print_all(file, mapping, of_file, warnings, stats);
+  if (json) return print_all(file, weights, of_file, warnings, stats);
+  print_text(file, of_file, warnings, stats, sha);
+  if (weights)
+    print_network(*weights, file.content().tensors.size());
   else
-    print_text(file, mapping, of_file, warnings, stats, sha);
+    fmt::print("no network: {}\n", reason);
 }
 
 }  // namespace facet

@@ -7,10 +7,8 @@
 
 #include "apps/command.h"
 #include "apps/log.h"
-#include "apps/study/paper.h"
 #include "apps/study/plan.h"
 #include "apps/study/results.h"
-#include "apps/table.h"
 #include "tensor/parallel.h"
 
 namespace facet {
@@ -67,7 +65,7 @@ class Study {
       test = balanced_subset(test, options_.test / test->num_classes(), options_.seed);
     upstream_ =
         Upstream{training_set(run_options(options_, root_, "", 1, 1)), test, options_.neighbours};
-    for (const std::string& task : study_tasks())
+    for (const char* task : kStudyTasks)
       tasks_.push_back(open_task(task, task_specification(options_, task)));
   }
 
@@ -82,8 +80,7 @@ class Study {
       if (model.cycle != "inf")
         return measure_network(network, *upstream_, tasks_, options_.workers);
       // The backbone is its start's, bit for bit.
-      const auto start = std::find_if(models_.begin(), models_.end(),
-                                      [&](const StudyModel& m) { return m.folder == model.start; });
+      const auto start = std::ranges::find(models_, model.start, &StudyModel::folder);
       return measure_classifier(network, measured_[start->name], *upstream_, options_.workers);
     });
     seconds_["measure " + model.name] = measured_[model.name]["seconds"];
@@ -91,9 +88,8 @@ class Study {
 
   // How like its start, and how like the supervised network, each model with labels is.
   void compare_injections() {
-    const bool supervised = std::any_of(starts_.begin(), starts_.end(), [](const Start& s) {
-      return s.method == std::string("supervised");
-    });
+    const bool supervised = std::ranges::any_of(
+        starts_, [](const Start& s) { return s.method == std::string("supervised"); });
     for (const Start& start : starts_) {
       Json rows = Json::array();
       for (const StudyModel& model : models_) {
@@ -256,56 +252,6 @@ class Study {
   Json measured_ = Json::object(), neighbours_, injections_ = Json::array(),
        seconds_ = Json::object(), configurations_ = Json::object();
 };
-
-// "Table 7: Transfer" and so on, for a reader.
-void print_paper(const Json& paper) {
-  for (const auto& [number, column] : paper["transfer"].items()) {
-    Table table{{fmt::format("Table {}, Transfer", number), "printed", "recomputed", "+-"}};
-    const int digits = column["scale"].get<double>() > 1 ? 1 : 3;
-    for (const Json& row : column["rows"]) {
-      table.rows.push_back({row["model"]});
-      for (const char* key : {"printed", "recomputed", "standard_error"})
-        table.rows.back().push_back(fmt::format("{:.{}f}", row[key].get<double>(), digits));
-    }
-    fmt::print(
-        "{}(printed minus recomputed: {:.3f} for most, from models that are not in the table)\n\n",
-        table.text(), column["offset"].get<double>());
-  }
-  Table table{{"Table 1", "score", "rho", "r", "tau", "R2", "printed: rho", "r", "tau", "R2"}};
-  for (const Json& row : paper["correlations"]) {
-    table.rows.push_back({row["protocol"], row["score"]});
-    for (const Json* from : {&row, &row["printed"]})
-      for (const char* key : {"spearman", "pearson", "kendall", "r2"})
-        table.rows.back().push_back(fmt::format("{:.2f}", (*from)[key].get<double>()));
-  }
-  fmt::print("{}\nImportance for transfer (Figures 8 and 14)\n", table.text());
-  for (const Json& row : paper["importances"]) {
-    std::string line = fmt::format("{:<9} {:<11}", row["protocol"].get<std::string>(),
-                                   row["diversity"].get<std::string>());
-    for (const auto& [factor, share] : row["factors"].items())
-      line += fmt::format("  {} {:.3f}", factor, share.get<double>());
-    fmt::print("{}\n", line);
-  }
-  fmt::print("\n{} cells contradict others:\n", paper["inconsistencies"].size());
-  for (const Json& cell : paper["inconsistencies"])
-    fmt::print("{}, {}, {}: {}; {}\n", cell["table"].get<std::string>(),
-               cell["row"].get<std::string>(), cell["column"].get<std::string>(),
-               cell["printed"].get<std::string>(), cell["why"].get<std::string>());
-}
-
-void run_paper(const Arguments& arguments) {
-  Options options("reproduce paper",
-                  "Recomputes the paper's Transfer columns, correlations and importances from its "
-                  "printed tables, and lists the cells that contradict each other.");
-  bool json = false;
-  options.flag("--json", json, "Print JSON", Options::kProcess);
-  if (!options.parse(arguments)) return;
-  const Json paper = reproduce_paper();
-  if (json)
-    print_json(paper);
-  else
-    print_paper(paper);
-}
 
 }  // namespace
 

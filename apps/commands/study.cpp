@@ -1,5 +1,6 @@
 // facet study: the measurements of `facet reproduce` on checkpoints that the user brings.
 #include <algorithm>
+#include <set>
 
 #include "apps/command.h"
 #include "apps/log.h"
@@ -40,11 +41,10 @@ std::vector<fs::path> checkpoints(const fs::path& folder) {
     throw FileError("{}: expected a folder of checkpoints", folder.string());
   std::vector<fs::path> list;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    static const std::vector<std::string> kinds = {".safetensors", ".pth",  ".pt", ".npz",
-                                                   ".bin",         ".ckpt", ".tar"};
+    static const std::set<std::string> kinds = {".safetensors", ".pth",  ".pt", ".npz",
+                                                ".bin",         ".ckpt", ".tar"};
     const bool run = entry.is_directory() && fs::exists(entry.path() / "model.safetensors");
-    const bool file = entry.is_regular_file() && std::find(kinds.begin(), kinds.end(),
-                                                           entry.path().extension()) != kinds.end();
+    const bool file = entry.is_regular_file() && kinds.contains(entry.path().extension().string());
     if (run || file) list.push_back(entry.path());
   }
   std::sort(list.begin(), list.end());

@@ -1,11 +1,10 @@
-#include "apps/report/figures.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "apps/report/plot.h"
+#include "apps/report/report.h"
 
 namespace facet {
 namespace {
@@ -23,8 +22,7 @@ std::vector<Look> looks(const Json& results) {
   std::vector<Look> list;
   for (const Json& model : results["models"]) {
     const std::string start = model["start"];
-    if (std::any_of(list.begin(), list.end(), [&](const Look& l) { return l.start == start; }))
-      continue;
+    if (std::ranges::find(list, start, &Look::start) != list.end()) continue;
     const auto i = static_cast<int>(list.size());
     const bool own = model["cycle"] == "-";
     list.push_back({start, own ? model["name"].get<std::string>() : start, i % kColours,
@@ -35,8 +33,7 @@ std::vector<Look> looks(const Json& results) {
 
 // The colour of the look of the models that started as `model` did; another where there is none.
 int colour_of(const std::vector<Look>& list, const Json& model) {
-  const auto look = std::find_if(list.begin(), list.end(),
-                                 [&](const Look& l) { return model["start"] == l.start; });
+  const auto look = std::ranges::find(list, model["start"].get<std::string>(), &Look::start);
   return look == list.end() ? 5 : look->colour;
 }
 
@@ -60,8 +57,8 @@ Plot scatter(const Json& results, const std::string& title, const Axes& axes) {
     PlotSeries series{look.name, look.colour, axes.sized ? Mark::circle : look.mark, {}};
     for (const Json& model : results["models"]) {
       if (model["start"] != look.start) continue;
-      const double x = number(part(model, axes.x_key.c_str()));
-      const double y = number(part(model, axes.y_key.c_str()));
+      const double x = number(part(model, axes.x_key));
+      const double y = number(part(model, axes.y_key));
       if (!std::isfinite(x) || !std::isfinite(y)) continue;
       const std::string name = model["name"], label = model["label"];
       series.points.push_back({x, y, label,
@@ -89,8 +86,7 @@ std::vector<std::string> cycles_of(const Json& results) {
       cycles.push_back(cycle);
   }
   const auto size = [](const std::string& c) { return c == "inf" ? INFINITY : std::stod(c); };
-  std::sort(cycles.begin(), cycles.end(),
-            [&](const std::string& a, const std::string& b) { return size(a) < size(b); });
+  std::ranges::sort(cycles, {}, size);
   return cycles;
 }
 
@@ -153,7 +149,7 @@ std::vector<const Json*> typical_models(const Json& results) {
 
 }  // namespace
 
-const Json& part(const Json& object, const char* key) {
+const Json& part(const Json& object, const std::string& key) {
   static const Json missing;
   return object.is_object() && object.contains(key) ? object[key] : missing;
 }

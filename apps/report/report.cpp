@@ -1,18 +1,14 @@
 #include "apps/report/report.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
 #include "apps/log.h"
-#include "apps/report/figures.h"
 #include "apps/report/page.h"
 
 namespace facet {
 namespace {
-
-std::string shown(double value, int digits) {
-  return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "-";
-}
 
 // A column of a table of objects.
 struct Column {
@@ -21,12 +17,13 @@ struct Column {
 };
 Column column(const std::string& heading, const std::string& help, const std::string& key,
               int digits) {
-  return {heading, help,
-          [key, digits](const Json& row) { return shown(number(part(row, key.c_str())), digits); }};
+  return {heading, help, [key, digits](const Json& row) {
+            return number_cell(number(part(row, key)), false, digits);
+          }};
 }
 Column words(const std::string& heading, const std::string& key) {
   return {heading, "", [key](const Json& row) {
-            const Json& value = part(row, key.c_str());
+            const Json& value = part(row, key);
             return value.is_string() ? value.get<std::string>() : value.dump();
           }};
 }
@@ -62,7 +59,7 @@ std::string model_table(const Json& results) {
   for (const Json& task : results["tasks"]) {
     const std::string name = task["name"];
     columns.push_back({name + " %", "linear probe on " + name, [name](const Json& model) {
-                         return shown(number(part(model["probes"], name.c_str())), 2);
+                         return number_cell(number(part(model["probes"], name)), false, 2);
                        }});
   }
   columns.push_back(column("transfer", "transferability score", "transfer", 3));
@@ -85,19 +82,14 @@ void figures(Page& page, const std::string& heading, const std::string& words_be
   page.raw("</div></section>");
 }
 
-const Json& correlation(const Json& results, const std::string& measure) {
-  for (const Json& row : results["correlations"])
-    if (row["measure"] == measure) return row;
-  static const Json missing = Json::object();
-  return missing;
-}
-
 // "accuracy × clustering diversity foretells transfer better than accuracy does: ..."
 std::string answer(const Json& results, const std::string& measure) {
-  const Json& row = correlation(results, measure);
-  const std::string verdict = part(part(results, "answer"), measure.c_str()).is_string()
-                                  ? part(results, "answer")[measure].get<std::string>()
-                                  : "undecided";
+  const Json& rows = results["correlations"];
+  const auto found =
+      std::ranges::find_if(rows, [&](const Json& row) { return row["measure"] == measure; });
+  if (found == rows.end()) return "";
+  const Json& row = *found;
+  const Json& verdict = part(part(results, "answer"), measure);
   const double gain = number(part(row, "gain"));
   if (!std::isfinite(gain)) return "";
   const char* const text =

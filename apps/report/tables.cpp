@@ -1,7 +1,6 @@
 // results.json as tables: what is printed, shown in the report and written beside it.
 #include <fmt/format.h>
 
-#include "apps/report/figures.h"
 #include "apps/report/report.h"
 #include "apps/study/score.h"
 
@@ -19,7 +18,7 @@ Table from_objects(const Json& rows, const std::vector<std::string>& keys) {
   Table table{keys};
   for (const Json& row : rows) {
     table.rows.emplace_back();
-    for (const std::string& key : keys) table.rows.back().push_back(cell(part(row, key.c_str())));
+    for (const std::string& key : keys) table.rows.back().push_back(cell(part(row, key)));
   }
   return table;
 }
@@ -27,19 +26,12 @@ Table from_objects(const Json& rows, const std::vector<std::string>& keys) {
 Table models(const Json& results) {
   std::vector<std::string> keys = {"name", "start", "cycle"};
   for (const Measure& measure : study_measures()) keys.emplace_back(measure.key);
-  Table table = from_objects(results["models"], keys);
+  for (const Json& task : results["tasks"]) keys.push_back(task["name"]);
+  keys.insert(keys.end(), {"transfer", "transfer_error"});
+  Json rows = results["models"];
+  for (Json& row : rows) row.update(Json(row["probes"]));  // the tasks' names are no measures'
+  Table table = from_objects(rows, keys);
   table.columns[0] = "model";
-  for (const Json& task : results["tasks"]) {
-    const std::string name = task["name"];
-    table.columns.push_back(name);
-    for (size_t i = 0; i < table.rows.size(); ++i)
-      table.rows[i].push_back(cell(results["models"][i]["probes"][name]));
-  }
-  for (const char* key : {"transfer", "transfer_error"}) {
-    table.columns.emplace_back(key);
-    for (size_t i = 0; i < table.rows.size(); ++i)
-      table.rows[i].push_back(cell(results["models"][i][key]));
-  }
   return table;
 }
 

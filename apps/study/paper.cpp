@@ -1,9 +1,9 @@
-#include "apps/study/paper.h"
-
+// facet reproduce paper: the paper's own tables.
 #include <algorithm>
 #include <cmath>
 
-#include "apps/options.h"
+#include "apps/command.h"
+#include "apps/machine.h"
 #include "apps/table.h"
 #include "metrics/correlation.h"
 #include "metrics/importance.h"
@@ -145,20 +145,15 @@ class Paper {
       const Table &a = table(excerpt), &b = table(full);
       for (const auto& cells : a.rows)
         for (const std::string& dataset : datasets(a)) {
-          const double x = a.number(a.row(cells[0]), a.column(dataset));
-          const double y = b.number(b.row(cells[0]), b.column(dataset));
+          const double x = a.number(cells[0], dataset), y = b.number(cells[0], dataset);
           if (x != y)
             report(name_of(excerpt), cells[0], dataset, fmt::format("{}", x),
                    fmt::format("Table {} prints {}{}", full, y,
-                               excerpt == 5 && of_cnn(cells[0], dataset, x)
+                               excerpt == 5 && table(4).number(cells[0], dataset) == x
                                    ? "; this is the ResNet's, of Table 4"
                                    : ""));
         }
     }
-  }
-  bool of_cnn(const std::string& model, const std::string& dataset, double value) const {
-    const Table& t = table(4);
-    return t.number(t.row(model), t.column(dataset)) == value;
   }
 
   // A model has one accuracy upstream, whatever the table; and the more often the backbone is
@@ -167,12 +162,11 @@ class Paper {
     const Table& factors = table(6);
     for (const auto& cells : factors.rows) {
       std::string others;
-      const double accuracy = factors.number(factors.row(cells[0]), factors.column("ImNet"));
+      const double accuracy = factors.number(cells[0], "ImNet");
       for (const int number : {3, 4, 7, 9}) {
         const Table& t = table(number);
         for (const auto& row : t.rows)
-          if (row[0] == cells[0] &&
-              std::abs(t.number(t.row(row[0]), t.column("ImNet")) - accuracy) > 0.101)
+          if (row[0] == cells[0] && std::abs(t.number(row[0], "ImNet") - accuracy) > 0.101)
             others += fmt::format("{}{} in Table {}", others.empty() ? "" : ", ",
                                   row[t.column("ImNet")], number);
       }
@@ -218,10 +212,8 @@ class Paper {
 
   // Columns of Table 6 in the order of another table's models.
   std::vector<double> factor(const std::string& name, const Table& order) const {
-    const Table& t = table(6);
     std::vector<double> values;
-    for (const auto& cells : order.rows)
-      values.push_back(t.number(t.row(cells[0]), t.column(name)));
+    for (const auto& cells : order.rows) values.push_back(table(6).number(cells[0], name));
     return values;
   }
 
@@ -238,8 +230,7 @@ class Paper {
                                                  {"kendall", "tau", kendall(x, y)},
                                                  {"r2", "R2", r_squared(x, y)}}) {
           row[key] = value;
-          given[key] = printed.number(printed.row(cells[0]),
-                                      printed.column(fmt::format("{} {}", protocol, column)));
+          given[key] = printed.number(cells[0], fmt::format("{} {}", protocol, column));
         }
         row["printed"] = given;
         const double r = given["pearson"], square = given["r2"];
@@ -291,10 +282,56 @@ class Paper {
   Json inconsistencies_ = Json::array();
 };
 
+// "Table 7: Transfer" and so on, for a reader.
+void print_paper(const Json& paper) {
+  for (const auto& [number, column] : paper["transfer"].items()) {
+    Table table{{fmt::format("Table {}, Transfer", number), "printed", "recomputed", "+-"}};
+    const int digits = column["scale"].get<double>() > 1 ? 1 : 3;
+    for (const Json& row : column["rows"]) {
+      table.rows.push_back({row["model"]});
+      for (const char* key : {"printed", "recomputed", "standard_error"})
+        table.rows.back().push_back(fmt::format("{:.{}f}", row[key].get<double>(), digits));
+    }
+    fmt::print(
+        "{}(printed minus recomputed: {:.3f} for most, from models that are not in the table)\n\n",
+        table.text(), column["offset"].get<double>());
+  }
+  Table table{{"Table 1", "score", "rho", "r", "tau", "R2", "printed: rho", "r", "tau", "R2"}};
+  for (const Json& row : paper["correlations"]) {
+    table.rows.push_back({row["protocol"], row["score"]});
+    for (const Json* from : {&row, &row["printed"]})
+      for (const char* key : {"spearman", "pearson", "kendall", "r2"})
+        table.rows.back().push_back(fmt::format("{:.2f}", (*from)[key].get<double>()));
+  }
+  fmt::print("{}\nImportance for transfer (Figures 8 and 14)\n", table.text());
+  for (const Json& row : paper["importances"]) {
+    std::string line = fmt::format("{:<9} {:<11}", row["protocol"].get<std::string>(),
+                                   row["diversity"].get<std::string>());
+    for (const auto& [factor, share] : row["factors"].items())
+      line += fmt::format("  {} {:.3f}", factor, share.get<double>());
+    fmt::print("{}\n", line);
+  }
+  fmt::print("\n{} cells contradict others:\n", paper["inconsistencies"].size());
+  for (const Json& cell : paper["inconsistencies"])
+    fmt::print("{}, {}, {}: {}; {}\n", cell["table"].get<std::string>(),
+               cell["row"].get<std::string>(), cell["column"].get<std::string>(),
+               cell["printed"].get<std::string>(), cell["why"].get<std::string>());
+}
+
 }  // namespace
 
-Json reproduce_paper() {
-  return Paper().results();
+void run_paper(const Arguments& arguments) {
+  Options options("reproduce paper",
+                  "Recomputes the paper's Transfer columns, correlations and importances from its "
+                  "printed tables, and lists the cells that contradict each other.");
+  bool json = false;
+  options.flag("--json", json, "Print JSON", Options::kProcess);
+  if (!options.parse(arguments)) return;
+  const Json paper = Paper().results();
+  if (json)
+    print_json(paper);
+  else
+    print_paper(paper);
 }
 
 }  // namespace facet

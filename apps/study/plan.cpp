@@ -32,8 +32,7 @@ std::vector<Start> starts_named(const char* option, const std::string& text) {
   if (text == "all") return {std::begin(kStarts), std::end(kStarts)};
   std::vector<Start> chosen;
   for (const std::string& word : split_list(text)) {
-    const auto* found = std::find_if(std::begin(kStarts), std::end(kStarts),
-                                     [&](const Start& start) { return word == start.method; });
+    const auto* found = std::ranges::find(kStarts, word, &Start::method);
     if (found == std::end(kStarts))
       throw UsageError("{}: expected {}, got '{}'", option, start_names(), word);
     chosen.push_back(*found);
@@ -43,8 +42,7 @@ std::vector<Start> starts_named(const char* option, const std::string& text) {
 
 bool is_injected(const StudyOptions& options, const Start& start) {
   const std::vector<Start> into = starts_named("--inject", options.inject);
-  return std::any_of(into.begin(), into.end(),
-                     [&](const Start& s) { return s.method == std::string(start.method); });
+  return std::ranges::find(into, std::string(start.method), &Start::method) != into.end();
 }
 
 }  // namespace
@@ -113,9 +111,9 @@ void StudyOptions::resize(const Options& given) {
 
 std::vector<Start> chosen_starts(const StudyOptions& options) {
   std::vector<Start> chosen = starts_named("--starts", options.starts);
-  const bool compared = !split_list(options.cycles).empty() &&
-                        std::any_of(chosen.begin(), chosen.end(),
-                                    [&](const Start& s) { return is_injected(options, s); });
+  const bool compared =
+      !split_list(options.cycles).empty() &&
+      std::ranges::any_of(chosen, [&](const Start& s) { return is_injected(options, s); });
   if (chosen.empty() || (chosen.size() < 2 && !compared))
     throw UsageError("--starts: expected two or more to compare, got '{}'", options.starts);
   return chosen;
@@ -237,10 +235,6 @@ InjectOptions injection(const StudyOptions& options, const fs::path& root,
   injected.cycle = model.cycle;
   injected.head = "probe";
   return injected;
-}
-
-std::vector<std::string> study_tasks() {
-  return {"shapes", "textures", "digits", "scene", "counts"};
 }
 
 std::string task_specification(const StudyOptions& options, const std::string& task) {

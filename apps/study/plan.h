@@ -57,7 +57,7 @@ InjectOptions injection(const StudyOptions& options, const std::filesystem::path
                         const StudyModel& model);
 
 // The downstream tasks.
-std::vector<std::string> study_tasks();
+inline constexpr const char* kStudyTasks[] = {"shapes", "textures", "digits", "scene", "counts"};
 std::string task_specification(const StudyOptions& options, const std::string& task);
 
 }  // namespace facet

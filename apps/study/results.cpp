@@ -62,9 +62,7 @@ void print_results(const Json& results, const std::filesystem::path& folder) {
               "95% interval"}};
   for (const Json& row : results["correlations"]) {
     const auto value = [&](const char* key) {
-      return row.contains(key) && row[key].is_number()
-                 ? fmt::format("{:.2f}", row[key].get<double>())
-                 : std::string("-");
+      return number_cell(number(part(row, key)), false, 2);
     };
     const auto interval = [&](const char* low, const char* high) {
       return value(low) == "-" ? "-" : fmt::format("{} to {}", value(low), value(high));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "apps/report/report.h"
 #include "metrics/correlation.h"
 #include "metrics/importance.h"
 #include "metrics/transfer.h"
@@ -18,8 +19,7 @@ Json finite(double value) {
 
 std::vector<double> column(const Json& models, const std::string& key) {
   std::vector<double> values;
-  for (const Json& model : models)
-    values.push_back(model[key].is_number() ? model[key].get<double>() : NAN);
+  for (const Json& model : models) values.push_back(number(model[key]));
   return values;
 }
 
@@ -63,8 +63,8 @@ Json importances(const Json& models, const std::vector<double>& transfer) {
                                        {"inter", "inter"}})
         factors.emplace_back(title, key);
       std::erase_if(factors, [&](const auto& factor) {
-        return std::any_of(models.begin(), models.end(),
-                           [&](const Json& m) { return !m[factor.second].is_number(); });
+        return std::ranges::any_of(models,
+                                   [&](const Json& m) { return !m[factor.second].is_number(); });
       });
       std::vector<double> x;
       for (const Json& model : models)
@@ -102,8 +102,8 @@ void add_scores(Json& results, uint64_t seed) {
   Json correlations = Json::array(), answer = Json::object();
   for (const auto& [key, title] : study_measures()) {
     const std::vector<double> x = column(models, key);
-    const bool known = models.size() > 2 &&
-                       std::none_of(x.begin(), x.end(), [](double v) { return std::isnan(v); });
+    const bool known =
+        models.size() > 2 && std::ranges::none_of(x, [](double v) { return std::isnan(v); });
     const auto value =
         [&](double (*correlation)(std::span<const double>, std::span<const double>)) {
           return known ? finite(correlation(x, transfer)) : Json(nullptr);
