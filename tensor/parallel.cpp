@@ -53,14 +53,17 @@ class FirstException {
 }  // namespace
 
 int num_threads() {
-  return thread_count();
+  const int count = thread_count();
+#ifdef FACET_OPENMP
+  // Each thread has an OpenMP setting of its own, which the libraries go by.
+  static thread_local int set_here = 0;
+  if (set_here != count) omp_set_num_threads(set_here = count);
+#endif
+  return count;
 }
 
 void set_num_threads(int n) {
   thread_count() = std::max(1, n);
-#ifdef FACET_OPENMP
-  omp_set_num_threads(std::max(1, n));
-#endif
 }
 
 int parallel_parts(int64_t n, int64_t grain) {

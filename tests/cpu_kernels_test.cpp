@@ -45,13 +45,15 @@ struct ConvCase {
 };
 
 const ConvCase kConvCases[] = {
-    {2, 7, 5, 3, 4, 3, 3, {1, 1, 1}},     {1, 9, 9, 3, 16, 7, 7, {2, 3, 1}},
-    {3, 6, 8, 16, 32, 1, 1, {1, 0, 1}},   {2, 7, 7, 32, 16, 1, 1, {2, 0, 1}},
-    {2, 9, 7, 6, 9, 3, 2, {2, 1, 3}},     {2, 5, 6, 8, 8, 3, 3, {1, 1, 8}},
-    {1, 4, 4, 5, 7, 4, 4, {4, 0, 1}},     {2, 13, 11, 32, 48, 3, 3, {1, 1, 1}},
-    {6, 14, 14, 48, 48, 3, 3, {1, 1, 1}}, {2, 8, 8, 16, 16, 3, 3, {1, 0, 1}},
-    {2, 8, 8, 16, 16, 3, 3, {1, 2, 1}},   {17, 9, 7, 32, 64, 3, 3, {1, 1, 1}},
-    {2, 65, 47, 3, 8, 7, 7, {1, 3, 1}},   {20, 9, 9, 4, 6, 3, 3, {2, 1, 1}}};
+    {2, 7, 5, 3, 4, 3, 3, {1, 1, 1}},      {1, 9, 9, 3, 16, 7, 7, {2, 3, 1}},
+    {3, 6, 8, 16, 32, 1, 1, {1, 0, 1}},    {2, 7, 7, 32, 16, 1, 1, {2, 0, 1}},
+    {2, 9, 7, 6, 9, 3, 2, {2, 1, 3}},      {2, 5, 6, 8, 8, 3, 3, {1, 1, 8}},
+    {1, 4, 4, 5, 7, 4, 4, {4, 0, 1}},      {2, 13, 11, 32, 48, 3, 3, {1, 1, 1}},
+    {6, 14, 14, 48, 48, 3, 3, {1, 1, 1}},  {2, 8, 8, 16, 16, 3, 3, {1, 0, 1}},
+    {2, 8, 8, 16, 16, 3, 3, {1, 2, 1}},    {17, 9, 7, 32, 64, 3, 3, {1, 1, 1}},
+    {2, 65, 47, 3, 8, 7, 7, {1, 3, 1}},    {20, 9, 9, 4, 6, 3, 3, {2, 1, 1}},
+    {32, 1, 3, 512, 512, 3, 3, {2, 1, 1}}, {16, 3, 3, 512, 528, 1, 1, {2, 0, 1}},
+    {2, 3, 5, 96, 512, 1, 1, {1, 0, 1}}};
 
 // Calls f(x index, w index, y index) for each product of the convolution.
 template <typename F>
@@ -76,6 +78,7 @@ void for_each_product(const ConvCase& c, int64_t p_out, int64_t q_out, F&& f) {
 TEST(Conv, AgreesWithPlainLoops) {
   for (const DType dtype : kFloating)
     for (const ConvCase& c : kConvCases) {
+      if (c.c_in >= 256 && dtype != DType::f32) continue;  // f32's own
       SCOPED_TRACE(fmt::format("{} {}x{}x{}x{} -> {} kernel {}x{} stride {} padding {} groups {}",
                                name(dtype), c.n, c.h, c.w, c.c_in, c.c_out, c.kernel_h, c.kernel_w,
                                c.args.stride, c.args.padding, c.args.groups));
@@ -88,8 +91,8 @@ TEST(Conv, AgreesWithPlainLoops) {
       const Tensor dw = ops::conv2d_backward_weight(x, dy, w_shape, c.args);
       EXPECT_EQ(dw.dtype(), acc_dtype(dtype));
 
-      const auto xs = x.to_vector<double>(), ws = w.to_vector<double>();
-      const auto dys = dy.to_vector<double>();
+      const auto xs = x.to_vector<double>(), ws = w.to_vector<double>(),
+                 dys = dy.to_vector<double>();
       std::vector<double> want_y(dys.size()), want_dx(xs.size()), want_dw(ws.size());
       for_each_product(c, y.dim(1), y.dim(2), [&](int64_t xi, int64_t wi, int64_t yi) {
         want_y[yi] += xs[xi] * ws[wi];
@@ -110,12 +113,10 @@ TEST(Conv, MakesOnePrimitiveAShape) {
   const Tensor w = random({16, 5, 5, 16}, 2).cast(DType::f32);
   const size_t before = cpu::conv_primitive_count();
   const auto first = ops::conv2d(x, w, {1, 2, 1}).to_vector<float>();
-  const size_t after = cpu::conv_primitive_count();
-  EXPECT_EQ(after, before + 1);
   EXPECT_EQ(ops::conv2d(x, w, {1, 2, 1}).to_vector<float>(), first);
-  EXPECT_EQ(cpu::conv_primitive_count(), after);
+  EXPECT_EQ(cpu::conv_primitive_count(), before + 1);
   ops::conv2d(x, w, {1, 1, 1});
-  EXPECT_EQ(cpu::conv_primitive_count(), after + 1);
+  EXPECT_EQ(cpu::conv_primitive_count(), before + 2);
 }
 
 TEST(Matmul, AgreesWithPlainLoops) {

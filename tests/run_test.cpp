@@ -381,8 +381,7 @@ TEST_F(ResumeTest, OnTwoDevices) {
 TEST_F(RunTest, AFailureOnOneOfTwoDevicesIsOneLine) {
   const Words command = on_device("simclr", "cuda:0,1", path("run"));
   expect_error(joined(command, {"-b", "9"}), 2, {"--batch-size", "multiple of the 2 devices", "9"});
-  // The 15th collective adds gradients up.
-  for (const char* fault : {"fail_launch=900", "fail_collective=15", "fail_collective=150"}) {
+  for (const char* fault : {"fail_launch=900", "fail_collective=150", "fail_collective=15"}) {
     ::setenv("FACET_EMU_MACHINE", fault, 1);
     expect_error(command, 1, {"the device failed in step", "checkpoints"});
     ::unsetenv("FACET_EMU_MACHINE");

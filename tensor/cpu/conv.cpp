@@ -7,11 +7,13 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "tensor/cpu/cpu_backend.h"
 #include "tensor/cpu/dnnl.h"
+#include "tensor/cpu/weight_tiles.h"
 #include "tensor/parallel.h"
 
 namespace facet {
@@ -47,13 +49,24 @@ struct Operand {
   Operand(const memory::desc& kept_, const memory::desc& wanted_, bool is_output_)
       : kept(kept_), wanted(wanted_), is_output(is_output_) {
     if (kept == wanted) return;
+    tiles = WeightTiles::between(kept, wanted);
     const auto& e = onednn::engine();
     reorder = is_output ? dnnl::reorder({e, wanted, e, kept}) : dnnl::reorder({e, kept, e, wanted});
   }
   size_t copy_bytes() const { return reorder ? wanted.get_size() : 0; }
+  void copy(const void* data, const void* place) const {
+    const void *from = is_output ? place : data, *to = is_output ? data : place;
+    if (tiles)
+      return tiles->copy(static_cast<const float*>(from),
+                         static_cast<float*>(const_cast<void*>(to)), is_output);
+    reorder.execute(onednn::stream(),
+                    {{DNNL_ARG_FROM, onednn::wrap(is_output ? wanted : kept, from)},
+                     {DNNL_ARG_TO, onednn::wrap(is_output ? kept : wanted, to)}});
+  }
 
   memory::desc kept, wanted;
   bool is_output;
+  std::optional<WeightTiles> tiles;
   dnnl::primitive reorder;  // empty when the layouts agree
 };
 
@@ -71,17 +84,43 @@ bool prefers_winograd(const ConvKey& key) {
          20 * key.p * key.q >= 11 * 16 * tiles;
 }
 
-// Whether matrix products are faster than oneDNN's kernels for AVX2. Measured (docs/benchmarks):
-// 3x3 kernels of 64 channels and more are 1.0 to 2.5 times as fast, forward and for the weights;
-// weights of 1x1 kernels from 128 channels on 1.0 to 1.9 times.
+bool has_avx512() {
+  static const bool found = has(dnnl::cpu_isa::avx512_core);
+  return found;
+}
+bool is_plain(const ConvKey& key) {
+  return key.dtype == DType::f32 && key.args.groups == 1 && !key.bias && !key.residual && !key.relu;
+}
+// Up to 3 x 3 output pixels, where oneDNN's kernels are slow; those for AVX-512 are not for the
+// input's gradient of more than 2 x 2.
+bool is_small(const ConvKey& key) {
+  return key.p * key.q <= (key.pass == ConvPass::backward_input && has_avx512() ? 4 : 9);
+}
+
+// Whether matrix products are faster than oneDNN's kernels. Measured (docs/benchmarks): on small
+// maps 1x1 kernels of 512 channels and more, for the weights and strided ones, 1.0 to 4.0 times;
+// without AVX-512 also 3x3 kernels of 64 channels and more, forward and for the weights, 1.0 to 2.5
+// times, and weights of 1x1 kernels from 128 channels on 1.0 to 1.9 times.
 bool prefers_products(const ConvKey& key) {
-  static const bool has_avx512 = has(dnnl::cpu_isa::avx512_core);
   const int64_t channels = std::min(key.c_in, key.c_out);
   const bool is_pixel = key.kernel_h * key.kernel_w == 1;
-  return !has_avx512 && key.dtype == DType::f32 && key.args.groups == 1 && !key.bias &&
-         !key.residual && !key.relu && key.n * key.p * key.q >= 64 &&
-         (is_pixel ? key.pass == ConvPass::backward_weight && channels >= 128
+  const bool is_weight = key.pass == ConvPass::backward_weight;
+  if (!is_plain(key) || key.n * key.p * key.q < 64) return false;
+  if (is_pixel && channels >= 512 && is_small(key) && (is_weight || key.args.stride > 1))
+    return true;
+  return !has_avx512() && key.pass != ConvPass::backward_input &&
+         (is_pixel ? is_weight && channels >= 128
                    : key.kernel_h <= 3 && key.kernel_w <= 3 && channels >= 64);
+}
+
+// Whether conv_taps() is faster than all of these: 1.0 to 2.7 times (docs/benchmarks).
+bool prefers_taps(const ConvKey& key) {
+  if (!is_plain(key) || !is_small(key) || key.kernel_h * key.kernel_w == 1) return false;
+  if (has_avx512() && prefers_winograd(key)) return false;
+  const int64_t channels = std::min(key.c_in, key.c_out);
+  if (key.pass == ConvPass::backward_weight)
+    return channels >= 256 && (has_avx512() ? key.n * channels >= 32 * 512 : key.n >= 96);
+  return channels >= (key.pass == ConvPass::forward && has_avx512() ? 512 : 256) && key.n >= 32;
 }
 
 // Whether the gradient of the input is a forward convolution with the transposed weights: for 1x1
@@ -108,24 +147,19 @@ class Plan {
                                        onednn::Scratch(operands_[2].copy_bytes())};
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SCRATCHPAD, onednn::wrap(scratchpad_, scratch.data())}};
-    const auto reorder = [&](int i, bool outputs) {
-      const Operand& operand = operands_[i];
-      if (!operand.reorder || operand.is_output != outputs) return;
-      const memory kept = onednn::wrap(operand.kept, data[i]), &wanted = arguments[arguments_[i]];
-      operand.reorder.execute(onednn::stream(), {{DNNL_ARG_FROM, outputs ? wanted : kept},
-                                                 {DNNL_ARG_TO, outputs ? kept : wanted}});
-    };
     for (int i = 0; i < 3; ++i) {
       const void* place = operands_[i].reorder ? copies[i].data() : data[i];
       arguments[arguments_[i]] = onednn::wrap(operands_[i].wanted, place);
-      reorder(i, /*outputs=*/false);
+      if (operands_[i].reorder && !operands_[i].is_output) operands_[i].copy(data[i], place);
     }
     if (bias) arguments[DNNL_ARG_BIAS] = onednn::wrap(bias_, bias);
     if (residual)
       arguments[DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1] =
           onednn::wrap(operands_[2].kept, residual);
     primitive_.execute(onednn::stream(), arguments);
-    for (int i = 0; i < 3; ++i) reorder(i, /*outputs=*/true);
+    for (int i = 0; i < 3; ++i)
+      if (operands_[i].reorder && operands_[i].is_output)
+        operands_[i].copy(data[i], copies[i].data());
   }
 
  private:
@@ -303,6 +337,8 @@ void CpuBackend::conv2d(const Tensor& x, const Tensor& w, const ConvEpilogue& ep
   key.bias = bias.defined();
   key.residual = residual.defined();
   key.relu = epilogue.relu;
+  if (prefers_taps(key))
+    return conv_taps(key, x.data<float>(), w.data<float>(), nullptr, y.data<float>());
   if (prefers_products(key))
     return conv_forward_gemm(key, x.data<float>(), w.data<float>(), y.data<float>());
   plans().get(key)->run({x.raw(), w.raw(), y.raw()}, key.bias ? bias.raw() : nullptr,
@@ -321,7 +357,9 @@ void CpuBackend::conv2d_backward_input(const Tensor& dy, const Tensor& w, const 
       make_key(ConvPass::backward_input, dx.shape(), w.shape(), dy.shape(), dy.dtype(), args);
   if (dy.dtype() == DType::f64)
     return conv_backward_input_gemm(key, dy.data<double>(), w.data<double>(), dx.data<double>());
-  if (is_miscomputed(key))
+  if (prefers_taps(key))
+    return conv_taps(key, nullptr, w.data<float>(), dy.data<float>(), dx.data<float>());
+  if (is_miscomputed(key) || prefers_products(key))
     return conv_backward_input_gemm(key, dy.data<float>(), w.data<float>(), dx.data<float>());
   plans().get(key)->run({dx.raw(), w.raw(), dy.raw()});
 }
@@ -336,6 +374,8 @@ void CpuBackend::conv2d_backward_weight(const Tensor& x, const Tensor& dy, const
       make_key(ConvPass::backward_weight, x.shape(), dw.shape(), dy.shape(), x.dtype(), args);
   if (x.dtype() == DType::f64)
     return conv_backward_weight_gemm(key, x.data<double>(), dy.data<double>(), dw.data<double>());
+  if (prefers_taps(key))
+    return conv_taps(key, x.data<float>(), nullptr, dy.data<float>(), dw.data<float>());
   if (is_miscomputed(key) || prefers_products(key))
     return conv_backward_weight_gemm(key, x.data<float>(), dy.data<float>(), dw.data<float>());
   plans().get(key)->run({x.raw(), dw.raw(), dy.raw()});

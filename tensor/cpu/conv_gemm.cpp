@@ -123,6 +123,35 @@ void conv_backward_weight_gemm(const ConvKey& key, const T* x, const T* dy, T* d
   });
 }
 
+void conv_taps(const ConvKey& k, const float* x, const float* w, const float* y, float* out) {
+  const int64_t x_image = k.h * k.w * k.c_in, y_image = k.p * k.q * k.c_out;
+  const int64_t w_row = k.kernel_h * k.kernel_w * k.c_in;
+  std::fill_n(out,
+              k.pass == ConvPass::forward          ? k.n * y_image
+              : k.pass == ConvPass::backward_input ? k.n * x_image
+                                                   : k.c_out * w_row,
+              0.0f);
+  for (int64_t pixel = 0; pixel < k.p * k.q; ++pixel)
+    for (int64_t i = 0; i < k.kernel_h; ++i) {
+      const int64_t row = pixel / k.q * k.args.stride + i - k.args.padding;
+      const int64_t left = pixel % k.q * k.args.stride - k.args.padding;
+      const int64_t first = std::max(-left, int64_t{0}), last = std::min(k.w - left, k.kernel_w);
+      if (row < 0 || row >= k.h || first >= last) continue;
+      const int64_t depth = (last - first) * k.c_in;
+      const int64_t at_x = (row * k.w + left + first) * k.c_in, at_y = pixel * k.c_out;
+      const int64_t at_w = (i * k.kernel_w + first) * k.c_in;
+      if (k.pass == ConvPass::forward)
+        blas::gemm(false, true, k.n, k.c_out, depth, 1.0f, x + at_x, x_image, w + at_w, w_row, 1.0f,
+                   out + at_y, y_image);
+      else if (k.pass == ConvPass::backward_input)
+        blas::gemm(false, false, k.n, depth, k.c_out, 1.0f, y + at_y, y_image, w + at_w, w_row,
+                   1.0f, out + at_x, x_image);
+      else
+        blas::gemm(true, false, k.c_out, depth, k.n, 1.0f, y + at_y, y_image, x + at_x, x_image,
+                   1.0f, out + at_w, w_row);
+    }
+}
+
 template void conv_forward_gemm(const ConvKey&, const float*, const float*, float*);
 template void conv_forward_gemm(const ConvKey&, const double*, const double*, double*);
 template void conv_backward_input_gemm(const ConvKey&, const float*, const float*, float*);
