@@ -58,7 +58,7 @@ void run_separation(const Arguments& arguments) {
   int64_t samples = 0;
   if (data.empty()) {
     result = of_arrays(features, labels, where);
-    samples = load_npy(features).dim(0);
+    samples = load_npy(labels).dim(0);  // as many, and far smaller
   } else {
     const DatasetPtr pictures = open_dataset(data, Split::test);
     result = of_network(features, pictures, data, where, workers);
