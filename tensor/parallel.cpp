@@ -64,6 +64,7 @@ int num_threads() {
 
 void set_num_threads(int n) {
   thread_count() = std::max(1, n);
+  num_threads();  // here at once
 }
 
 int parallel_parts(int64_t n, int64_t grain) {

@@ -12,8 +12,8 @@ namespace facet {
 namespace {
 
 constexpr uint64_t kLargestHeader = 100'000'000;
-constexpr int kHeaderDepth = 8;
-constexpr size_t kHeaderName = 4096;
+constexpr int kDeepestHeader = 8;
+constexpr size_t kLongestTensorName = 4096;
 constexpr const char* kChecksumKey = "facet.checksum";
 
 struct Entry {
@@ -79,7 +79,7 @@ class HeaderReader {
       fail("header is not a JSON object");
     std::vector<std::set<std::string>> keys;  // one set an open object
     const auto callback = [&](int depth, Json::parse_event_t event, Json& value) {
-      if (depth > kHeaderDepth) fail("header nests deeper than {}", kHeaderDepth);
+      if (depth > kDeepestHeader) fail("header nests deeper than {}", kDeepestHeader);
       if (event == Json::parse_event_t::object_start) keys.emplace_back();
       if (event == Json::parse_event_t::object_end) keys.pop_back();
       if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second)
@@ -94,7 +94,7 @@ class HeaderReader {
       fail("header is not valid JSON: {}", e.what());
     }
     for (const auto& [name, value] : header.items()) {
-      if (name.size() > kHeaderName || name.find('\0') != std::string::npos)
+      if (name.size() > kLongestTensorName || name.find('\0') != std::string::npos)
         fail("a tensor's name has {} bytes or a NUL", name.size());
       if (name == "__metadata__")
         read_metadata(value);
@@ -249,7 +249,7 @@ void save_safetensors(const std::filesystem::path& path, std::vector<PackedTenso
   std::set<std::string> names;
   for (const PackedTensor& tensor : tensors) {
     const std::string& name = tensor.name;
-    FACET_CHECK(!name.empty() && name.size() <= kHeaderName && name != "__metadata__" &&
+    FACET_CHECK(!name.empty() && name.size() <= kLongestTensorName && name != "__metadata__" &&
                     name.find('\0') == std::string::npos,
                 "save_safetensors", "'{}' is no name for a tensor", name);
     FACET_CHECK(names.insert(name).second, "save_safetensors", "two tensors are named '{}'", name);

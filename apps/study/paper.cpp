@@ -40,6 +40,10 @@ class Paper {
       tables_.push_back(paper_table(file));
   }
 
+  // {transfer: {"7": {scale, offset, rows: [{model, printed, recomputed, standard_error}]}, ...},
+  //  correlations: [{protocol, score, spearman, pearson, kendall, r2, printed: {...}}],
+  //  importances: [{protocol, diversity, combined, factors: {NAME: share}}],
+  //  inconsistencies: [{table, row, column, printed, why}]}
   Json results() {
     Json transfer = Json::object();
     for (const auto& [number, scale] : {std::pair{7, 1.0}, {8, 1.0}, {9, 100.0}})

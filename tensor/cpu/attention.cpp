@@ -33,8 +33,8 @@ Head<A> head_of(const Tensor& qkv, int64_t index) {
           image * tokens * width + head * dim,
           index * tokens};
 }
-// Rows of scores are filled up to whole registers, with what adds nothing to their sums. (Of
-// -infinity the vector library takes the exponential one by one.)
+// Forward, rows of scores are filled up to whole registers, with what adds nothing to their sums.
+// (Of -infinity the vector library takes the exponential one by one.)
 constexpr int64_t kLanes = 16;
 constexpr int kNothing = 40;  // below the largest score
 int64_t padded(int64_t tokens) {
@@ -69,13 +69,11 @@ void softmax_rows(A* scores, int64_t rows, int64_t cols, A* lse) {
 // The run's scores become exp(scores - lse).
 template <typename A>
 void exp_rows(A* scores, int64_t rows, int64_t cols, const A* lse) {
-  const int64_t width = padded(cols);
   for (int64_t r = 0; r < rows; ++r) {
-    A* const s = scores + r * width;
+    A* const s = scores + r * cols;
     const A shift = lse[r];
-    std::fill(s + cols, s + width, shift - kNothing);
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) s[i] = std::exp(s[i] - shift);
+    for (int64_t i = 0; i < cols; ++i) s[i] = std::exp(s[i] - shift);
   }
 }
 
@@ -102,8 +100,7 @@ template <typename A>
 void backward(const Tensor& qkv, const Tensor& y, const Tensor& lse, const Tensor& dy, A scale,
               Tensor& dqkv) {
   parallel_for(qkv.dim(0) * qkv.dim(3), 1, [&](int64_t begin, int64_t end) {
-    const int64_t width = padded(qkv.dim(1));
-    const auto size = static_cast<size_t>(kQueries * width);
+    const auto size = static_cast<size_t>(kQueries * qkv.dim(1));
     std::vector<A> p(size), ds(size);
     for (int64_t index = begin; index < end; ++index) {
       const Head<A> h = head_of<A>(qkv, index);
@@ -117,22 +114,22 @@ void backward(const Tensor& qkv, const Tensor& y, const Tensor& lse, const Tenso
                                                                                t * h.out_pitch;
         const A adds = t > 0 ? A(1) : A(0);
         blas::gemm(false, true, n, h.tokens, h.dim, scale, h.q + t * h.pitch, h.pitch, h.k, h.pitch,
-                   A(0), p.data(), width);
+                   A(0), p.data(), h.tokens);
         exp_rows(p.data(), n, h.tokens, lse.data<A>() + h.row + t);
-        blas::gemm(true, false, h.tokens, h.dim, n, A(1), p.data(), width, grad, h.out_pitch, adds,
-                   dv, h.pitch);
+        blas::gemm(true, false, h.tokens, h.dim, n, A(1), p.data(), h.tokens, grad, h.out_pitch,
+                   adds, dv, h.pitch);
         blas::gemm(false, true, n, h.tokens, h.dim, A(1), grad, h.out_pitch, h.v, h.pitch, A(0),
-                   ds.data(), width);
+                   ds.data(), h.tokens);
         for (int64_t r = 0; r < n; ++r) {
           const A *const o = out + r * h.out_pitch, *const g = grad + r * h.out_pitch;
           const A delta = sum_terms<A>(0, h.dim, [=](int64_t i) { return o[i] * g[i]; });
-          A *const to = ds.data() + r * width, *const of = p.data() + r * width;
+          A *const to = ds.data() + r * h.tokens, *const of = p.data() + r * h.tokens;
 #pragma omp simd
-          for (int64_t i = 0; i < width; ++i) to[i] = of[i] * (to[i] - delta);
+          for (int64_t i = 0; i < h.tokens; ++i) to[i] = of[i] * (to[i] - delta);
         }
-        blas::gemm(false, false, n, h.dim, h.tokens, scale, ds.data(), width, h.k, h.pitch, A(0),
+        blas::gemm(false, false, n, h.dim, h.tokens, scale, ds.data(), h.tokens, h.k, h.pitch, A(0),
                    dq + t * h.pitch, h.pitch);
-        blas::gemm(true, false, h.tokens, h.dim, n, scale, ds.data(), width, h.q + t * h.pitch,
+        blas::gemm(true, false, h.tokens, h.dim, n, scale, ds.data(), h.tokens, h.q + t * h.pitch,
                    h.pitch, adds, dk, h.pitch);
       }
     }
